@@ -1,0 +1,42 @@
+//! The nouns of Muster: what the parts of the house say to each other.
+//!
+//! Start at [`SpiffeId`], then [`Entry`] (these selectors under this parent get this SPIFFE ID),
+//! [`Node`] (an attested machine) and [`Bundle`] (what a trust domain's signatures are verified with).
+//!
+//! Deliberately not here: wire formats (`edge/wire`), rules about entries (`core/roll`), key
+//! material of any kind (`core/crypto`). Nothing in this crate reads a clock, does I/O or logs.
+
+mod bundle;
+mod entry;
+mod id;
+mod node;
+mod selector;
+mod time;
+
+pub use bundle::{Bundle, JwtAuthority, X509Authority};
+pub use entry::{Entry, EntryId, EntryIdError};
+pub use id::{IdError, SpiffeId, TrustDomain};
+pub use node::{JoinToken, Node, NodeStanding, SerialNumber};
+pub use selector::{Selector, SelectorError, SelectorSet};
+pub use time::{Now, Timestamp};
+
+/// A point in the server's ordered history of changes.
+///
+/// Every transaction that changes the roll gets the next number, without gaps and in commit
+/// order; 0 is the empty roll.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+impl Revision {
+    /// The revision that the next transaction gets.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl std::fmt::Display for Revision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}

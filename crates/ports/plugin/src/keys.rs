@@ -1,0 +1,1 @@
+//! The key manager port: keys that sign without being handed out.

@@ -1,0 +1,1 @@
+//! The workload attestor port: facts about a process on the node.
