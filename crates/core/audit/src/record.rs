@@ -104,8 +104,8 @@ pub struct Record {
 impl Record {
     /// The same record with one more detail.
     #[must_use]
-    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
-        self.detail.insert(name.to_owned(), value.to_string());
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.detail.insert(name.to_owned(), value.into());
         self
     }
 }
@@ -124,7 +124,7 @@ mod tests {
             subject: "spiffe://td/w".into(),
             detail: BTreeMap::new(),
         }
-        .with("serial_number", 17);
+        .with("serial_number", "17");
         let text = serde_json::to_string(&record).unwrap();
         assert_eq!(
             text,

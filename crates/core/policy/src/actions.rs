@@ -133,6 +133,8 @@ actions! {
 
     /// Prepare, activate and retire signing authorities.
     RotateAuthority = "rotate-authority" [System] writes Bundles, Journals;
+    /// Let a renewed node certificate take the place of the old one.
+    PromoteNode = "promote-node" [System] writes Nodes;
     /// Remove what has expired.
     Prune = "prune" [System] writes Entries, Nodes, Tokens, Bundles;
 }
