@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use muster_audit::{Event, Record};
 use muster_crypto::random;
-use muster_model::{Entry, EntryId, SpiffeId, Timestamp};
+use muster_model::{Entry, EntryId, SpiffeId};
 use muster_policy as policy;
 use muster_proto::spire::api::server::svid::v1::{
     BatchNewWitsvidRequest, BatchNewWitsvidResponse, BatchNewX509svidRequest, BatchNewX509svidResponse,
@@ -88,8 +88,8 @@ impl svid_server::Svid for SvidService {
             }
             let entry = entry_of_node(&op.roll, op.caller_id()?, &message.entry_id)?;
             let ttl = entry.jwt_svid_ttl.unwrap_or(server.lifetimes.jwt_ttl);
-            let jti = entry.jwt_svid_include_jti.then(random::uuid);
-            let signed = sign_jwt(server, &op, &entry.spiffe_id, &message.audience, ttl, jti).await?;
+            let token_id = entry.jwt_svid_include_jti.then(random::uuid_bytes);
+            let signed = sign_jwt(server, &op, &entry.spiffe_id, &message.audience, ttl, token_id).await?;
             let svid = write_jwt(&entry.spiffe_id, signed, &entry.hint);
             Ok(NewJwtsvidResponse { svid: Some(svid) })
         })
@@ -224,18 +224,18 @@ async fn sign_jwt<A>(
     spiffe_id: &SpiffeId,
     audience: &[String],
     ttl: Duration,
-    jti: Option<String>,
+    token_id: Option<[u8; 16]>,
 ) -> Result<SignedJwt, Status> {
     if audience.iter().all(String::is_empty) {
         return Err(Status::invalid_argument("at least one audience is required"));
     }
     let signed =
-        server.signer.sign_jwt(spiffe_id, audience, ttl, jti, op.now).await.map_err(|e| e.status("JWT-SVID"))?;
+        server.signer.sign_jwt(spiffe_id, audience, ttl, token_id, op.now).await.map_err(|e| e.status("JWT-SVID"))?;
     let record = op
         .record(Event::SvidIssueJwt, spiffe_id.as_str())
-        .with("token_sha256", muster_crypto::hex(&muster_crypto::sha256(signed.token.as_bytes())))
+        .with("token_sha256", muster_crypto::hex(&muster_crypto::sha256(signed.svid.token.as_bytes())))
         .with("audience", audience.join(" "))
-        .with("expires_at", signed.expires_at.unix_seconds().to_string())
+        .with("expires_at", signed.svid.expires_at.unix_seconds().to_string())
         .with("authority_id", signed.authority_id.as_str());
     server.roll.audit(vec![record]).await.map_err(|error| errors::write(&error))?;
     Ok(signed)
@@ -260,9 +260,9 @@ pub(super) fn write_x509(spiffe_id: &SpiffeId, signed: SignedX509, hint: &str) -
 fn write_jwt(spiffe_id: &SpiffeId, signed: SignedJwt, hint: &str) -> types::Jwtsvid {
     types::Jwtsvid {
         id: Some(id::write(spiffe_id)),
-        token: signed.token,
-        issued_at: Timestamp::unix_seconds(signed.issued_at),
-        expires_at: Timestamp::unix_seconds(signed.expires_at),
+        token: signed.svid.token,
+        issued_at: signed.svid.issued_at.unix_seconds(),
+        expires_at: signed.svid.expires_at.unix_seconds(),
         hint: hint.to_owned(),
     }
 }
