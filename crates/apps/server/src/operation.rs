@@ -5,7 +5,6 @@
 //!
 //! [`RollHandle::write`]: crate::writer::RollHandle::write
 
-use std::future::Future;
 use std::sync::Arc;
 
 use muster_audit::{Actor, Decision, Event, Record};
@@ -70,15 +69,14 @@ const fn class_name(class: Class) -> &'static str {
 }
 
 /// Runs `middle` for a caller who may do `A`.
-pub async fn operate<A, Message, Answer, Middle, Work>(
+pub async fn operate<A, Message, Answer, Middle>(
     server: &Arc<Server>,
     request: Request<Message>,
     middle: Middle,
 ) -> Result<Response<Answer>, Status>
 where
-    A: Action + Send + 'static,
-    Middle: FnOnce(Operation<A>, Message) -> Work,
-    Work: Future<Output = Result<Answer, Status>>,
+    A: Action + 'static,
+    Middle: AsyncFnOnce(Operation<A>, Message) -> Result<Answer, Status>,
 {
     let started = server.clock.now().mono;
     let span = tracing::debug_span!("operation", method = A::ROW.method, spiffe_id = tracing::field::Empty);
