@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_audit::{Event, Record};
-use muster_crypto::random;
+use muster_crypto::{digest, random};
 use muster_model::{Entry, EntryId, SpiffeId};
 use muster_policy as policy;
 use muster_proto::spire::api::server::svid::v1::{
@@ -17,7 +17,7 @@ use muster_proto::spire::api::types;
 use muster_roll::{Roll, matching, rules};
 use muster_svid::x509::SigningRequest;
 use muster_wire::{id, status};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use crate::api::not_served;
 use crate::errors;
@@ -120,8 +120,10 @@ impl svid_server::Svid for SvidService {
                     server.trust_domain
                 )));
             }
-            rules::check_dns_names(&csr.dns_names)
-                .map_err(|why| Status::invalid_argument(format!("CSR DNS name is not valid: {why}")))?;
+            for name in &csr.dns_names {
+                rules::check_dns_name(name)
+                    .map_err(|why| Status::invalid_argument(format!("CSR DNS name \"{name}\" is not valid: {why}")))?;
+            }
             let ttl = muster_wire::entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.x509_ttl);
             let leaf = Leaf {
                 spiffe_id: &spiffe_id,
@@ -233,7 +235,7 @@ async fn sign_jwt<A>(
         server.signer.sign_jwt(spiffe_id, audience, ttl, token_id, op.now).await.map_err(|e| e.status("JWT-SVID"))?;
     let record = op
         .record(Event::SvidIssueJwt, spiffe_id.as_str())
-        .with("token_sha256", muster_crypto::hex(&muster_crypto::sha256(signed.svid.token.as_bytes())))
+        .with("token_sha256", digest::hex(&digest::sha256(signed.svid.token.as_bytes())))
         .with("audience", audience.join(" "))
         .with("expires_at", signed.svid.expires_at.unix_seconds().to_string())
         .with("authority_id", signed.authority_id.as_str());
