@@ -12,6 +12,7 @@
 
 pub mod bundle;
 mod change;
+mod digest;
 mod filter;
 mod index;
 mod loaded;
@@ -22,7 +23,8 @@ pub mod rules;
 mod view;
 
 pub use change::Change;
+pub use digest::Digest;
 pub use filter::{EntryFilter, NodeFilter, Overlap, Page};
 pub use loaded::Loaded;
 pub use roll::Roll;
-pub use view::{Delta, Digest, NodeView};
+pub use view::{Delta, NodeView};

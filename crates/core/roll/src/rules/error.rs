@@ -37,6 +37,25 @@ pub enum Field {
     AdditionalAttributes,
 }
 
+impl Field {
+    /// Every field, in the order in which faults are looked for.
+    pub const ALL: [Self; 13] = [
+        Self::ParentId,
+        Self::SpiffeId,
+        Self::Selectors,
+        Self::X509SvidTtl,
+        Self::JwtSvidTtl,
+        Self::FederatesWith,
+        Self::Admin,
+        Self::Downstream,
+        Self::ExpiresAt,
+        Self::DnsNames,
+        Self::StoreSvid,
+        Self::Hint,
+        Self::AdditionalAttributes,
+    ];
+}
+
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
