@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 /// How far ahead of our clock `nbf` may be. `exp` has no leeway: like the Java, Python and Rust
 /// clients, we accept a token up to the second before it expires and not after (JWTV-07, -08).
-const NOT_BEFORE_LEEWAY: Duration = Duration::from_secs(60);
+const NOT_BEFORE_LEEWAY: Duration = Duration::from_mins(1);
 
 /// A JWT-SVID that we hold.
 #[derive(Clone, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::fmt;
 
 use muster_crypto::{KeyError, PublicKey, digest};
 use muster_model::{IdError, SerialNumber, SpiffeId, Timestamp};
+use x509_parser::asn1_rs::Tag;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::X509Name;
@@ -185,6 +186,33 @@ impl fmt::Debug for Certificate {
     }
 }
 
+/// Whether rcgen can write the name again: each part has one attribute, of a string type and with
+/// characters that its DER writer does not panic at.
 fn is_plain(name: &X509Name<'_>) -> bool {
-    name.iter_rdn().all(|rdn| rdn.iter().count() == 1)
+    name.iter_rdn().all(|part| {
+        let mut attributes = part.iter();
+        let Some(attribute) = attributes.next() else {
+            return false;
+        };
+        let value = attribute.attr_value();
+        let characters_are_plain = match value.tag() {
+            Tag::PrintableString => std::str::from_utf8(value.data).is_ok_and(is_printable),
+            Tag::Ia5String => value.data.is_ascii(),
+            Tag::Utf8String => std::str::from_utf8(value.data).is_ok(),
+            _ => false,
+        };
+        // The first two arcs share a byte: 0 to 2, then 0 to 39.
+        let type_is_plain = attribute
+            .attr_type()
+            .as_bytes()
+            .first()
+            .is_some_and(|arcs| *arcs < 120);
+        characters_are_plain && type_is_plain && attributes.next().is_none()
+    })
+}
+
+/// The characters of PrintableString (X.680, 41.4), but for `?`, at which yasna panics.
+pub(super) fn is_printable(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b" '()+,-./:=".contains(&b))
 }

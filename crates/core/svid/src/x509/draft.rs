@@ -13,7 +13,7 @@ use rcgen::{
 };
 use x509_parser::time::ASN1Time;
 
-use super::certificate::{Certificate, CertificateError};
+use super::certificate::{Certificate, CertificateError, is_printable};
 use super::unsigned::{Placeholder, Unsigned};
 use crate::lifetime::BACKDATE;
 
@@ -160,7 +160,7 @@ pub fn draft_ca(ca: &CaParams<'_>, now: Timestamp) -> Result<Unsigned, DraftErro
     params.key_identifier_method = key_identifier(ca.public_key);
 
     let key = Placeholder(ca.public_key.clone());
-    let shell = params.self_signed(&key).map_err(encoding)?;
+    let shell = params.self_signed(&key).map_err(|e| encoding(&e))?;
     validity.open(shell.der(), ca.public_key, &ca.serial)
 }
 
@@ -272,7 +272,9 @@ impl Issuer {
         params.key_identifier_method = key_identifier(leaf.public_key);
 
         let key = Placeholder(leaf.public_key.clone());
-        let shell = params.signed_by(&key, &self.name).map_err(encoding)?;
+        let shell = params
+            .signed_by(&key, &self.name)
+            .map_err(|e| encoding(&e))?;
         validity.open(shell.der(), &self.public_key, &leaf.serial)
     }
 
@@ -353,17 +355,17 @@ fn key_identifier(key: &PublicKey) -> KeyIdMethod {
 fn uri(id: &SpiffeId) -> Result<SanType, DraftError> {
     Ia5String::try_from(id.as_str())
         .map(SanType::URI)
-        .map_err(encoding)
+        .map_err(|e| encoding(&e))
 }
 
 /// PrintableString where the characters allow it, as Go writes names; else UTF8String.
 pub(super) fn directory_string(text: &str) -> DnValue {
     match PrintableString::try_from(text) {
-        Ok(printable) => DnValue::PrintableString(printable),
-        Err(_other_characters) => DnValue::Utf8String(text.to_owned()),
+        Ok(printable) if is_printable(text) => DnValue::PrintableString(printable),
+        Ok(_) | Err(_) => DnValue::Utf8String(text.to_owned()),
     }
 }
 
-fn encoding(error: rcgen::Error) -> DraftError {
+fn encoding(error: &rcgen::Error) -> DraftError {
     DraftError::Encoding(error.to_string())
 }

@@ -196,7 +196,7 @@ fn check_path<C: AsRef<[u8]>>(
         all.then_some(()).ok_or(webpki::Error::EndEntityUsedAsCa)
     };
     let leaf_der = CertificateDer::from(leaf_der);
-    let end_entity = webpki::EndEntityCert::try_from(&leaf_der).map_err(path_error)?;
+    let end_entity = webpki::EndEntityCert::try_from(&leaf_der).map_err(|e| path_error(&e))?;
     end_entity
         .verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,
@@ -208,7 +208,7 @@ fn check_path<C: AsRef<[u8]>>(
             Some(&signers_may_sign),
         )
         .map(|_path| ())
-        .map_err(path_error)
+        .map_err(|e| path_error(&e))
 }
 
 fn is_good_root(der: &[u8], now: Timestamp) -> bool {
@@ -221,12 +221,12 @@ fn is_good_root(der: &[u8], now: Timestamp) -> bool {
     })
 }
 
-fn path_error(error: webpki::Error) -> VerifyError {
+fn path_error(error: &webpki::Error) -> VerifyError {
     if let webpki::Error::CertExpired { .. } = error {
         VerifyError::Expired
     } else if let webpki::Error::CertNotValidYet { .. } = error {
         VerifyError::NotYetValid
-    } else if error == webpki::Error::UnknownIssuer {
+    } else if *error == webpki::Error::UnknownIssuer {
         VerifyError::UnknownAuthority
     } else {
         VerifyError::Path(format!("{error:?}"))
