@@ -101,6 +101,8 @@ pub struct Entry {
     pub jwt_svid_include_jti: bool,
     /// When the entry was created, in whole seconds; never changes.
     pub created_at: Timestamp,
+    /// The entry's place in the order of creation; given once, kept through updates.
+    pub ordinal: u64,
     /// Counts the updates of this entry, from 0.
     pub revision_number: i64,
     /// The transaction that last wrote the entry.

@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn serials_in_decimal() {
         let check = |bytes: &[u8], decimal: &str| {
-            assert_eq!(SerialNumber::from_be_bytes(bytes).as_str(), decimal)
+            assert_eq!(SerialNumber::from_be_bytes(bytes).as_str(), decimal);
         };
         check(&[], "0");
         check(&[0], "0");

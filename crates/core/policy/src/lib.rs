@@ -1,1 +1,25 @@
-//! stub
+//! Who may do what: a caller and an action in, a [`Permit`] or a [`Denial`] out.
+//!
+//! Start at [`decide`], then read the table in `actions.rs`: one line per RPC. A [`Permit`] can be
+//! made nowhere else, and the store takes one with each write, so that a write which nobody
+//! authorized does not compile.
+//!
+//! Deliberately not here: how a caller was authenticated (`apps/server/caller.rs`), and what a
+//! denial looks like on the wire (`edge/wire`).
+
+mod actions;
+mod caller;
+mod decide;
+
+pub use actions::{
+    ALL, Action, ActionRow, AppendBundle, AttestAgent, BanAgent, BatchCreateEntry,
+    BatchCreateFederatedBundle, BatchDeleteEntry, BatchDeleteFederatedBundle, BatchNewWitSvid,
+    BatchNewX509Svid, BatchSetFederatedBundle, BatchUpdateEntry, BatchUpdateFederatedBundle,
+    Bundles, CountAgents, CountBundles, CountEntries, CreateJoinToken, DeleteAgent, Entries,
+    GetAgent, GetAuthorizedEntries, GetBundle, GetEntry, GetFederatedBundle, Journals, ListAgents,
+    ListEntries, ListFederatedBundles, MintJwtSvid, MintWitSvid, MintX509Svid, NewDownstreamX509Ca,
+    NewJwtSvid, Nodes, PostStatus, PromoteNode, Prune, PublishJwtAuthority, PublishWitAuthority, RenewAgent,
+    RotateAuthority, SyncAuthorizedEntries, Tokens, WatchNodeView, Writes,
+};
+pub use caller::{Caller, Class, NodeCheck, NodeRefusal};
+pub use decide::{Denial, Permit, Principal, decide};

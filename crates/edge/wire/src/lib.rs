@@ -1,1 +1,15 @@
-//! stub
+//! Between protobuf messages and the model, and from our errors to gRPC statuses.
+//!
+//! Start at [`entry`] for what a registration entry looks like on SPIRE's API, and at [`status`]
+//! for how a refusal reaches the other side. One file per noun; each has both directions where
+//! both are needed.
+//!
+//! Deliberately not here: rules about what may be written (`core/roll`), and who may do what
+//! (`core/policy`).
+
+pub mod bundle;
+pub mod entry;
+pub mod id;
+pub mod node;
+pub mod selector;
+pub mod status;

@@ -1,0 +1,151 @@
+//! The one wrapper of every RPC: authenticate, authorize, do, map the error, time it.
+//!
+//! A handler holds only the middle. What it writes goes through [`RollHandle::write`] with the
+//! permit of its own action and with its audit record in the same transaction.
+//!
+//! [`RollHandle::write`]: crate::writer::RollHandle::write
+
+use std::sync::Arc;
+
+use muster_audit::{Actor, Decision, Event, Record};
+use muster_model::{SpiffeId, Timestamp};
+use muster_policy::{Action, Caller, Class, Denial, Permit, Principal, PromoteNode, decide};
+use muster_roll::Roll;
+use tonic::{Request, Response, Status};
+use tracing::Instrument;
+
+use crate::caller::{Identified, identify};
+use crate::server::Server;
+
+/// A permitted action under way.
+pub struct Operation<A> {
+    /// Proof that the caller may.
+    pub permit: Permit<A>,
+    /// When the request came.
+    pub now: Timestamp,
+    /// The roll as it was then.
+    pub roll: Arc<Roll>,
+}
+
+impl<A> Operation<A> {
+    /// The verified SPIFFE ID of the caller; an action that only nodes may do always has one.
+    pub fn caller_id(&self) -> Result<&SpiffeId, Status> {
+        self.permit.principal().id.as_ref().ok_or_else(|| Status::unauthenticated("a client certificate is required"))
+    }
+
+    /// The audit record of something that this operation did to `subject`.
+    pub fn record(&self, event: Event, subject: impl Into<String>) -> Record {
+        record(self.permit.principal(), self.now, event, subject)
+    }
+}
+
+/// An audit record of something that `principal` did.
+pub fn record(principal: &Principal, now: Timestamp, event: Event, subject: impl Into<String>) -> Record {
+    let actor = Actor {
+        class: class_name(principal.class).to_owned(),
+        spiffe_id: principal.id.as_ref().map(ToString::to_string),
+        pid: principal.process.map(|(pid, _)| pid),
+        uid: principal.process.map(|(_, uid)| uid),
+    };
+    Record {
+        at_ms: now.unix_millis(),
+        event,
+        actor,
+        decision: Decision::Allowed,
+        subject: subject.into(),
+        detail: std::collections::BTreeMap::new(),
+    }
+}
+
+const fn class_name(class: Class) -> &'static str {
+    match class {
+        Class::Any => "any",
+        Class::Local => "local",
+        Class::Admin => "admin",
+        Class::Downstream => "downstream",
+        Class::Node => "node",
+        Class::System => "system",
+    }
+}
+
+/// Runs `middle` for a caller who may do `A`.
+pub async fn operate<A, Message, Answer, Middle>(
+    server: &Arc<Server>,
+    request: Request<Message>,
+    middle: Middle,
+) -> Result<Response<Answer>, Status>
+where
+    A: Action + 'static,
+    Middle: AsyncFnOnce(Operation<A>, Message) -> Result<Answer, Status>,
+{
+    let started = server.clock.now().mono;
+    let span = tracing::debug_span!("operation", method = A::ROW.method, spiffe_id = tracing::field::Empty);
+    async {
+        let operation = begin::<A>(server, request.extensions()).await;
+        let outcome = match operation {
+            Ok(operation) => middle(operation, request.into_inner()).await,
+            Err(status) => Err(status),
+        };
+        let elapsed_us = server.clock.now().mono.saturating_sub(started).as_micros();
+        match &outcome {
+            Ok(_) => tracing::debug!(elapsed_us, "done"),
+            Err(status) => {
+                tracing::info!(elapsed_us, code = ?status.code(), error = status.message(), method = A::ROW.method, "refused or failed");
+            }
+        }
+        outcome.map(Response::new)
+    }
+    .instrument(span)
+    .await
+}
+
+/// Authenticates and authorizes; the refusal, if it comes to that, is on the record.
+pub async fn begin<A: Action + 'static>(
+    server: &Arc<Server>,
+    extensions: &tonic::Extensions,
+) -> Result<Operation<A>, Status> {
+    let now = server.clock.now().wall;
+    let roll = server.roll.snapshot();
+    let Identified { caller, promote } = identify(extensions, &roll, &server.admin_ids, now)?;
+    if let Caller::Remote { id: Some(id), .. } = &caller {
+        tracing::Span::current().record("spiffe_id", id.as_str());
+    }
+    match decide::<A>(&caller) {
+        Ok(permit) => {
+            if promote && let Some(id) = &permit.principal().id {
+                promote_node(server, id.clone()).await?;
+            }
+            Ok(Operation { permit, now, roll })
+        }
+        Err(denial) => {
+            server.refusals.note(refusal_record(&caller, &denial, now));
+            Err(muster_wire::status::denied(&denial))
+        }
+    }
+}
+
+fn refusal_record(caller: &Caller, denial: &Denial, now: Timestamp) -> Record {
+    let (id, process, class) = match caller {
+        Caller::Local { pid, uid } => (None, Some((*pid, *uid)), Class::Local),
+        Caller::Remote { id, .. } => (id.clone(), None, Class::Any),
+        Caller::System(_) => (None, None, Class::System),
+    };
+    let principal = Principal { class, id, process, work: None };
+    let mut record = record(&principal, now, Event::AccessRefuse, denial.method);
+    record.decision = Decision::Refused;
+    match denial.node {
+        Some(why) => record.with("reason", why.to_string()),
+        None => record,
+    }
+}
+
+/// A node was seen with its renewed certificate for the first time: the old one ends here.
+async fn promote_node(server: &Arc<Server>, id: SpiffeId) -> Result<(), Status> {
+    let permit = decide::<PromoteNode>(&Caller::System("promote-node")).map_err(|d| muster_wire::status::denied(&d))?;
+    let written = server.roll.write(move |roll, transaction| {
+        if let Some(node) = roll.node(&id) {
+            transaction.put_node(&permit, muster_roll::node::promoted(node));
+        }
+    });
+    written.await.map_err(|error| crate::errors::write(&error))
+}

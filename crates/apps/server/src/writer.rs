@@ -1,0 +1,205 @@
+//! The single writer of the roll: what is decided against one state is committed on that state.
+//!
+//! Requests to write are closures over the roll as it will be once everything before them is
+//! committed. The writer runs those that wait, commits their transactions together (one sync of
+//! the disk for all), publishes the new roll, and only then answers. A reader takes a snapshot and
+//! is never in anyone's way.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use muster_audit::Record;
+use muster_model::Revision;
+use muster_roll::Roll;
+use muster_store::{Store, StoreError, Transaction};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How many requests may wait for the writer; more wait for a place.
+const QUEUE: usize = 1024;
+/// How many requests are committed together at the most.
+const BATCH: usize = 256;
+/// How many changes are kept in memory for streams that resume; older ones start over.
+const WINDOW_CHANGES: usize = 100_000;
+
+/// Why a write was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The store did not take it; nothing of it was kept.
+    #[error("the write was not stored: {0}")]
+    Store(Arc<StoreError>),
+    /// The server is shutting down.
+    #[error("the server is shutting down")]
+    Closed,
+}
+
+type Reply = Box<dyn FnOnce(Result<(), WriteError>) + Send>;
+type Job = Box<dyn FnOnce(&Roll, &mut Transaction) -> Reply + Send>;
+
+/// A handle to the roll: snapshots for readers, a queue for writers, news for streams.
+#[derive(Clone)]
+pub struct RollHandle {
+    current: Arc<ArcSwap<Roll>>,
+    jobs: mpsc::Sender<Job>,
+    head: watch::Receiver<Revision>,
+    window: Arc<Mutex<Window>>,
+}
+
+impl RollHandle {
+    /// The roll as it is committed now.
+    pub fn snapshot(&self) -> Arc<Roll> {
+        self.current.load_full()
+    }
+
+    /// Follows the head revision.
+    pub fn head(&self) -> watch::Receiver<Revision> {
+        self.head.clone()
+    }
+
+    /// The transactions after `revision`, oldest first, with the revision that they lead to; `None`
+    /// if they are no longer all in memory.
+    pub fn since(&self, revision: Revision) -> Option<Vec<(Revision, Arc<Transaction>)>> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner).since(revision)
+    }
+
+    /// Runs `decide` on the roll as it will be, commits the transaction that it fills, and returns
+    /// what it returned once that is durable and published.
+    ///
+    /// A closure that fills nothing commits nothing, and still answers in order.
+    pub async fn write<R: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&Roll, &mut Transaction) -> R + Send + 'static,
+    ) -> Result<R, WriteError> {
+        let (answer, wait) = oneshot::channel();
+        let job: Job = Box::new(move |roll, transaction| {
+            let value = decide(roll, transaction);
+            Box::new(move |outcome| {
+                // A caller that no longer waits has nothing to be told.
+                drop(answer.send(outcome.map(|()| value)));
+            })
+        });
+        self.jobs.send(job).await.map_err(|_| WriteError::Closed)?;
+        wait.await.map_err(|_| WriteError::Closed)?
+    }
+
+    /// Appends `records` to the audit log; returns once they are durable.
+    pub async fn audit(&self, records: Vec<Record>) -> Result<(), WriteError> {
+        self.write(move |_, transaction| {
+            for record in records {
+                transaction.audit(record);
+            }
+        })
+        .await
+    }
+}
+
+/// The recent transactions, for streams that resume.
+#[derive(Default)]
+struct Window {
+    start: Revision,
+    transactions: VecDeque<(Revision, Arc<Transaction>)>,
+    changes: usize,
+}
+
+impl Window {
+    fn push(&mut self, revision: Revision, transaction: Arc<Transaction>) {
+        self.changes += transaction.changes().len();
+        self.transactions.push_back((revision, transaction));
+        while self.changes > WINDOW_CHANGES {
+            let Some((oldest, dropped)) = self.transactions.pop_front() else { break };
+            self.changes -= dropped.changes().len();
+            self.start = oldest;
+        }
+    }
+
+    fn since(&self, revision: Revision) -> Option<Vec<(Revision, Arc<Transaction>)>> {
+        if revision < self.start {
+            return None;
+        }
+        let from = self.transactions.partition_point(|(r, _)| *r <= revision);
+        Some(self.transactions.iter().skip(from).cloned().collect())
+    }
+}
+
+/// The writer; [`RollWriter::run`] is one of the server's essential tasks.
+pub struct RollWriter {
+    store: Arc<dyn Store>,
+    current: Arc<ArcSwap<Roll>>,
+    jobs: mpsc::Receiver<Job>,
+    head: watch::Sender<Revision>,
+    window: Arc<Mutex<Window>>,
+}
+
+impl RollWriter {
+    /// A writer that goes on from `roll`, and the handle to it.
+    pub fn new(store: Arc<dyn Store>, roll: Roll) -> (Self, RollHandle) {
+        let head = roll.head();
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (head_sender, head_receiver) = watch::channel(head);
+        let window = Arc::new(Mutex::new(Window { start: head, ..Window::default() }));
+        let current = Arc::new(ArcSwap::from_pointee(roll));
+        let handle = RollHandle {
+            current: Arc::clone(&current),
+            jobs,
+            head: head_receiver,
+            window: Arc::clone(&window),
+        };
+        (Self { store, current, jobs: queue, head: head_sender, window }, handle)
+    }
+
+    /// Writes until every handle is gone.
+    pub async fn run(mut self) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while self.jobs.recv_many(&mut batch, BATCH).await > 0 {
+            self.commit(batch.drain(..)).await;
+        }
+    }
+
+    async fn commit(&self, jobs: impl Iterator<Item = Job>) {
+        let mut working = Roll::clone(&self.current.load());
+        let mut replies = Vec::new();
+        let mut transactions = Vec::new();
+        for job in jobs {
+            let mut transaction = Transaction::new();
+            replies.push(job(&working, &mut transaction));
+            if transaction.is_audit_only() && transaction.records().is_empty() {
+                continue;
+            }
+            let transaction = Arc::new(transaction);
+            if !transaction.is_audit_only() {
+                let revision = working.head().next();
+                working.apply(revision, transaction.changes());
+            }
+            transactions.push(transaction);
+        }
+        let outcome = if transactions.is_empty() { Ok(()) } else { self.publish(working, transactions).await };
+        for reply in replies {
+            reply(outcome.clone().map_err(WriteError::Store));
+        }
+    }
+
+    /// Persists, then publishes: what a reader can see survives a crash.
+    async fn publish(&self, working: Roll, transactions: Vec<Arc<Transaction>>) -> Result<(), Arc<StoreError>> {
+        let before = self.current.load().head();
+        self.store.commit(transactions.clone()).await.map_err(|error| {
+            tracing::error!(%error, "the roll's store refused a commit; nothing of it was kept");
+            Arc::new(error)
+        })?;
+        let head = working.head();
+        if head == before {
+            return Ok(());
+        }
+        // The window first: whoever sees the new roll finds all that led to it.
+        {
+            let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut revision = before;
+            for transaction in transactions.into_iter().filter(|t| !t.is_audit_only()) {
+                revision = revision.next();
+                window.push(revision, transaction);
+            }
+        }
+        self.current.store(Arc::new(working));
+        self.head.send_replace(head);
+        Ok(())
+    }
+}

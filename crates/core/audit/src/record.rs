@@ -1,0 +1,135 @@
+//! One record of the audit log.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What happened; the names are stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A node proved itself, or tried to.
+    #[serde(rename = "node.attest")]
+    NodeAttest,
+    /// A node renewed its SVID.
+    #[serde(rename = "node.renew")]
+    NodeRenew,
+    /// An operator banned a node.
+    #[serde(rename = "node.ban")]
+    NodeBan,
+    /// An operator or the pruner removed a node.
+    #[serde(rename = "node.evict")]
+    NodeEvict,
+    /// A node reported its version.
+    #[serde(rename = "node.status")]
+    NodeStatus,
+    /// A join token was created.
+    #[serde(rename = "join_token.create")]
+    JoinTokenCreate,
+    /// A join token ran out unused.
+    #[serde(rename = "join_token.prune")]
+    JoinTokenPrune,
+    /// An entry was created.
+    #[serde(rename = "entry.create")]
+    EntryCreate,
+    /// An entry was changed.
+    #[serde(rename = "entry.update")]
+    EntryUpdate,
+    /// An entry was deleted.
+    #[serde(rename = "entry.delete")]
+    EntryDelete,
+    /// An X509-SVID was signed.
+    #[serde(rename = "svid.issue.x509")]
+    SvidIssueX509,
+    /// A JWT-SVID was signed.
+    #[serde(rename = "svid.issue.jwt")]
+    SvidIssueJwt,
+    /// A signing authority was prepared; its root or key is in the bundle from here on.
+    #[serde(rename = "authority.prepare")]
+    AuthorityPrepare,
+    /// A signing authority began to sign.
+    #[serde(rename = "authority.activate")]
+    AuthorityActivate,
+    /// Authorities that expired left the bundle.
+    #[serde(rename = "bundle.prune")]
+    BundlePrune,
+    /// A caller was refused.
+    #[serde(rename = "access.refuse")]
+    AccessRefuse,
+}
+
+/// Whether it was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// Allowed and done.
+    Allowed,
+    /// Refused, by policy or by evidence.
+    Refused,
+}
+
+/// Who did it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Actor {
+    /// The class by which the caller was permitted: `local`, `admin`, `node`, `system`, ...
+    pub class: String,
+    /// Verified SPIFFE ID of a remote caller.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub spiffe_id: Option<String>,
+    /// Process ID of a local caller.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pid: Option<u32>,
+    /// User ID of a local caller.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub uid: Option<u32>,
+}
+
+/// One record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// What.
+    pub event: Event,
+    /// Who.
+    pub actor: Actor,
+    /// Whether it was done.
+    pub decision: Decision,
+    /// What it was done to: a SPIFFE ID, an entry ID, an authority ID.
+    pub subject: String,
+    /// More, by name; values are text so that a record reads the same for ever.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub detail: BTreeMap<String, String>,
+}
+
+impl Record {
+    /// The same record with one more detail.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.detail.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_written_form_is_stable() {
+        let record = Record {
+            at_ms: 1_700_000_000_123,
+            event: Event::SvidIssueX509,
+            actor: Actor { class: "node".into(), spiffe_id: Some("spiffe://td/spire/agent/x".into()), ..Actor::default() },
+            decision: Decision::Allowed,
+            subject: "spiffe://td/w".into(),
+            detail: BTreeMap::new(),
+        }
+        .with("serial_number", "17");
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(
+            text,
+            r#"{"at_ms":1700000000123,"event":"svid.issue.x509","actor":{"class":"node","spiffe_id":"spiffe://td/spire/agent/x"},"decision":"allowed","subject":"spiffe://td/w","detail":{"serial_number":"17"}}"#
+        );
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+    }
+}

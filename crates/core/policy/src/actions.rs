@@ -1,0 +1,140 @@
+//! The table of actions: one line per RPC and per periodic work of the server.
+
+use crate::Class;
+
+/// A kind of row that a write changes; a [`crate::Permit`] for an action that has it allows the write.
+pub trait Writes<Rows> {}
+
+/// Registration entries.
+#[derive(Debug)]
+pub enum Entries {}
+/// Attested nodes.
+#[derive(Debug)]
+pub enum Nodes {}
+/// Join tokens.
+#[derive(Debug)]
+pub enum Tokens {}
+/// Bundles.
+#[derive(Debug)]
+pub enum Bundles {}
+/// The journals of the signing authorities.
+#[derive(Debug)]
+pub enum Journals {}
+
+/// Something that a caller may or may not do.
+pub trait Action {
+    /// The row of the table.
+    const ROW: ActionRow;
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActionRow {
+    /// The full gRPC method, `/package.Service/Method`, or a name for the server's own work.
+    pub method: &'static str,
+    /// The classes that may, in the order in which they are tried; the first that fits is the one
+    /// recorded (spire-behaviour 1.12.1).
+    pub allowed: &'static [Class],
+}
+
+macro_rules! actions {
+    ($($(#[$doc:meta])* $name:ident = $method:literal [$($class:ident),+] $(writes $($rows:ident),+)?;)+) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug)]
+            pub enum $name {}
+            impl Action for $name {
+                const ROW: ActionRow = ActionRow { method: $method, allowed: &[$(Class::$class),+] };
+            }
+            $($(impl Writes<$rows> for $name {})+)?
+        )+
+        /// Every row, in the order of the table.
+        pub const ALL: &[ActionRow] = &[$($name::ROW),+];
+    };
+}
+
+actions! {
+    /// Count nodes.
+    CountAgents = "/spire.api.server.agent.v1.Agent/CountAgents" [Local, Admin];
+    /// List nodes.
+    ListAgents = "/spire.api.server.agent.v1.Agent/ListAgents" [Local, Admin];
+    /// Read a node.
+    GetAgent = "/spire.api.server.agent.v1.Agent/GetAgent" [Local, Admin];
+    /// Evict a node.
+    DeleteAgent = "/spire.api.server.agent.v1.Agent/DeleteAgent" [Local, Admin] writes Nodes;
+    /// Ban a node.
+    BanAgent = "/spire.api.server.agent.v1.Agent/BanAgent" [Local, Admin] writes Nodes;
+    /// Attest as a node. The attestor decides; the first use of a join token also deletes it.
+    AttestAgent = "/spire.api.server.agent.v1.Agent/AttestAgent" [Any] writes Nodes, Tokens;
+    /// Renew a node's SVID.
+    RenewAgent = "/spire.api.server.agent.v1.Agent/RenewAgent" [Node] writes Nodes;
+    /// Create a join token, with an alias entry if asked.
+    CreateJoinToken = "/spire.api.server.agent.v1.Agent/CreateJoinToken" [Local, Admin] writes Tokens, Entries;
+    /// Report a node's version.
+    PostStatus = "/spire.api.server.agent.v1.Agent/PostStatus" [Node] writes Nodes;
+
+    /// Count bundles.
+    CountBundles = "/spire.api.server.bundle.v1.Bundle/CountBundles" [Local, Admin];
+    /// Read the own bundle.
+    GetBundle = "/spire.api.server.bundle.v1.Bundle/GetBundle" [Any];
+    /// Add authorities to the own bundle.
+    AppendBundle = "/spire.api.server.bundle.v1.Bundle/AppendBundle" [Local, Admin];
+    /// Publish a downstream server's JWT key.
+    PublishJwtAuthority = "/spire.api.server.bundle.v1.Bundle/PublishJWTAuthority" [Downstream];
+    /// Publish a downstream server's WIT key.
+    PublishWitAuthority = "/spire.api.server.bundle.v1.Bundle/PublishWITAuthority" [Downstream];
+    /// List foreign bundles.
+    ListFederatedBundles = "/spire.api.server.bundle.v1.Bundle/ListFederatedBundles" [Local, Admin];
+    /// Read a foreign bundle.
+    GetFederatedBundle = "/spire.api.server.bundle.v1.Bundle/GetFederatedBundle" [Local, Admin, Node];
+    /// Add foreign bundles.
+    BatchCreateFederatedBundle = "/spire.api.server.bundle.v1.Bundle/BatchCreateFederatedBundle" [Local, Admin];
+    /// Change foreign bundles.
+    BatchUpdateFederatedBundle = "/spire.api.server.bundle.v1.Bundle/BatchUpdateFederatedBundle" [Local, Admin];
+    /// Add or replace foreign bundles.
+    BatchSetFederatedBundle = "/spire.api.server.bundle.v1.Bundle/BatchSetFederatedBundle" [Local, Admin];
+    /// Remove foreign bundles.
+    BatchDeleteFederatedBundle = "/spire.api.server.bundle.v1.Bundle/BatchDeleteFederatedBundle" [Local, Admin];
+
+    /// Count entries.
+    CountEntries = "/spire.api.server.entry.v1.Entry/CountEntries" [Local, Admin];
+    /// List entries.
+    ListEntries = "/spire.api.server.entry.v1.Entry/ListEntries" [Local, Admin];
+    /// Read an entry.
+    GetEntry = "/spire.api.server.entry.v1.Entry/GetEntry" [Local, Admin];
+    /// Create entries.
+    BatchCreateEntry = "/spire.api.server.entry.v1.Entry/BatchCreateEntry" [Local, Admin] writes Entries;
+    /// Change entries.
+    BatchUpdateEntry = "/spire.api.server.entry.v1.Entry/BatchUpdateEntry" [Local, Admin] writes Entries;
+    /// Delete entries.
+    BatchDeleteEntry = "/spire.api.server.entry.v1.Entry/BatchDeleteEntry" [Local, Admin] writes Entries;
+    /// Read the entries of the calling node.
+    GetAuthorizedEntries = "/spire.api.server.entry.v1.Entry/GetAuthorizedEntries" [Node];
+    /// Read the entries of the calling node, revisions first.
+    SyncAuthorizedEntries = "/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries" [Node];
+
+    /// Sign an X509-SVID without an entry.
+    MintX509Svid = "/spire.api.server.svid.v1.SVID/MintX509SVID" [Local, Admin];
+    /// Sign a JWT-SVID without an entry.
+    MintJwtSvid = "/spire.api.server.svid.v1.SVID/MintJWTSVID" [Local, Admin];
+    /// Sign X509-SVIDs for entries of the calling node.
+    BatchNewX509Svid = "/spire.api.server.svid.v1.SVID/BatchNewX509SVID" [Node];
+    /// Sign a JWT-SVID for an entry of the calling node.
+    NewJwtSvid = "/spire.api.server.svid.v1.SVID/NewJWTSVID" [Node];
+    /// Sign a WIT-SVID without an entry.
+    MintWitSvid = "/spire.api.server.svid.v1.SVID/MintWITSVID" [Local, Admin];
+    /// Sign WIT-SVIDs for entries of the calling node.
+    BatchNewWitSvid = "/spire.api.server.svid.v1.SVID/BatchNewWITSVID" [Node];
+    /// Sign a CA certificate for a downstream server.
+    NewDownstreamX509Ca = "/spire.api.server.svid.v1.SVID/NewDownstreamX509CA" [Downstream];
+
+    /// Follow the calling node's view of the roll.
+    WatchNodeView = "/muster.node.v1.NodeView/Watch" [Node] writes Nodes;
+
+    /// Prepare, activate and retire signing authorities.
+    RotateAuthority = "rotate-authority" [System] writes Bundles, Journals;
+    /// Let a renewed node certificate take the place of the old one.
+    PromoteNode = "promote-node" [System] writes Nodes;
+    /// Remove what has expired.
+    Prune = "prune" [System] writes Entries, Nodes, Tokens, Bundles;
+}

@@ -1,0 +1,124 @@
+//! From our refusals to gRPC statuses, and back where a node acts on them.
+
+use muster_policy::{Denial, NodeRefusal};
+use muster_proto::spire::api::types;
+use muster_proto::spire::api::types::permission_denied_details::Reason;
+use prost::Message;
+use tonic::{Code, Status};
+
+/// `google.rpc.Status`, the envelope of status details in `grpc-status-details-bin`.
+#[derive(Clone, PartialEq, Message)]
+struct RichStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<prost_types::Any>,
+}
+
+const DETAILS_TYPE: &str = "type.googleapis.com/spire.api.types.PermissionDeniedDetails";
+
+/// The status of one item of a batch.
+pub fn item(code: Code, message: impl Into<String>) -> types::Status {
+    types::Status {
+        code: code.into(),
+        message: message.into(),
+    }
+}
+
+/// The status of an item that went well.
+pub fn ok() -> types::Status {
+    item(Code::Ok, "OK")
+}
+
+/// A denial as gRPC says it: PERMISSION_DENIED, with the reason that nodes switch on.
+pub fn denied(denial: &Denial) -> Status {
+    match denial.node {
+        None => Status::permission_denied(denial.to_string()),
+        Some(refusal) => node_refused(denial.to_string(), refusal),
+    }
+}
+
+/// PERMISSION_DENIED with `refusal` as its detail.
+pub fn node_refused(message: String, refusal: NodeRefusal) -> Status {
+    let reason = match refusal {
+        NodeRefusal::Expired => Reason::AgentExpired,
+        NodeRefusal::NotAttested => Reason::AgentNotAttested,
+        NodeRefusal::NotActive => Reason::AgentNotActive,
+        NodeRefusal::Banned => Reason::AgentBanned,
+        NodeRefusal::MustReattest => Reason::AgentMustReattest,
+    };
+    let details = types::PermissionDeniedDetails {
+        reason: reason.into(),
+    };
+    let rich = RichStatus {
+        code: Code::PermissionDenied.into(),
+        message: message.clone(),
+        details: vec![prost_types::Any {
+            type_url: DETAILS_TYPE.into(),
+            value: details.encode_to_vec(),
+        }],
+    };
+    Status::with_details(Code::PermissionDenied, message, rich.encode_to_vec().into())
+}
+
+/// The reason in a PERMISSION_DENIED status of a server, if it gives one.
+pub fn node_refusal(status: &Status) -> Option<NodeRefusal> {
+    if status.code() != Code::PermissionDenied {
+        return None;
+    }
+    let rich = RichStatus::decode(status.details()).ok()?;
+    let details = rich.details.iter().find(|d| {
+        d.type_url
+            .ends_with("/spire.api.types.PermissionDeniedDetails")
+    })?;
+    match types::PermissionDeniedDetails::decode(details.value.as_slice())
+        .ok()?
+        .reason()
+    {
+        Reason::Unknown => None,
+        Reason::AgentExpired => Some(NodeRefusal::Expired),
+        Reason::AgentNotAttested => Some(NodeRefusal::NotAttested),
+        Reason::AgentNotActive => Some(NodeRefusal::NotActive),
+        Reason::AgentBanned => Some(NodeRefusal::Banned),
+        Reason::AgentMustReattest => Some(NodeRefusal::MustReattest),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_survives_the_wire() {
+        for refusal in [
+            NodeRefusal::Expired,
+            NodeRefusal::NotAttested,
+            NodeRefusal::NotActive,
+            NodeRefusal::Banned,
+            NodeRefusal::MustReattest,
+        ] {
+            let status = denied(&Denial {
+                method: "/x/y",
+                node: Some(refusal),
+            });
+            assert_eq!(status.code(), Code::PermissionDenied);
+            assert_eq!(status.message(), "authorization denied for method /x/y");
+            assert_eq!(node_refusal(&status), Some(refusal));
+        }
+    }
+
+    #[test]
+    fn a_status_without_detail_gives_no_reason() {
+        assert_eq!(
+            node_refusal(&denied(&Denial {
+                method: "/x/y",
+                node: None
+            })),
+            None
+        );
+        let garbage = Status::with_details(Code::PermissionDenied, "", vec![0xff, 0xff].into());
+        assert_eq!(node_refusal(&garbage), None);
+    }
+}
