@@ -1,1 +1,18 @@
-//! stub
+//! The authority of a trust domain: roll, signing, audit.
+//!
+//! Start at [`run`], which composes everything; then [`operation`], the wrapper of every RPC, and
+//! [`writer`], through which every change goes. `api/` has one file per service.
+//!
+//! Deliberately not here: what may be written (`core/roll`), who may (`core/policy`), what
+//! certificates look like (`core/svid`).
+
+pub mod api;
+mod caller;
+pub mod config;
+mod errors;
+mod listen;
+mod operation;
+mod refusals;
+mod server;
+mod signer;
+mod writer;

@@ -162,7 +162,7 @@ impl RollWriter {
         for job in jobs {
             let mut transaction = Transaction::new();
             replies.push(job(&working, &mut transaction));
-            if transaction.is_empty() {
+            if transaction.is_audit_only() && transaction.records().is_empty() {
                 continue;
             }
             let transaction = Arc::new(transaction);
@@ -189,7 +189,7 @@ impl RollWriter {
         if head == before {
             return Ok(());
         }
-        self.current.store(Arc::new(working));
+        // The window first: whoever sees the new roll finds all that led to it.
         {
             let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
             let mut revision = before;
@@ -198,6 +198,7 @@ impl RollWriter {
                 window.push(revision, transaction);
             }
         }
+        self.current.store(Arc::new(working));
         self.head.send_replace(head);
         Ok(())
     }
