@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{EntryId, Now, Revision, SelectorSet, SpiffeId, TrustDomain};
+use muster_model::{Bundle, EntryId, Now, Revision, SelectorSet, TrustDomain};
 
 use crate::ViewDigest;
 use crate::calls::{Call, JwtCall, Kind};
@@ -13,7 +13,7 @@ use crate::groups::{Group, GroupId};
 use crate::index::{EntryIndex, GroupIndex};
 use crate::jwt::Tokens;
 use crate::material::{JwtMaterial, X509Material};
-use crate::time::{Agenda, Alarm, spread};
+use crate::time::{Agenda, Alarm};
 use crate::view::{Changed, Difference, Step, View};
 use crate::x509::Holdings;
 
@@ -22,8 +22,9 @@ use crate::x509::Holdings;
 pub struct Config {
     /// The node's trust domain.
     pub trust_domain: TrustDomain,
-    /// The node's own ID: what differs from node to node is spread by its hash.
-    pub node_id: SpiffeId,
+    /// A number that no other node has: the machine has no dice, and what must differ from node
+    /// to node, such as the wait after a failure, is spread by a hash of it.
+    pub seed: u64,
     /// How long a call without a match waits for one. Zero answers at once.
     pub hold: Duration,
     /// Whether callers without identity get the own trust domain's bundles (WAPI-37).
@@ -90,8 +91,6 @@ pub(crate) enum Link {
 impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
     /// A machine that knows nothing yet.
     pub fn new(config: Config, now: Now) -> Self {
-        // A number, not a fraction, is what hashes well.
-        let seed = spread(config.node_id.as_str()).to_bits();
         Self {
             now,
             link: Link::Down,
@@ -103,8 +102,8 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
             by_selectors: HashMap::new(),
             next_group: 0,
             calls: BTreeMap::new(),
-            holdings: Holdings::new(config.x509_cache_max, seed),
-            tokens: Tokens::new(config.jwt_cache_max, seed),
+            holdings: Holdings::new(config.x509_cache_max, config.seed),
+            tokens: Tokens::new(config.jwt_cache_max, config.seed),
             agenda: Agenda::default(),
             stale_groups: BTreeSet::new(),
             stale_calls: BTreeSet::new(),
@@ -140,9 +139,15 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
         self.agenda.next(self.now)
     }
 
-    /// The revision and digest with which to open the stream from the server.
+    /// The revision and digest with which to open the stream from the server: those of no view
+    /// after an [`Action::Resync`].
     pub fn standing(&self) -> (Revision, ViewDigest) {
-        (self.view.revision, self.view.digest)
+        self.view.standing()
+    }
+
+    /// The bundle of the node's own trust domain, as the view has it.
+    pub fn own_bundle(&self) -> Option<&Bundle> {
+        self.view.own_bundle().map(|held| &held.bundle)
     }
 
     /// How the machine stands.

@@ -80,7 +80,9 @@ impl HeldBundle {
 pub(crate) struct View {
     trust_domain: TrustDomain,
     pub(crate) revision: Revision,
-    pub(crate) digest: ViewDigest,
+    digest: ViewDigest,
+    /// A step was not believed: the view stays in use, and only a full one is taken up.
+    doubted: bool,
     pub(crate) entries: BTreeMap<EntryId, Arc<Entry>>,
     pub(crate) bundles: BTreeMap<TrustDomain, Arc<HeldBundle>>,
 }
@@ -106,6 +108,7 @@ impl View {
             trust_domain,
             revision: Revision::default(),
             digest: ViewDigest::default(),
+            doubted: false,
             entries: BTreeMap::new(),
             bundles: BTreeMap::new(),
         }
@@ -116,9 +119,28 @@ impl View {
         self.bundles.get(&self.trust_domain)
     }
 
+    /// The revision and digest with which to ask for what comes next.
+    pub(crate) fn standing(&self) -> (Revision, ViewDigest) {
+        if self.doubted {
+            (Revision::default(), ViewDigest::default())
+        } else {
+            (self.revision, self.digest)
+        }
+    }
+
     /// Applies a step as a whole, or refuses it as a whole.
+    ///
+    /// After a refusal the node starts over, as one that has no view. Then a full view is taken
+    /// whatever its revision: a server that was restored from a backup has gone back for good.
     pub(crate) fn apply(&mut self, step: Step) -> Result<Difference, StepFault> {
-        if step.revision < self.revision {
+        let difference = self.try_apply(step);
+        self.doubted = difference.is_err();
+        difference
+    }
+
+    fn try_apply(&mut self, step: Step) -> Result<Difference, StepFault> {
+        let starts_over = self.doubted && step.replace;
+        if step.revision < self.revision && !starts_over {
             return Err(StepFault::RevisionWentBack {
                 from: self.revision,
                 to: step.revision,

@@ -100,7 +100,7 @@ impl World {
         };
         let config = Config {
             trust_domain: own(),
-            node_id: own().with_path("/spire/agent/join_token/x").unwrap(),
+            seed: 7,
             hold: HOLD,
             allow_unauthenticated_verifiers: false,
             x509_cache_max,
