@@ -91,9 +91,9 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
 }
 
 async fn answer(command: Command, output: Output) -> Result<(), Failure> {
-    telemetry::start(telemetry::Config {
+    telemetry::start(telemetry::Settings {
         level: Level::Error,
-        ..telemetry::Config::default()
+        ..telemetry::Settings::default()
     })
     .map_err(|error| Failure::usage(error.to_string()))?;
     match command {

@@ -26,6 +26,7 @@ pub(crate) struct ServerArgs {
         long,
         value_name = "PATH",
         env = "MUSTER_SERVER_SOCKET",
+        hide_env_values = true,
         default_value = "/run/muster/server/api.sock",
         help_heading = "Connection"
     )]

@@ -53,14 +53,14 @@ impl Level {
 
 /// The `[log]` table of a configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Config {
+pub struct Settings {
     /// `format`: "text" (default) or "json".
     pub format: Format,
     /// `level`: "info" by default.
     pub level: Level,
 }
 
-impl Config {
+impl Settings {
     /// Reads the table; what is absent has its default.
     pub fn read(table: &Table<'_>) -> Self {
         let format = config::one_of(&[("text", Format::Text), ("json", Format::Json)]);
@@ -104,9 +104,9 @@ impl fmt::Display for TelemetryError {
 impl error::Error for TelemetryError {}
 
 /// Starts logging for the whole process. Call it once, before the first task starts.
-pub fn start(config: Config) -> Result<(), TelemetryError> {
+pub fn start(settings: Settings) -> Result<(), TelemetryError> {
     let filter = filter(
-        config.level,
+        settings.level,
         env::var(ENVIRONMENT_VARIABLE).ok().as_deref(),
     )?;
     let builder = tracing_subscriber::fmt()
@@ -114,7 +114,7 @@ pub fn start(config: Config) -> Result<(), TelemetryError> {
         .with_timer(SystemTime)
         .with_writer(io::stderr)
         .with_ansi(colour_on_stderr());
-    let started = match config.format {
+    let started = match settings.format {
         Format::Text => builder.try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),
     };
@@ -153,16 +153,16 @@ mod tests {
     #[test]
     fn the_log_table() {
         let doc = Document::parse("t", "[log]\nformat = \"json\"\nlevel = \"debug\"").unwrap();
-        let config = Config::read(&doc.root().table("log"));
-        let expected = Config {
+        let settings = Settings::read(&doc.root().table("log"));
+        let expected = Settings {
             format: Format::Json,
             level: Level::Debug,
         };
-        assert_eq!(doc.finish(|| Some(config)).unwrap(), expected);
+        assert_eq!(doc.finish(|| Some(settings)).unwrap(), expected);
 
         let doc = Document::parse("t", "").unwrap();
-        let config = Config::read(&doc.root().table("log"));
-        assert_eq!(doc.finish(|| Some(config)).unwrap(), Config::default());
+        let settings = Settings::read(&doc.root().table("log"));
+        assert_eq!(doc.finish(|| Some(settings)).unwrap(), Settings::default());
     }
 
     #[test]
