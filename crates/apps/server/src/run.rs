@@ -88,10 +88,10 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
     let shutdown = Shutdown::on_signals().map_err(failed("cannot handle signals"))?;
     let ready = Ready::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    if let Err(error) = muster_peer::raise_descriptor_limit() {
+    if let Err(error) = muster_peer::process::raise_descriptor_limit() {
         tracing::warn!(%error, "the limit of open files was left as it is");
     }
-    if let Err(error) = muster_peer::keep_memory_private() {
+    if let Err(error) = muster_peer::process::keep_memory_private() {
         tracing::warn!(%error, "core dumps and debuggers could not be kept out");
     }
     files::private_directory(&config.data_dir).map_err(failed("data directory"))?;
