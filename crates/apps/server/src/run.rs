@@ -129,7 +129,7 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
         Ok::<(), StartError>(())
     });
 
-    let mut authorities = Authorities::load(&server, keys, config.authority.clone()).map_err(failed("authorities"))?;
+    let mut authorities = Authorities::load(&server, keys, config.authority.clone()).await.map_err(failed("authorities"))?;
     authorities.reconcile().await.map_err(failed("authorities"))?;
     let identity = Identity::none();
     let key_type = config.authority.x509_key_type;
