@@ -26,6 +26,8 @@ use crate::writer::WriteError;
 
 /// How often the ladder is looked at when nothing is due, so that a step of the clock is noticed.
 const LOOK: Duration = Duration::from_secs(5);
+/// The most steps of one pass: catching up after the longest pause takes four.
+const STEPS: usize = 6;
 /// Length of a JWT key's ID, in random letters and digits.
 const KID_LEN: usize = 32;
 
@@ -49,6 +51,9 @@ pub(crate) enum AuthorityError {
         /// What is wrong.
         cause: String,
     },
+    /// The ladder always had one more step.
+    #[error("the {0} authority ends before the next can be made; set a longer `authority.ttl`")]
+    NoRest(&'static str),
     /// What was made cannot be read back.
     #[error("the new authority cannot be read back: {0}")]
     Unreadable(String),
@@ -153,7 +158,7 @@ impl Authorities {
     }
 
     async fn climb(&mut self, kind: Kind) -> Result<Timestamp, AuthorityError> {
-        loop {
+        for _ in 0..STEPS {
             let now = self.server.clock.now().wall;
             match self.ladder(kind).next(now) {
                 Step::Wait(until) => return Ok(until),
@@ -161,6 +166,8 @@ impl Authorities {
                 Step::Activate(slot) => self.activate(kind, slot).await?,
             }
         }
+        // Making an authority takes longer than it lives: no reason to fill the bundle with them.
+        Err(AuthorityError::NoRest(kind.name()))
     }
 
     /// Makes the next authority: key, then bundle and journal together.
