@@ -73,7 +73,10 @@ mod tests {
         let text = encode("X", &[0; 49]);
         assert_eq!(
             text,
-            format!("-----BEGIN X-----\n{}\nAA==\n-----END X-----\n", "A".repeat(64))
+            format!(
+                "-----BEGIN X-----\n{}\nAA==\n-----END X-----\n",
+                "A".repeat(64)
+            )
         );
     }
 

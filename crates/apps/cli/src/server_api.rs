@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use muster_model::{Selector, SpiffeId, TrustDomain};
+use muster_model::TrustDomain;
 use muster_proto::spire::api::types;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -26,6 +26,7 @@ pub(crate) struct ServerArgs {
         long,
         value_name = "PATH",
         env = "MUSTER_SERVER_SOCKET",
+        hide_env_values = true,
         default_value = "/run/muster/server/api.sock",
         help_heading = "Connection"
     )]
@@ -59,26 +60,10 @@ impl ServerArgs {
     }
 }
 
-/// An ID as SPIRE's messages have it.
-pub(crate) fn to_proto(id: &SpiffeId) -> types::Spiffeid {
-    types::Spiffeid {
-        trust_domain: id.trust_domain().as_str().to_owned(),
-        path: id.path().to_owned(),
-    }
-}
-
 /// An ID from a message as text; what a server sends is shown as it is.
 pub(crate) fn id_text(id: Option<&types::Spiffeid>) -> String {
     id.map(|id| format!("spiffe://{}{}", id.trust_domain, id.path))
         .unwrap_or_default()
-}
-
-/// A selector as SPIRE's messages have it.
-pub(crate) fn selector_to_proto(selector: &Selector) -> types::Selector {
-    types::Selector {
-        r#type: selector.kind().to_owned(),
-        value: selector.value().to_owned(),
-    }
 }
 
 /// Selectors as people write them.

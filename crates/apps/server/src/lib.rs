@@ -7,12 +7,18 @@
 //! certificates look like (`core/svid`).
 
 pub mod api;
+mod authority;
 mod caller;
 pub mod config;
 mod errors;
 mod listen;
 mod operation;
+mod prune;
 mod refusals;
+mod run;
 mod server;
+mod server_svid;
 mod signer;
 mod writer;
+
+pub use run::run;

@@ -93,8 +93,12 @@ mod tests {
         #[test]
         fn what_is_taken_out_was_never_in(start in any::<[u8; 32]>(), terms in prop::collection::vec(any::<[u8; 32]>(), 1..6)) {
             let mut digest = Digest(start);
-            terms.iter().for_each(|term| digest.add(term));
-            terms.iter().for_each(|term| digest.subtract(term));
+            for term in &terms {
+                digest.add(term);
+            }
+            for term in &terms {
+                digest.subtract(term);
+            }
             prop_assert_eq!(digest.0, start);
         }
     }

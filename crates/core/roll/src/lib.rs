@@ -21,6 +21,8 @@ pub mod node;
 mod roll;
 pub mod rules;
 mod view;
+#[cfg(test)]
+mod world;
 
 pub use change::Change;
 pub use digest::Digest;

@@ -13,6 +13,7 @@ mod dns;
 mod error;
 
 pub use dns::{DnsNameError, check as check_dns_name};
+use error::shown;
 pub use error::{EntryError, Field};
 
 /// The longest hint in bytes.
@@ -85,7 +86,7 @@ pub fn create(
         generated
     } else {
         EntryId::parse(&draft.id).map_err(|cause| EntryError::Id {
-            value: draft.id.clone(),
+            value: shown(&draft.id),
             cause,
         })?
     };
@@ -162,8 +163,8 @@ fn checked(entry: Entry) -> Result<Entry, EntryError> {
             && let Some(other) = kinds.find(|kind| *kind != first)
         {
             return Err(EntryError::StoredWithMixedSelectors {
-                first: first.to_owned(),
-                other: other.to_owned(),
+                first: shown(first),
+                other: shown(other),
             });
         }
     }
@@ -174,7 +175,7 @@ fn spiffe_id(roll: &Roll, draft: &EntryDraft) -> Result<SpiffeId, EntryError> {
     let id = member(roll, Field::SpiffeId, draft.spiffe_id.as_ref())?;
     if id.is_reserved() {
         return Err(EntryError::ReservedPath {
-            value: id.as_str().to_owned(),
+            value: shown(id.as_str()),
         });
     }
     Ok(id)
@@ -192,20 +193,20 @@ fn member(roll: &Roll, field: Field, raw: Option<&RawId>) -> Result<SpiffeId, En
         .and_then(|trust_domain| trust_domain.with_path(&raw.path))
         .map_err(|cause| EntryError::MalformedId {
             field,
-            value: format!("spiffe://{}{}", raw.trust_domain, raw.path),
+            value: shown(&format!("spiffe://{}{}", raw.trust_domain, raw.path)),
             cause,
         })?;
     if id.trust_domain() != roll.trust_domain() {
         return Err(EntryError::ForeignId {
             field,
-            value: id.as_str().to_owned(),
+            value: shown(id.as_str()),
             trust_domain: roll.trust_domain().clone(),
         });
     }
     if id.path().is_empty() {
         return Err(EntryError::NoPath {
             field,
-            value: id.as_str().to_owned(),
+            value: shown(id.as_str()),
         });
     }
     Ok(id)
@@ -220,8 +221,8 @@ fn selectors(draft: &EntryDraft) -> Result<SelectorSet, EntryError> {
         .iter()
         .map(|(kind, value)| {
             Selector::new(kind, value).map_err(|cause| EntryError::Selector {
-                kind: kind.clone(),
-                value: value.clone(),
+                kind: shown(kind),
+                value: shown(value),
                 cause,
             })
         })
@@ -251,7 +252,7 @@ fn federates_with(roll: &Roll, draft: &EntryDraft) -> Result<BTreeSet<TrustDomai
         .map(|name| {
             let trust_domain =
                 TrustDomain::from_name_or_id(name).map_err(|cause| EntryError::FederatesWith {
-                    value: name.clone(),
+                    value: shown(name),
                     cause,
                 })?;
             match roll.bundle(&trust_domain) {
@@ -265,7 +266,7 @@ fn federates_with(roll: &Roll, draft: &EntryDraft) -> Result<BTreeSet<TrustDomai
 fn dns_names(draft: &EntryDraft) -> Result<Vec<String>, EntryError> {
     for name in &draft.dns_names {
         dns::check(name).map_err(|cause| EntryError::DnsName {
-            value: name.clone(),
+            value: shown(name),
             cause,
         })?;
     }
@@ -280,3 +281,6 @@ fn hint(draft: &EntryDraft) -> Result<String, EntryError> {
     }
     Ok(draft.hint.clone())
 }
+
+#[cfg(test)]
+mod tests;

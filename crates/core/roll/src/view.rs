@@ -169,26 +169,26 @@ impl NodeView {
         })
     }
 
-    /// Whether the entry that `old` has become is the node's for the same reason and gives the same
-    /// name.
+    /// Whether the entry that `old` has become gives the same name, and is the node's for the same
+    /// reason.
     fn keeps_place(&self, roll: &Roll, old: &Entry) -> bool {
         roll.entry(&old.id).is_some_and(|new| {
             new.parent_id == old.parent_id
                 && new.spiffe_id == old.spiffe_id
-                // An entry under the server may also be the node's because the node, or another
-                // entry, bears the server's name.
-                && (old.parent_id != *roll.server_id() || self.is_due(roll, new))
+                && (!self.is_alias(roll, old) || self.is_alias(roll, new))
         })
+    }
+
+    fn is_alias(&self, roll: &Roll, entry: &Entry) -> bool {
+        self.selectors
+            .as_ref()
+            .is_some_and(|selectors| matching::is_alias_of(roll, entry, selectors))
     }
 
     /// Whether an entry is the node's: it is an alias of the node, or stands under a name of the view.
     fn is_due(&self, roll: &Roll, entry: &Entry) -> bool {
         matching::is_local(roll, entry)
-            && (self.names.contains_key(&entry.parent_id)
-                || self
-                    .selectors
-                    .as_ref()
-                    .is_some_and(|selectors| matching::is_alias_of(roll, entry, selectors)))
+            && (self.names.contains_key(&entry.parent_id) || self.is_alias(roll, entry))
     }
 
     /// Follows changes that take no name away under which entries stand.
@@ -399,4 +399,153 @@ impl PartialEq for NodeView {
 
 fn same(old: &Arc<Entry>, new: &Arc<Entry>) -> bool {
     Arc::ptr_eq(old, new) || old == new
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::world::{self, bundle, entry, id, roll, step, td};
+
+    fn put(entry: Entry) -> Change {
+        Change::PutEntry(Arc::new(entry))
+    }
+
+    /// A node's own copy, kept by deltas alone.
+    #[derive(Default, PartialEq, Debug)]
+    struct Copy {
+        entries: BTreeMap<EntryId, Arc<Entry>>,
+        bundles: BTreeMap<TrustDomain, Arc<Bundle>>,
+    }
+
+    impl Copy {
+        fn of(view: &NodeView) -> Self {
+            let mut copy = Self::default();
+            copy.apply(view.full());
+            copy
+        }
+
+        fn apply(&mut self, delta: Delta) {
+            for entry in delta.upserts {
+                self.entries.insert(entry.id.clone(), entry);
+            }
+            for id in delta.removed_entries {
+                assert!(self.entries.remove(&id).is_some(), "{id} was not there");
+            }
+            for bundle in delta.bundles {
+                self.bundles.insert(bundle.trust_domain.clone(), bundle);
+            }
+            for name in delta.removed_bundles {
+                assert!(self.bundles.remove(&name).is_some(), "{name} was not there");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        /// However the roll changes, in steps taken one by one or several at once, the view is what
+        /// it would be if it were computed from nothing, and so is the node's copy.
+        #[test]
+        fn following_is_the_same_as_computing_anew(
+            history in world::history(),
+            lag in 1..4_usize,
+        ) {
+            let mut roll = roll();
+            let mut views: Vec<_> = (0..2).map(|n| NodeView::of(&roll, &id(&format!("/spire/agent/{n}")))).collect();
+            let mut copies: Vec<_> = views.iter().map(Copy::of).collect();
+            for several in history.chunks(lag) {
+                let mut changes = Vec::new();
+                for one in several {
+                    changes.extend(step(&mut roll, one));
+                }
+                for (view, copy) in views.iter_mut().zip(&mut copies) {
+                    let delta = view.update(&roll, &changes);
+                    let anew = NodeView::of(&roll, view.node());
+                    prop_assert_eq!(&*view, &anew);
+                    for entry in &delta.upserts {
+                        prop_assert!(copy.entries.get(&entry.id) != Some(entry), "{} did not change", entry.id);
+                    }
+                    copy.apply(delta);
+                    prop_assert_eq!(&*copy, &Copy::of(&anew));
+                    // The same changes once more are nothing new.
+                    prop_assert!(view.update(&roll, &changes).is_empty());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_change_elsewhere_is_an_empty_step() {
+        let (here, there) = (id("/spire/agent/here"), id("/spire/agent/there"));
+        let mut roll = roll();
+        step(
+            &mut roll,
+            &[Change::PutNode(Arc::new(world::node(
+                "/spire/agent/here",
+                &["s:a"],
+            )))],
+        );
+        let mut view = NodeView::of(&roll, &here);
+        let changes = step(
+            &mut roll,
+            &[
+                put(entry("e", &there, &id("/w"), &["u:1"])),
+                Change::PutNode(Arc::new(world::node("/spire/agent/there", &["s:b"]))),
+                Change::PutBundle(Arc::new(bundle("f1", 1))),
+            ],
+        );
+        assert!(view.update(&roll, &changes).is_empty());
+        assert_eq!(view.revision(), roll.head());
+        assert_eq!(view.digest(), Digest::default());
+    }
+
+    #[test]
+    fn a_foreign_bundle_comes_and_goes_with_the_entry_that_names_it() {
+        let here = id("/spire/agent/here");
+        let mut roll = roll();
+        step(
+            &mut roll,
+            &[
+                Change::PutNode(Arc::new(world::node("/spire/agent/here", &["s:a"]))),
+                Change::PutBundle(Arc::new(bundle("td", 1))),
+                Change::PutBundle(Arc::new(bundle("f1", 1))),
+            ],
+        );
+        let mut view = NodeView::of(&roll, &here);
+        let names = |view: &NodeView| -> Vec<String> {
+            view.bundles().map(|b| b.trust_domain.to_string()).collect()
+        };
+        assert_eq!(names(&view), ["td"]);
+        let mut federated = entry("e", &here, &id("/w"), &["u:1"]);
+        federated.federates_with.insert(td("f1"));
+        let changes = step(&mut roll, &[put(federated)]);
+        let delta = view.update(&roll, &changes);
+        assert_eq!((delta.upserts.len(), delta.bundles.len()), (1, 1));
+        assert_eq!(names(&view), ["f1", "td"]);
+        let changes = step(&mut roll, &[Change::DeleteEntry(world::entry_id("e"))]);
+        let delta = view.update(&roll, &changes);
+        assert_eq!(delta.removed_bundles, [td("f1")]);
+        assert_eq!(names(&view), ["td"]);
+    }
+
+    /// The definition in `muster.node.v1`, with SHA-256 values computed elsewhere.
+    #[test]
+    fn the_digest_is_the_sum_of_its_members() {
+        let here = id("/spire/agent/here");
+        let mut roll = roll();
+        step(
+            &mut roll,
+            &[
+                Change::PutNode(Arc::new(world::node("/spire/agent/here", &["s:a"]))),
+                Change::PutBundle(Arc::new(bundle("td", 7))),
+                put(entry("e", &here, &id("/w"), &["u:1"])),
+            ],
+        );
+        let digest = NodeView::of(&roll, &here).digest();
+        assert_eq!(
+            muster_crypto::digest::hex(digest.as_bytes()),
+            "2749683df7e38ed4ae46d39cf4574dc6b7ced6d228a95e4bd86ebfa2cc67a8d7"
+        );
+    }
 }

@@ -13,15 +13,14 @@ use muster_proto::spire::api::server::entry::v1::{
 };
 use muster_proto::spire::api::types::selector_match::MatchBehavior;
 use muster_proto::spire::api::types::{Entry, SelectorMatch, Status};
+use muster_wire::{id, selector};
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use crate::failure::{Exit, Failure, described, exit_of};
 use crate::json;
 use crate::output::{self, Output};
-use crate::server_api::{
-    MAX_MESSAGE, PAGE, ServerArgs, item_error, selector_to_proto, to_proto,
-};
+use crate::server_api::{MAX_MESSAGE, PAGE, ServerArgs, item_error};
 
 /// How many entries a batch has: more would make one answer wait for a long transaction.
 const BATCH: usize = 500;
@@ -170,10 +169,10 @@ pub(crate) async fn ensure(server: &ServerArgs, entry: Entry) -> Result<Entry, F
 
 async fn list(list: &List) -> Result<Vec<Entry>, Failure> {
     let filter = list_entries_request::Filter {
-        by_spiffe_id: list.spiffe_id.as_ref().map(to_proto),
-        by_parent_id: list.parent_id.as_ref().map(to_proto),
+        by_spiffe_id: list.spiffe_id.as_ref().map(id::write),
+        by_parent_id: list.parent_id.as_ref().map(id::write),
         by_selectors: (!list.selector.is_empty()).then(|| SelectorMatch {
-            selectors: list.selector.iter().map(selector_to_proto).collect(),
+            selectors: list.selector.iter().map(selector::write).collect(),
             r#match: match list.matching {
                 Match::Exact => MatchBehavior::MatchExact,
                 Match::Subset => MatchBehavior::MatchSubset,
@@ -308,7 +307,10 @@ fn report(outcomes: Vec<Outcome>, what: &str, output: Output) -> Result<(), Fail
             match good.as_slice() {
                 [] => String::new(),
                 [one] => format!("Entry {} is {what}.\n\n{}", one.id, view::full(one, output)),
-                many => format!("{} are {what}.\n", output::counted(many.len(), "entry", "entries")),
+                many => format!(
+                    "{} are {what}.\n",
+                    output::counted(many.len(), "entry", "entries")
+                ),
             }
         },
     )?;

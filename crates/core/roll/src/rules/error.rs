@@ -76,6 +76,15 @@ impl fmt::Display for Field {
     }
 }
 
+/// A value as an error shows it: whole, or its beginning when it is longer than any good value's
+/// interesting part. Callers choose these texts, and errors travel in HTTP/2 headers.
+pub(super) fn shown(value: &str) -> String {
+    match value.char_indices().nth(256) {
+        None => value.to_owned(),
+        Some((at, _)) => format!("{}...", value.get(..at).unwrap_or_default()),
+    }
+}
+
 /// Why an entry may not be written: the first fault found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
@@ -170,7 +179,7 @@ pub enum EntryError {
     },
     /// The server has no bundle of a trust domain that the entry federates with.
     #[error(
-        "invalid federated trust domain {trust_domain:?}: the server has no bundle of it; add its \
+        "invalid federated trust domain \"{trust_domain}\": the server has no bundle of it; add its \
          bundle first"
     )]
     NoBundle {
