@@ -168,10 +168,7 @@ impl Config {
         let root = document.root();
         let trust_domain = root.required(
             "trust_domain",
-            config::text(
-                "a trust domain such as \"example.org\"",
-                TrustDomain::parse,
-            ),
+            config::text("a trust domain such as \"example.org\"", TrustDomain::parse),
         );
         let server = root.required(
             "server",
@@ -201,7 +198,10 @@ impl Config {
             if length > muster_peer::MAX_SOCKET_PATH {
                 root.reject(
                     key,
-                    format!("the path has {length} bytes and the kernel allows {}", muster_peer::MAX_SOCKET_PATH),
+                    format!(
+                        "the path has {length} bytes and the kernel allows {}",
+                        muster_peer::MAX_SOCKET_PATH
+                    ),
                     "choose a shorter path, such as one under /run",
                 );
             }
@@ -328,12 +328,21 @@ mod tests {
     #[test]
     fn the_least_configuration_has_the_documented_defaults() {
         let config = Config::parse("node.toml", LEAST).unwrap();
-        assert_eq!(config.workload_socket, Path::new("/run/muster/node/workload.sock"));
-        assert_eq!(config.admin_socket, Path::new("/run/muster/node/private/admin.sock"));
+        assert_eq!(
+            config.workload_socket,
+            Path::new("/run/muster/node/workload.sock")
+        );
+        assert_eq!(
+            config.admin_socket,
+            Path::new("/run/muster/node/private/admin.sock")
+        );
         assert_eq!(config.data_dir, Path::new("/var/lib/muster/node"));
         assert_eq!(config.workload_api.hold, Duration::from_secs(10));
         assert_eq!(config.svid.key_type, KeyType::EcP256);
-        assert_eq!((config.svid.x509_cache_max, config.svid.jwt_cache_max), (1000, 1000));
+        assert_eq!(
+            (config.svid.x509_cache_max, config.svid.jwt_cache_max),
+            (1000, 1000)
+        );
         assert_eq!(config.join.trust, FirstTrust::Nothing);
         assert_eq!(config.unix, UnixOptions::default());
         assert!(!config.workload_api.allow_unauthenticated_verifiers);
@@ -352,9 +361,15 @@ mod tests {
     fn what_contradicts_itself_is_refused() {
         for (text, word) in [
             ("[join]\ntoken = \"x\"\ntoken_file = \"/x\"", "twice"),
-            ("[join]\nbundle = \"/x\"\ninsecure_bootstrap = true", "insecure_bootstrap"),
+            (
+                "[join]\nbundle = \"/x\"\ninsecure_bootstrap = true",
+                "insecure_bootstrap",
+            ),
             ("[attest.unix]\nsize_limit = 1", "discover_path"),
-            ("admin_socket = \"/run/muster/node/workload.sock\"", "same file"),
+            (
+                "admin_socket = \"/run/muster/node/workload.sock\"",
+                "same file",
+            ),
             ("[workload_api]\nhould = \"1s\"", "hold"),
         ] {
             let found = faults(&format!("{LEAST}{text}\n"));
@@ -373,7 +388,16 @@ mod tests {
         check("localhost:8081", Some("localhost:8081"));
         check("10.0.0.1:1", Some("10.0.0.1:1"));
         check("[::1]:8081", Some("[::1]:8081"));
-        for bad in ["", "localhost", "localhost:0", "localhost:x", "::1:8081", ":8081", "a b:1", "https://a:1"] {
+        for bad in [
+            "",
+            "localhost",
+            "localhost:0",
+            "localhost:x",
+            "::1:8081",
+            ":8081",
+            "a b:1",
+            "https://a:1",
+        ] {
             check(bad, None);
         }
     }

@@ -41,10 +41,14 @@ const KEY_TYPE: KeyType = KeyType::EcP256;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JoinError {
     /// There is nothing to join with.
-    #[error("the node has no SVID and no join token; make one with `muster token create` and set join.token_file or join.token")]
+    #[error(
+        "the node has no SVID and no join token; make one with `muster token create` and set join.token_file or join.token"
+    )]
     NoToken,
     /// There is nothing to know the server by.
-    #[error("the node has no bundle to know its server by; write one with `muster bundle show` and set join.bundle, or set join.insecure_bootstrap = true to believe whoever answers")]
+    #[error(
+        "the node has no bundle to know its server by; write one with `muster bundle show` and set join.bundle, or set join.insecure_bootstrap = true to believe whoever answers"
+    )]
     NoTrust,
     /// The token's file cannot be read.
     #[error("join.token_file {path}: {why}")]
@@ -134,9 +138,9 @@ impl From<DraftError> for JoinError {
 pub(crate) fn attestor(join: &Join) -> Result<Box<dyn NodeAttestor>, JoinError> {
     match &join.token {
         None => Err(JoinError::NoToken),
-        Some(Token::Given(token)) => Ok(Box::new(JoinTokenNode::new(
-            token.expose(Purpose::Compare),
-        ))),
+        Some(Token::Given(token)) => {
+            Ok(Box::new(JoinTokenNode::new(token.expose(Purpose::Compare))))
+        }
         Some(Token::File(path)) => {
             let content = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(|e| {
                 JoinError::TokenFile {
@@ -162,11 +166,10 @@ pub(crate) fn load_trust(
     }
     match &join.trust {
         FirstTrust::Bundle(path) => {
-            let bundle =
-                read_bundle(path, upstream).map_err(|why| JoinError::BundleFile {
-                    path: path.display().to_string(),
-                    why,
-                })?;
+            let bundle = read_bundle(path, upstream).map_err(|why| JoinError::BundleFile {
+                path: path.display().to_string(),
+                why,
+            })?;
             upstream.trust().set(bundle);
             Ok(true)
         }
@@ -220,7 +223,9 @@ pub(crate) async fn attest(
     let answer = exchange(&channel, attestor, csr);
     let svid = timed(answer).await?;
     if upstream.trust().bundle().is_none() {
-        upstream.trust().set(fetch_bundle(&channel, upstream).await?);
+        upstream
+            .trust()
+            .set(fetch_bundle(&channel, upstream).await?);
     }
     adopt(upstream, state, svid.as_ref(), None)
 }
@@ -292,7 +297,10 @@ async fn exchange(
         match answer.and_then(|a| a.step) {
             Some(attest_agent_response::Step::Result(result)) => return Ok(result.svid),
             Some(attest_agent_response::Step::Challenge(challenge)) => {
-                let response = attestor.respond(&challenge).await.map_err(attestor_failed)?;
+                let response = attestor
+                    .respond(&challenge)
+                    .await
+                    .map_err(attestor_failed)?;
                 let step = attest_agent_request::Step::ChallengeResponse(response.into());
                 requests
                     .send(AttestAgentRequest { step: Some(step) })

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use muster_crypto::digest::hex;
 use muster_crypto::{JwsError, ParsedJws, PublicKey};
 use muster_model::{
     Bundle, JwtAuthority, SerialNumber, SpiffeId, Timestamp, TrustDomain, X509Authority,
 };
 use muster_roster::{JwtMaterial, X509Material};
 use muster_svid::lifetime::{renew_at, renew_jwt_at};
-use muster_svid::x509::{Role, X509Svid, verify};
+use muster_svid::x509::{Certificate, Role, X509Svid, verify};
 use serde_json::{Map, Value};
 
 /// An X509-SVID that the node holds for an entry.
@@ -18,6 +19,7 @@ pub(crate) struct HeldX509 {
     pub(crate) svid: X509Svid,
     /// The chain as the Workload API sends it.
     pub(crate) chain: Bytes,
+    authority_id: String,
     renew_at: Timestamp,
     /// The authority that verified the chain on arrival.
     root: Option<Arc<[u8]>>,
@@ -30,6 +32,7 @@ impl HeldX509 {
         let seed = format!("{node} {}", svid.serial);
         Self {
             chain: svid.chain_concatenated().into(),
+            authority_id: authority_id(&svid),
             renew_at: renew_at(svid.not_before, svid.not_after, seed.as_bytes()),
             root: verifying(&svid, authorities).map(|root| root.der.clone()),
             svid,
@@ -44,6 +47,10 @@ impl X509Material for HeldX509 {
 
     fn serial(&self) -> &SerialNumber {
         &self.svid.serial
+    }
+
+    fn authority_id(&self) -> &str {
+        &self.authority_id
     }
 
     fn not_before(&self) -> Timestamp {
@@ -66,13 +73,25 @@ impl X509Material for HeldX509 {
     }
 }
 
+/// The leaf's authority key identifier: whose key signed it, as far as the leaf says.
+fn authority_id(svid: &X509Svid) -> String {
+    svid.chain
+        .first()
+        .and_then(|leaf| Certificate::parse(leaf).ok())
+        .and_then(|leaf| leaf.authority_key_id)
+        .map(|id| hex(&id))
+        .unwrap_or_default()
+}
+
 /// The authority to which the chain verifies.
 ///
 /// The instant of the check is the middle of the leaf's validity: whether it is valid *now* is
 /// the roster's question, by two clocks, and a node whose clock is wrong must still tell a good
 /// chain from a bad one.
 fn verifying<'a>(svid: &X509Svid, authorities: &'a [X509Authority]) -> Option<&'a X509Authority> {
-    let middle = svid.not_before.plus(svid.not_after.since(svid.not_before) / 2);
+    let middle = svid
+        .not_before
+        .plus(svid.not_after.since(svid.not_before) / 2);
     authorities.iter().find(|authority| {
         let alone = Bundle {
             x509_authorities: vec![(*authority).clone()],
@@ -145,7 +164,10 @@ impl HeldJwt {
         let (issued_at, expires_at) = (seconds("iat")?, seconds("exp")?);
         let key = signing(&jws, &key_id, authorities).map(|key| key.public_key.clone());
         // A token has no serial: what it says is what differs.
-        let seed = format!("{node} {spiffe_id} {} {audience:?}", issued_at.unix_millis());
+        let seed = format!(
+            "{node} {spiffe_id} {} {audience:?}",
+            issued_at.unix_millis()
+        );
         Ok(Self {
             renew_at: renew_jwt_at(issued_at, expires_at, seed.as_bytes()),
             spiffe_id,

@@ -22,7 +22,7 @@ const LOCK: &str = "lock";
 
 /// Why the node's state cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum StateError {
+pub(crate) enum StateError {
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
@@ -216,9 +216,8 @@ impl State {
             }),
             pending_key,
         };
-        let content = Zeroizing::new(
-            serde_json::to_vec_pretty(&file).map_err(|e| corrupt(e.to_string()))?,
-        );
+        let content =
+            Zeroizing::new(serde_json::to_vec_pretty(&file).map_err(|e| corrupt(e.to_string()))?);
         files::write_atomic(&path, &content, files::PRIVATE)?;
         Ok(())
     }

@@ -100,8 +100,7 @@ impl Upstream {
     pub(crate) fn show(&self, svid: &X509Svid) -> Result<(), UpstreamError> {
         self.identity.set(svid)?;
         let connector = verifying(&self.trust_domain, &self.identity, &self.trust, &self.clock)?;
-        self.channel
-            .send_replace(channel(&self.address, connector));
+        self.channel.send_replace(channel(&self.address, connector));
         Ok(())
     }
 
