@@ -11,7 +11,7 @@ use muster_crypto::KeyType;
 use muster_model::{SpiffeId, TrustDomain};
 use muster_rt::config::{self, Document, Faults};
 use muster_rt::telemetry;
-use muster_svid::x509::CaSubject;
+use muster_svid::x509::Subject;
 
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -41,7 +41,7 @@ pub struct Config {
     /// The SQLite file of the roll.
     pub database: PathBuf,
     /// Log level and format.
-    pub log: telemetry::Config,
+    pub log: telemetry::Settings,
 }
 
 /// The signing authorities.
@@ -54,7 +54,7 @@ pub struct AuthorityConfig {
     /// Key type of the JWT key.
     pub jwt_key_type: KeyType,
     /// Subject of the X.509 CA.
-    pub subject: CaSubject,
+    pub subject: Subject,
     /// `iss` of JWT-SVIDs, if any.
     pub jwt_issuer: Option<String>,
 }
@@ -109,12 +109,13 @@ impl Config {
         let jwt_key_type = table.default("jwt_key_type", config::one_of(JWT_KEY_TYPES), jwt_default(x509_key_type));
         let ttl = table.default("ttl", lifetime(), 24 * HOUR);
         let jwt_issuer = table.optional("jwt_issuer", config::string());
-        let subject = table.table("subject");
-        let defaults = CaSubject::default();
-        let subject = CaSubject {
-            country: subject.default("country", config::string(), defaults.country),
-            organization: subject.default("organization", config::string(), defaults.organization),
-            common_name: subject.default("common_name", config::string(), defaults.common_name),
+        let named = table.table("subject");
+        let defaults = Subject::default_ca();
+        let subject = Subject {
+            country: named.optional("country", config::string()).or(defaults.country),
+            organization: named.optional("organization", config::string()).or(defaults.organization),
+            common_name: named.optional("common_name", config::string()).or(defaults.common_name),
+            ..Subject::default()
         };
         let authority = AuthorityConfig { ttl, x509_key_type, jwt_key_type, subject, jwt_issuer };
 
@@ -133,7 +134,7 @@ impl Config {
         let keys = if in_memory { KeysConfig::Memory } else { KeysConfig::Disk(key_file) };
 
         let database = root.table("store").default("path", config::absolute_path(), data_dir.join("roll.sqlite"));
-        let log = telemetry::Config::read(&root.table("log"));
+        let log = telemetry::Settings::read(&root.table("log"));
 
         document.finish(|| {
             Some(Self {

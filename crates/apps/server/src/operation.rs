@@ -143,8 +143,8 @@ fn refusal_record(caller: &Caller, denial: &Denial, now: Timestamp) -> Record {
 async fn promote_node(server: &Arc<Server>, id: SpiffeId) -> Result<(), Status> {
     let permit = decide::<PromoteNode>(&Caller::System("promote-node")).map_err(|d| muster_wire::status::denied(&d))?;
     let written = server.roll.write(move |roll, transaction| {
-        if let Some(node) = roll.node(&id).and_then(|node| muster_roll::node::promoted(node)) {
-            transaction.put_node(&permit, node);
+        if let Some(node) = roll.node(&id) {
+            transaction.put_node(&permit, muster_roll::node::promoted(node));
         }
     });
     written.await.map_err(|error| crate::errors::write(&error))

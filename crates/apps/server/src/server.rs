@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use muster_model::{SpiffeId, TrustDomain};
 use muster_rt::Clock;
+use muster_rt::lifecycle::Shutdown;
 
 use crate::config::SvidConfig;
 use crate::refusals::Refusals;
@@ -27,4 +28,6 @@ pub struct Server {
     pub admin_ids: BTreeSet<SpiffeId>,
     /// Refused callers, for the record.
     pub refusals: Refusals,
+    /// The end of the program, at which streams end.
+    pub shutdown: Shutdown,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use muster_crypto::{PublicKey, random};
 use muster_model::{SpiffeId, Timestamp};
-use muster_plugin::keys::{KeyError, KeyId, KeyManager};
+use muster_plugin::keys::{KeyId, KeyManager, KeyManagerError};
 use muster_svid::jwt;
 use muster_svid::x509::{Certificate, DraftError, Issuer, LeafParams, Subject};
 use tonic::Status;
@@ -22,10 +22,10 @@ pub enum SignError {
     Draft(#[from] DraftError),
     /// The token cannot be drafted as asked.
     #[error(transparent)]
-    Token(#[from] jwt::DraftError),
+    Token(#[from] jwt::JwtDraftError),
     /// The key manager did not sign.
     #[error("the key manager did not sign: {0}")]
-    Key(#[from] KeyError),
+    Key(#[from] KeyManagerError),
     /// What was signed cannot be read back.
     #[error("the signed certificate cannot be read back: {0}")]
     Unreadable(String),
@@ -54,14 +54,11 @@ pub struct SignedX509 {
     pub authority_id: String,
 }
 
-/// A signed token.
+/// A signed token, and who signed it.
+#[derive(Debug)]
 pub struct SignedJwt {
-    /// JWS compact serialization.
-    pub token: String,
-    /// When it was issued.
-    pub issued_at: Timestamp,
-    /// When it expires.
-    pub expires_at: Timestamp,
+    /// The token.
+    pub svid: jwt::JwtSvid,
     /// The `kid`.
     pub authority_id: String,
 }
@@ -150,21 +147,22 @@ impl Signer {
         spiffe_id: &SpiffeId,
         audience: &[String],
         ttl: Duration,
-        jti: Option<String>,
+        token_id: Option<[u8; 16]>,
         now: Timestamp,
     ) -> Result<SignedJwt, SignError> {
         let authority = self.jwt.load_full().ok_or(SignError::NotReady("JWT"))?;
-        let claims = jwt::Claims {
+        let params = jwt::JwtParams {
             spiffe_id,
             audience,
-            issued_at: now,
-            expires_at: now.plus(ttl).min(authority.expires_at),
+            key_id: &authority.id,
+            public_key: &authority.public_key,
+            key_expires_at: Some(authority.expires_at),
+            ttl,
             issuer: self.jwt_issuer.as_deref(),
-            jti: jti.as_deref(),
+            token_id,
         };
-        let unsigned = jwt::draft(&authority.public_key, &authority.id, &claims)?;
+        let unsigned = jwt::draft(&params, now)?;
         let signature = self.keys.sign(&authority.key, unsigned.scheme(), unsigned.signing_input()).await?;
-        let (issued_at, expires_at) = (unsigned.issued_at(), unsigned.expires_at());
-        Ok(SignedJwt { token: unsigned.assemble(&signature)?, issued_at, expires_at, authority_id: authority.id.clone() })
+        Ok(SignedJwt { svid: unsigned.assemble(&signature)?, authority_id: authority.id.clone() })
     }
 }

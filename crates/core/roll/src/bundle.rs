@@ -6,7 +6,7 @@ use muster_model::{Bundle, JwtAuthority, Timestamp, X509Authority};
 
 /// How long an expired authority stays: a day, so that a verifier with a slow clock or an old
 /// chain still finds it.
-const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+const GRACE: Duration = Duration::from_hours(24);
 
 /// Why authorities cannot leave a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,5 +94,102 @@ fn next(bundle: &Bundle) -> Bundle {
     Bundle {
         sequence_number: bundle.sequence_number.saturating_add(1),
         ..bundle.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::world::td;
+
+    const DAY: i64 = 24 * 60 * 60;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_seconds(seconds)
+    }
+
+    fn root(name: &str, expires: i64) -> X509Authority {
+        X509Authority {
+            der: Arc::from(name.as_bytes()),
+            expires_at: at(expires),
+            tainted: false,
+        }
+    }
+
+    fn key(key_id: &str, expires: Option<i64>) -> JwtAuthority {
+        JwtAuthority {
+            key_id: key_id.into(),
+            public_key: Arc::from(key_id.as_bytes()),
+            expires_at: expires.map(at),
+            tainted: false,
+        }
+    }
+
+    fn bundle(roots: &[(&str, i64)], keys: &[(&str, Option<i64>)]) -> Bundle {
+        Bundle {
+            x509_authorities: roots.iter().map(|(name, at)| root(name, *at)).collect(),
+            jwt_authorities: keys.iter().map(|(name, at)| key(name, *at)).collect(),
+            sequence_number: 5,
+            ..Bundle::empty(td("td"))
+        }
+    }
+
+    /// BND-03: the sequence number grows with each change, and only then.
+    #[test]
+    fn authorities_are_added_once() {
+        let before = bundle(&[("a", 10)], &[("k", Some(10))]);
+        let after = with_x509_authority(&before, root("b", 20)).unwrap();
+        assert_eq!(
+            (after.sequence_number, after.x509_authorities.len()),
+            (6, 2)
+        );
+        assert_eq!(with_x509_authority(&before, root("a", 99)), None);
+        let after = with_jwt_authority(&before, key("l", None)).unwrap();
+        assert_eq!((after.sequence_number, after.jwt_authorities.len()), (6, 2));
+        assert_eq!(with_jwt_authority(&before, key("k", None)), None);
+    }
+
+    #[test]
+    fn pruning() {
+        let check = |roots: &[(&str, i64)], keys: &[(&str, Option<i64>)], now, expected| {
+            let done = pruned(&bundle(roots, keys), at(now)).map(|done| {
+                done.map(|done| {
+                    assert_eq!(done.bundle.sequence_number, 6);
+                    (done.x509_removed, done.jwt_removed)
+                })
+            });
+            assert_eq!(done, expected);
+        };
+        let (old, new) = (10, 10 * DAY);
+        // A day of grace, to the second.
+        check(&[("a", old), ("b", new)], &[], old + DAY, Ok(None));
+        check(
+            &[("a", old), ("b", new)],
+            &[],
+            old + DAY + 1,
+            Ok(Some((1, 0))),
+        );
+        check(
+            &[("a", old), ("b", new)],
+            &[("k", Some(old)), ("l", None)],
+            2 * DAY,
+            Ok(Some((1, 1))),
+        );
+        // The last one stays, and with it everything else.
+        check(
+            &[("a", old)],
+            &[("k", Some(old)), ("l", None)],
+            2 * DAY,
+            Err(PruneError::LastX509),
+        );
+        check(
+            &[("a", old), ("b", new)],
+            &[("k", Some(old))],
+            2 * DAY,
+            Err(PruneError::LastJwt),
+        );
+        check(&[], &[], 2 * DAY, Ok(None));
     }
 }

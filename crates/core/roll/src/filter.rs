@@ -116,3 +116,113 @@ pub struct Page<T, Token> {
     /// Where the next page begins: after the row that this names; `None` when this page is the last.
     pub next: Option<Token>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::{entry, id, node, selectors, td};
+
+    #[test]
+    fn overlaps() {
+        let check = |row: &[&str], given: &[&str], holds: [bool; 4]| {
+            let (row, given) = (selectors(row), selectors(given));
+            let all = [
+                Overlap::Exact,
+                Overlap::Subset,
+                Overlap::Superset,
+                Overlap::Any,
+            ];
+            assert_eq!(
+                all.map(|how| how.holds(&row, &given)),
+                holds,
+                "{row:?} {given:?}"
+            );
+        };
+        check(&["s:a", "s:b"], &["s:a", "s:b"], [true, true, true, true]);
+        check(&["s:a"], &["s:a", "s:b"], [false, true, false, true]);
+        check(&["s:a", "s:b"], &["s:a"], [false, false, true, true]);
+        check(
+            &["s:a", "s:b"],
+            &["s:b", "s:c"],
+            [false, false, false, true],
+        );
+        check(&["s:a"], &["s:b"], [false, false, false, false]);
+    }
+
+    #[test]
+    fn every_given_condition_must_hold() {
+        let mut row = entry("e", &id("/p"), &id("/w"), &["s:a"]);
+        row.hint = "db".into();
+        row.federates_with = BTreeSet::from([td("f1")]);
+        let all = EntryFilter {
+            spiffe_id: Some(id("/w")),
+            parent_id: Some(id("/p")),
+            selectors: Some((Overlap::Exact, selectors(&["s:a"]))),
+            federates_with: Some((Overlap::Any, BTreeSet::from([td("f1"), td("f2")]))),
+            hint: Some("db".into()),
+            downstream: Some(false),
+        };
+        assert!(all.admits(&row) && EntryFilter::default().admits(&row));
+        for but in [
+            EntryFilter {
+                spiffe_id: Some(id("/x")),
+                ..all.clone()
+            },
+            EntryFilter {
+                parent_id: Some(id("/x")),
+                ..all.clone()
+            },
+            EntryFilter {
+                selectors: Some((Overlap::Exact, selectors(&["s:b"]))),
+                ..all.clone()
+            },
+            EntryFilter {
+                federates_with: Some((Overlap::Exact, BTreeSet::new())),
+                ..all.clone()
+            },
+            EntryFilter {
+                hint: Some(String::new()),
+                ..all.clone()
+            },
+            EntryFilter {
+                downstream: Some(true),
+                ..all.clone()
+            },
+        ] {
+            assert!(!but.admits(&row), "{but:?}");
+        }
+    }
+
+    #[test]
+    fn nodes_by_each_condition() {
+        let row = node("/spire/agent/x", &["s:a"]);
+        let banned = crate::node::banned(&row);
+        let before = |seconds| NodeFilter {
+            expires_before: Some(Timestamp::from_unix_seconds(seconds)),
+            ..NodeFilter::default()
+        };
+        assert!(NodeFilter::default().admits(&row) && NodeFilter::default().admits(&banned));
+        assert!(before(101).admits(&row) && !before(100).admits(&row));
+        assert!(!before(101).admits(&banned));
+        let only = |wanted| NodeFilter {
+            banned: Some(wanted),
+            ..NodeFilter::default()
+        };
+        assert!(only(true).admits(&banned) && !only(true).admits(&row) && only(false).admits(&row));
+        let kind = |kind: &str| NodeFilter {
+            attestation_type: Some(kind.into()),
+            ..NodeFilter::default()
+        };
+        assert!(kind("join_token").admits(&row) && !kind("k8s_psat").admits(&row));
+        let reattest = NodeFilter {
+            can_reattest: Some(true),
+            ..NodeFilter::default()
+        };
+        assert!(!reattest.admits(&row));
+        let with = NodeFilter {
+            selectors: Some((Overlap::Any, selectors(&["s:b"]))),
+            ..NodeFilter::default()
+        };
+        assert!(!with.admits(&row));
+    }
+}

@@ -12,6 +12,7 @@
 
 pub mod bundle;
 mod change;
+mod digest;
 mod filter;
 mod index;
 mod loaded;
@@ -20,9 +21,12 @@ pub mod node;
 mod roll;
 pub mod rules;
 mod view;
+#[cfg(test)]
+mod world;
 
 pub use change::Change;
+pub use digest::Digest;
 pub use filter::{EntryFilter, NodeFilter, Overlap, Page};
 pub use loaded::Loaded;
 pub use roll::Roll;
-pub use view::{Delta, Digest, NodeView};
+pub use view::{Delta, NodeView};

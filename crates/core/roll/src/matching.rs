@@ -120,3 +120,124 @@ impl Reach {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Change;
+    use crate::world::{self, entry, id, roll, selectors, step};
+
+    fn put(entry: Entry) -> Change {
+        Change::PutEntry(Arc::new(entry))
+    }
+
+    fn names(entries: &[Arc<Entry>]) -> Vec<&str> {
+        entries.iter().map(|entry| entry.id.as_str()).collect()
+    }
+
+    #[test]
+    fn aliases_nesting_and_cycles() {
+        let server = id("/spire/server");
+        let mut roll = roll();
+        step(
+            &mut roll,
+            &[
+                Change::PutNode(Arc::new(world::node("/spire/agent/n", &["s:a", "s:b"]))),
+                Change::PutNode(Arc::new(world::node("/spire/agent/other", &["s:z"]))),
+                // The node's own child, and a chain below it that runs in a circle.
+                put(entry("child", &id("/spire/agent/n"), &id("/c"), &["u:1"])),
+                put(entry("grandchild", &id("/c"), &id("/g"), &["u:1"])),
+                put(entry("circle", &id("/g"), &id("/c"), &["u:1"])),
+                // Two aliases that fit, one that wants more than the node has.
+                put(entry("alias", &server, &id("/cluster"), &["s:a"])),
+                put(entry("alias2", &server, &id("/zone"), &["s:a", "s:b"])),
+                put(entry("alias3", &server, &id("/vault"), &["s:a", "s:c"])),
+                put(entry("in-cluster", &id("/cluster"), &id("/w"), &["u:1"])),
+                put(entry("in-vault", &id("/vault"), &id("/v"), &["u:1"])),
+                put(entry(
+                    "elsewhere",
+                    &id("/spire/agent/other"),
+                    &id("/e"),
+                    &["u:1"],
+                )),
+            ],
+        );
+        let expected = [
+            "alias",
+            "alias2",
+            "child",
+            "circle",
+            "grandchild",
+            "in-cluster",
+        ];
+        let found = authorized_entries(&roll, &id("/spire/agent/n"));
+        assert_eq!(names(&found), expected);
+        assert_eq!(
+            names(&authorized_entries(&roll, &id("/spire/agent/other"))),
+            ["elsewhere"]
+        );
+        assert!(authorized_entries(&roll, &id("/spire/agent/never-attested")).is_empty());
+    }
+
+    #[test]
+    fn a_workload_needs_every_selector_of_the_entry() {
+        let entry = entry("e", &id("/p"), &id("/w"), &["unix:uid:1", "unix:gid:1"]);
+        let check = |attested: &[&str], expected| {
+            assert_eq!(applies(&entry, &selectors(attested)), expected);
+        };
+        check(&["unix:uid:1", "unix:gid:1", "unix:user:x"], true);
+        check(&["unix:uid:1", "unix:gid:1"], true);
+        check(&["unix:uid:1"], false);
+        check(&[], false);
+    }
+
+    /// The rule as 2.11 says it, without any index: repeat until nothing more is found.
+    fn by_the_book(roll: &Roll, node: &SpiffeId) -> BTreeSet<EntryId> {
+        let mut found = BTreeSet::new();
+        let Some(node) = roll.node(node).filter(|node| !node.is_banned()) else {
+            return found;
+        };
+        let mut names = BTreeSet::from([node.id.clone()]);
+        loop {
+            let before = found.len();
+            for entry in roll.entries_after(0) {
+                let local = [&entry.parent_id, &entry.spiffe_id]
+                    .iter()
+                    .all(|id| id.trust_domain() == roll.trust_domain());
+                let alias = entry.parent_id == id("/spire/server")
+                    && entry.selectors.is_subset(&node.selectors);
+                if local && (alias || names.contains(&entry.parent_id)) {
+                    found.insert(entry.id.clone());
+                    names.insert(entry.spiffe_id.clone());
+                }
+            }
+            if found.len() == before {
+                return found;
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn descending_and_climbing_agree_with_the_book(history in world::history()) {
+            let mut roll = roll();
+            for changes in &history {
+                step(&mut roll, changes);
+            }
+            for n in 0..2 {
+                let node = id(&format!("/spire/agent/{n}"));
+                let expected = by_the_book(&roll, &node);
+                let found: Vec<_> = authorized_entries(&roll, &node).iter().map(|e| e.id.clone()).collect();
+                prop_assert_eq!(&found, &expected.iter().cloned().collect::<Vec<_>>());
+                for entry in roll.entries_after(0) {
+                    prop_assert_eq!(
+                        authorized_entry(&roll, &node, &entry.id).is_some(),
+                        expected.contains(&entry.id)
+                    );
+                }
+            }
+        }
+    }
+}

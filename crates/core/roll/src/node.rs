@@ -189,3 +189,163 @@ pub fn redeem(roll: &Roll, value: &str, now: Timestamp) -> TokenUse {
 pub fn is_expired(token: &JoinToken, now: Timestamp) -> bool {
     now >= token.expires_at
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+    use crate::Change;
+    use crate::world::{id, node, roll, selectors, step};
+
+    fn serial(text: &str) -> SerialNumber {
+        SerialNumber::from_decimal(text).unwrap()
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_seconds(seconds)
+    }
+
+    fn issued(text: &str, expires: i64) -> Issued {
+        Issued {
+            serial: serial(text),
+            expires_at: at(expires),
+        }
+    }
+
+    fn attested(can_reattest: bool) -> Attested {
+        Attested {
+            id: id("/spire/agent/x/1"),
+            attestation_type: "x".into(),
+            selectors: selectors(&["x:new"]),
+            can_reattest,
+        }
+    }
+
+    fn standing(node: Option<&Node>) -> String {
+        match node.map(|node| &node.standing) {
+            None => "absent".into(),
+            Some(NodeStanding::Banned) => "banned".into(),
+            Some(NodeStanding::Active { serial, next, .. }) => match next {
+                None => format!("active({serial})"),
+                Some((next, _)) => format!("active({serial}, next {next})"),
+            },
+        }
+    }
+
+    /// The life of a node: each state, each event, the state after it. Its diff is the review.
+    #[test]
+    fn transitions() {
+        let fresh = node("/spire/agent/x/1", &["x:old"]);
+        let renewed = after_renew(&fresh, issued("2", 200)).unwrap();
+        let reattesting = Node {
+            can_reattest: true,
+            ..fresh.clone()
+        };
+        let states = [
+            ("never seen", None),
+            ("active", Some(fresh.clone())),
+            ("renewed", Some(renewed.clone())),
+            ("reattesting", Some(reattesting)),
+            ("banned", Some(banned(&renewed))),
+        ];
+        let mut table = String::new();
+        for (name, state) in &states {
+            let state = state.as_ref();
+            let mut line = |event: &str, after: Result<Option<Node>, NodeRefusal>| {
+                let after = match after {
+                    Ok(after) => standing(after.as_ref()),
+                    Err(why) => format!("refused: {why:?}"),
+                };
+                writeln!(
+                    table,
+                    "{name:<12} {:<20} {event:<24} -> {after}",
+                    standing(state)
+                )
+                .unwrap();
+            };
+            line(
+                "attests, gets 9",
+                after_attest(state, attested(false), issued("9", 900)).map(Some),
+            );
+            for presented in ["1", "2", "7"] {
+                let serial = serial(presented);
+                let presented = Presented {
+                    serial: &serial,
+                    expires_at: at(100),
+                };
+                let after = check(state, presented, at(50)).map(|which| match which {
+                    Recognized::Current => state.cloned(),
+                    Recognized::Next => state.map(promoted),
+                });
+                line(&format!("shows {serial}"), after);
+            }
+            let (one, long_ago) = (serial("1"), at(100));
+            let expired = Presented {
+                serial: &one,
+                expires_at: long_ago,
+            };
+            line(
+                "shows 1, expired",
+                check(state, expired, at(101)).map(|_| state.cloned()),
+            );
+            if let Some(node) = state {
+                line(
+                    "renews, gets 9",
+                    after_renew(node, issued("9", 900)).map(Some),
+                );
+                line("is banned", Ok(Some(banned(node))));
+                line("is evicted", Ok(None));
+            }
+        }
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn attesting_again_replaces_what_was_known() {
+        let before = Node {
+            agent_version: "1.2".into(),
+            ..after_renew(&node("/spire/agent/x/1", &["x:old"]), issued("2", 200)).unwrap()
+        };
+        let after = after_attest(Some(&before), attested(true), issued("3", 300)).unwrap();
+        assert_eq!(after.selectors, selectors(&["x:new"]));
+        assert!(after.can_reattest);
+        assert_eq!(after.agent_version, "1.2");
+        for old in ["1", "2"] {
+            let serial = serial(old);
+            let presented = Presented {
+                serial: &serial,
+                expires_at: at(300),
+            };
+            assert_eq!(
+                check(Some(&after), presented, at(50)),
+                Err(NodeRefusal::NotActive)
+            );
+        }
+    }
+
+    #[test]
+    fn the_newest_certificate_says_when_a_node_expires() {
+        let node = node("/spire/agent/x/1", &["x:old"]);
+        assert_eq!(expires_at(&node), Some(at(100)));
+        let renewed = after_renew(&node, issued("2", 200)).unwrap();
+        assert_eq!(expires_at(&renewed), Some(at(200)));
+        assert_eq!(expires_at(&promoted(&renewed)), Some(at(200)));
+        assert_eq!(expires_at(&banned(&renewed)), None);
+    }
+
+    #[test]
+    fn a_join_token_is_used_up_before_its_age_is_asked() {
+        let mut roll = roll();
+        let token = JoinToken {
+            value: "secret".into(),
+            expires_at: at(100),
+        };
+        step(&mut roll, &[Change::PutJoinToken(token)]);
+        let check =
+            |value: &str, now, expected| assert_eq!(redeem(&roll, value, at(now)), expected);
+        check("secret", 99, TokenUse::Good);
+        check("secret", 100, TokenUse::Expired);
+        check("other", 99, TokenUse::Unknown);
+    }
+}

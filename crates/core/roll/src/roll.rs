@@ -501,11 +501,196 @@ fn page<'a, T: 'a, Token>(
             next: None,
         };
     }
-    let taken: Vec<Arc<T>> = rows.by_ref().take(limit).cloned().collect();
+    let filled: Vec<Arc<T>> = rows.by_ref().take(limit).cloned().collect();
     // A token only when there is more: SPIRE's clients ask until it is empty.
     let next = rows
         .next()
-        .and_then(|_| taken.last())
+        .and_then(|_| filled.last())
         .map(|last| token(last));
-    Page { rows: taken, next }
+    Page { rows: filled, next }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::world::{self, entry, entry_id, id, roll, step};
+
+    /// Every question that an index answers, asked of the plain list of entries.
+    fn agrees_with_the_list(roll: &Roll) {
+        let all: Vec<&Arc<Entry>> = roll.entries_after(0).collect();
+        assert_eq!(all.len(), roll.entry_count());
+        assert!(all.is_sorted_by_key(|entry| entry.ordinal));
+        let listed = |given: &dyn Fn(&Entry) -> bool| -> Vec<&Arc<Entry>> {
+            all.iter().copied().filter(|entry| given(entry)).collect()
+        };
+        for entry in &all {
+            assert!(entry.ordinal < roll.next_ordinal() && entry.changed_at <= roll.head());
+            assert_eq!(roll.entry(&entry.id), Some(*entry));
+            let name = &entry.spiffe_id;
+            assert_eq!(
+                roll.children(name).collect::<Vec<_>>(),
+                listed(&|e| e.parent_id == *name)
+            );
+            assert_eq!(
+                roll.named(name).collect::<Vec<_>>(),
+                listed(&|e| e.spiffe_id == *name)
+            );
+            assert_eq!(
+                roll.is_admin(name),
+                !listed(&|e| e.spiffe_id == *name && e.admin).is_empty()
+            );
+            assert_eq!(
+                roll.is_downstream(name),
+                !listed(&|e| e.spiffe_id == *name && e.downstream).is_empty()
+            );
+            let same = |e: &Entry| {
+                (&e.parent_id, &e.spiffe_id, &e.selectors)
+                    == (&entry.parent_id, &entry.spiffe_id, &entry.selectors)
+            };
+            assert_eq!(
+                roll.duplicate(&entry.parent_id, &entry.spiffe_id, &entry.selectors),
+                listed(&same).first().copied()
+            );
+        }
+        for seconds in 0..4 {
+            let now = Timestamp::from_unix_seconds(seconds);
+            let mut expired: Vec<_> = roll.expired_entries(now).map(|e| e.id.clone()).collect();
+            expired.sort();
+            let mut expected: Vec<_> = listed(&|e| e.expires_at.is_some_and(|at| at <= now))
+                .iter()
+                .map(|e| e.id.clone())
+                .collect();
+            expected.sort();
+            assert_eq!(expired, expected);
+        }
+    }
+
+    /// What the roll would load if it were saved now.
+    fn saved(roll: &Roll) -> Loaded {
+        Loaded {
+            head: roll.head(),
+            next_ordinal: roll.next_ordinal(),
+            entries: roll.entries_after(0).cloned().collect(),
+            nodes: roll.nodes().cloned().collect(),
+            join_tokens: roll.join_tokens().cloned().collect(),
+            bundles: roll.bundles().cloned().collect(),
+            journals: roll
+                .journals()
+                .map(|(name, content)| (name.to_owned(), Arc::clone(content)))
+                .collect(),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+        #[test]
+        fn indexes_agree_with_the_list_and_snapshots_stand_still(history in world::history()) {
+            let mut roll = roll();
+            let mut model: BTreeMap<EntryId, Entry> = BTreeMap::new();
+            for changes in &history {
+                let snapshot = roll.clone();
+                let before = saved(&snapshot);
+                for change in step(&mut roll, changes) {
+                    match change {
+                        Change::PutEntry(entry) => {
+                            let entry = Entry { changed_at: roll.head(), ..(*entry).clone() };
+                            model.insert(entry.id.clone(), entry);
+                        }
+                        Change::DeleteEntry(id) => drop(model.remove(&id)),
+                        Change::PutNode(_) | Change::DeleteNode(_) | Change::PutJoinToken(_) | Change::DeleteJoinToken(_)
+                        | Change::PutBundle(_) | Change::DeleteBundle(_) | Change::PutJournal { .. } => {}
+                    }
+                }
+                prop_assert_eq!(saved(&snapshot), before);
+            }
+            agrees_with_the_list(&roll);
+            let held: BTreeMap<_, _> = roll.entries_after(0).map(|e| (e.id.clone(), (**e).clone())).collect();
+            prop_assert_eq!(held, model);
+            let again = Roll::load(roll.trust_domain().clone(), saved(&roll));
+            agrees_with_the_list(&again);
+            prop_assert_eq!(saved(&again), saved(&roll));
+        }
+    }
+
+    fn put(entry: Entry) -> Change {
+        Change::PutEntry(Arc::new(entry))
+    }
+
+    #[test]
+    fn pages() {
+        let parent = id("/p");
+        let mut roll = roll();
+        for n in 0..5 {
+            let child = entry(
+                &format!("e{n}"),
+                &parent,
+                &id(&format!("/w/{}", n % 2)),
+                &["s:a"],
+            );
+            step(&mut roll, &[put(child)]);
+        }
+        step(&mut roll, &[Change::DeleteEntry(entry_id("e1"))]);
+        let check = |filter: &EntryFilter, limit, expected: &[&[&str]]| {
+            let (mut after, mut pages) = (0, Vec::new());
+            loop {
+                let page = roll.list_entries(filter, after, limit);
+                let ids: Vec<String> = page.rows.iter().map(|e| e.id.to_string()).collect();
+                pages.push(ids);
+                match page.next {
+                    Some(next) => after = next,
+                    None => break,
+                }
+            }
+            assert_eq!(pages, expected);
+        };
+        let all = EntryFilter::default();
+        let under = EntryFilter {
+            parent_id: Some(parent.clone()),
+            ..EntryFilter::default()
+        };
+        let named = EntryFilter {
+            spiffe_id: Some(id("/w/0")),
+            ..EntryFilter::default()
+        };
+        for filter in [&all, &under] {
+            check(filter, 0, &[&["e0", "e2", "e3", "e4"]]);
+            check(filter, 2, &[&["e0", "e2"], &["e3", "e4"]]);
+            check(filter, 3, &[&["e0", "e2", "e3"], &["e4"]]);
+        }
+        check(&named, 1, &[&["e0"], &["e2"], &["e4"]]);
+        assert_eq!(roll.count_entries(&named), 3);
+        assert_eq!(roll.count_entries(&all), 4);
+    }
+
+    #[test]
+    fn nodes_in_pages() {
+        let mut roll = roll();
+        for n in 0..3 {
+            let node = world::node(&format!("/spire/agent/{n}"), &["s:a"]);
+            step(&mut roll, &[Change::PutNode(Arc::new(node))]);
+        }
+        let all = NodeFilter::default();
+        let first = roll.list_nodes(&all, None, 2);
+        assert_eq!((first.rows.len(), first.next.is_some()), (2, true));
+        let second = roll.list_nodes(&all, first.next.as_ref(), 2);
+        assert_eq!((second.rows.len(), second.next), (1, None));
+    }
+
+    /// A page token names an ordinal, so that one must never be given twice.
+    #[test]
+    fn ordinals_are_not_given_again() {
+        let mut roll = roll();
+        step(
+            &mut roll,
+            &[put(entry("a", &id("/p"), &id("/w"), &["s:a"]))],
+        );
+        step(&mut roll, &[Change::DeleteEntry(entry_id("a"))]);
+        assert_eq!(roll.next_ordinal(), 2);
+        let again = Roll::load(roll.trust_domain().clone(), saved(&roll));
+        assert_eq!(again.next_ordinal(), 2);
+    }
 }

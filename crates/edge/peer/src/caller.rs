@@ -91,6 +91,14 @@ pub enum Refusal {
         /// The cause.
         kind: io::ErrorKind,
     },
+    /// No descriptor or memory is left to identify the process with.
+    #[error(
+        "descriptors or memory ran out while process {pid} was identified; raise the descriptor limit (LimitNOFILE)"
+    )]
+    Exhausted {
+        /// The process.
+        pid: u32,
+    },
     /// The first bytes did not arrive in time.
     #[error("process {pid} connected and did not send a whole HTTP/2 preface in time")]
     TooSlow {
@@ -103,6 +111,7 @@ impl From<Refusal> for io::Error {
     fn from(refusal: Refusal) -> Self {
         let kind = match refusal {
             Refusal::TooSlow { .. } => io::ErrorKind::TimedOut,
+            Refusal::Exhausted { .. } => io::ErrorKind::OutOfMemory,
             Refusal::Gone { .. } => io::ErrorKind::ConnectionReset,
             Refusal::Silent => io::ErrorKind::NotConnected,
             Refusal::NotVisible
@@ -162,11 +171,10 @@ impl Connector {
             nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)
                 .map_err(|_| Refusal::NoCredentials { pid: 0 })?;
         let pid = visible(cred.pid())?;
-        let gone = |_| Refusal::Gone { pid };
         let (pidfd, assurance) = match sys::peer_pidfd(socket) {
             Ok(pidfd) => (pidfd, Assurance::ConnectorPidfd),
             Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => (
-                sys::pidfd_open(cred.pid()).map_err(gone)?,
+                sys::pidfd_open(cred.pid()).map_err(|error| unidentified(pid, &error))?,
                 Assurance::OpenedPidfd,
             ),
             // The kernel knows the process and cannot make a pidfd: it has been reaped.
@@ -178,12 +186,7 @@ impl Connector {
             {
                 return Err(Refusal::Gone { pid });
             }
-            Err(error) => {
-                return Err(Refusal::Unidentified {
-                    pid,
-                    kind: error.kind(),
-                });
-            }
+            Err(error) => return Err(unidentified(pid, &error)),
         };
         let pidfd = Arc::new(pidfd);
         let dir = ProcDir::open(pid, Arc::clone(&pidfd)).map_err(|error| refusal(pid, &error))?;
@@ -246,13 +249,23 @@ fn visible(pid: i32) -> Result<u32, Refusal> {
         .ok_or(Refusal::NotVisible)
 }
 
+fn unidentified(pid: u32, error: &io::Error) -> Refusal {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
+            Refusal::Exhausted { pid }
+        }
+        Some(libc::ESRCH) => Refusal::Gone { pid },
+        _ => Refusal::Unidentified {
+            pid,
+            kind: error.kind(),
+        },
+    }
+}
+
 fn refusal(pid: u32, error: &ProcError) -> Refusal {
     match error {
         ProcError::Gone { pid } => Refusal::Gone { pid: *pid },
-        ProcError::Unreadable { source, .. } => Refusal::Unidentified {
-            pid,
-            kind: source.kind(),
-        },
+        ProcError::Unreadable { source, .. } => unidentified(pid, source),
         ProcError::Malformed { .. } => Refusal::Unidentified {
             pid,
             kind: io::ErrorKind::InvalidData,
@@ -454,12 +467,7 @@ impl PeerInfo {
                         sent,
                     });
                 }
-                Err(error) => {
-                    return Err(Refusal::Unidentified {
-                        pid,
-                        kind: error.kind(),
-                    });
-                }
+                Err(error) => return Err(unidentified(pid, &error)),
             },
         };
         connector.still_same()?;

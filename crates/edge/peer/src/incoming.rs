@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
 
 use crate::authority::AuthorityRewriter;
-use crate::caller::Connector;
+use crate::caller::{Connector, Refusal};
 use crate::gate::{Gate, Limits, Tally};
 use crate::listener::SocketFile;
 use crate::stream::PeerStream;
@@ -109,6 +109,7 @@ impl Incoming {
         }
         let connector = match Connector::of(socket.as_fd()) {
             Ok(connector) => connector,
+            Err(Refusal::Exhausted { .. }) => return Ok(Accepted::Short(Errno::EMFILE)),
             Err(refusal) => {
                 self.gate.count_refused();
                 tracing::debug!(reason = %refusal, "connection refused");

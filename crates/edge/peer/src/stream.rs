@@ -88,6 +88,7 @@ impl PeerStream {
                 | Refusal::OtherProgram { .. }
                 | Refusal::NoCredentials { .. }
                 | Refusal::ControlTruncated { .. }
+                | Refusal::Exhausted { .. }
                 | Refusal::Unidentified { .. } => {
                     tracing::warn!(
                         uid = self.info.connector().uid(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_audit::Event;
-use muster_crypto::random;
+use muster_crypto::{digest, random};
 use muster_model::{EntryId, JoinToken, Node, SpiffeId};
 use muster_policy as policy;
 use muster_proto::spire::api::server::agent::v1::{
@@ -217,7 +217,7 @@ impl agent_server::Agent for AgentService {
                     );
                     transaction.put_entry(&op.permit, entry);
                 }
-                let digest = muster_crypto::hex(&muster_crypto::sha256(token.value.as_bytes()));
+                let digest = digest::hex(&digest::sha256(token.value.as_bytes()));
                 transaction.audit(
                     op.record(Event::JoinTokenCreate, digest)
                         .with("expires_at", token.expires_at.unix_seconds().to_string()),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_audit::{Decision, Event};
+use muster_crypto::digest;
 use muster_policy as policy;
 use muster_proto::spire::api::server::agent::v1::{
     AttestAgentRequest, AttestAgentResponse, attest_agent_request, attest_agent_response,
@@ -133,7 +134,7 @@ async fn join(
 }
 
 fn refusal(op: &Operation<policy::AttestAgent>, token: &str, why: &str) -> muster_audit::Record {
-    let digest = muster_crypto::hex(&muster_crypto::sha256(token.as_bytes()));
+    let digest = digest::hex(&digest::sha256(token.as_bytes()));
     let mut refused = record(op.permit.principal(), op.now, Event::NodeAttest, digest);
     refused.decision = Decision::Refused;
     refused.with("attestation_type", JOIN_TOKEN).with("reason", why)

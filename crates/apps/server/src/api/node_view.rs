@@ -1,6 +1,7 @@
 //! `muster.node.v1.NodeView`: each node's view of the roll, pushed as it changes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_model::{EntryId, Revision, SpiffeId, TrustDomain};
 use muster_policy as policy;
@@ -13,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::api::agent::note_version;
+use crate::listen::TlsOrigin;
 use crate::operation::begin;
 use crate::server::Server;
 
@@ -31,6 +33,8 @@ impl node_view_server::NodeView for NodeViewService {
     /// `core/policy` (nodes may), `core/roll/view.rs` (what concerns the node), `edge/wire`.
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let op = begin::<policy::WatchNodeView>(&self.0, request.extensions()).await?;
+        let peer = request.extensions().get::<TlsOrigin>().and_then(|origin| origin.peer.clone());
+        let good_for = peer.map_or(Duration::ZERO, |peer| peer.not_after.since(op.now));
         let id = op.caller_id()?.clone();
         let message = request.into_inner();
         let version: String = message.node_version.chars().take(255).collect();
@@ -41,8 +45,14 @@ impl node_view_server::NodeView for NodeViewService {
         let (answers, receiver) = mpsc::channel(1);
         let watcher = Watcher { server: Arc::clone(&self.0), node: id, answers };
         tokio::spawn(async move {
-            let status = watcher.run(Revision(message.revision), &message.digest).await;
+            let follow = watcher.run(Revision(message.revision), &message.digest);
+            let status = match tokio::time::timeout(good_for, follow).await {
+                Ok(status) => status,
+                // The node holds a renewed certificate by now, or may not follow any longer.
+                Err(_) => Some(Status::unavailable("the certificate of this connection has expired; connect again")),
+            };
             if let Some(status) = status {
+                // Nobody may be there to hear it.
                 drop(watcher.answers.send(Err(status)).await);
             }
         });
@@ -100,6 +110,7 @@ impl Watcher {
         tokio::select! {
             changed = head.changed() => changed.ok(),
             () = self.answers.closed() => None,
+            _reason = self.server.shutdown.begun() => None,
         }
     }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_audit::{Event, Record};
-use muster_crypto::random;
-use muster_model::{Entry, EntryId, SpiffeId, Timestamp};
+use muster_crypto::{digest, random};
+use muster_model::{Entry, EntryId, SpiffeId};
 use muster_policy as policy;
 use muster_proto::spire::api::server::svid::v1::{
     BatchNewWitsvidRequest, BatchNewWitsvidResponse, BatchNewX509svidRequest, BatchNewX509svidResponse,
@@ -17,7 +17,7 @@ use muster_proto::spire::api::types;
 use muster_roll::{Roll, matching, rules};
 use muster_svid::x509::SigningRequest;
 use muster_wire::{id, status};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use crate::api::not_served;
 use crate::errors;
@@ -88,8 +88,8 @@ impl svid_server::Svid for SvidService {
             }
             let entry = entry_of_node(&op.roll, op.caller_id()?, &message.entry_id)?;
             let ttl = entry.jwt_svid_ttl.unwrap_or(server.lifetimes.jwt_ttl);
-            let jti = entry.jwt_svid_include_jti.then(random::uuid);
-            let signed = sign_jwt(server, &op, &entry.spiffe_id, &message.audience, ttl, jti).await?;
+            let token_id = entry.jwt_svid_include_jti.then(random::uuid_bytes);
+            let signed = sign_jwt(server, &op, &entry.spiffe_id, &message.audience, ttl, token_id).await?;
             let svid = write_jwt(&entry.spiffe_id, signed, &entry.hint);
             Ok(NewJwtsvidResponse { svid: Some(svid) })
         })
@@ -120,8 +120,10 @@ impl svid_server::Svid for SvidService {
                     server.trust_domain
                 )));
             }
-            rules::check_dns_names(&csr.dns_names)
-                .map_err(|why| Status::invalid_argument(format!("CSR DNS name is not valid: {why}")))?;
+            for name in &csr.dns_names {
+                rules::check_dns_name(name)
+                    .map_err(|why| Status::invalid_argument(format!("CSR DNS name \"{name}\" is not valid: {why}")))?;
+            }
             let ttl = muster_wire::entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.x509_ttl);
             let leaf = Leaf {
                 spiffe_id: &spiffe_id,
@@ -224,18 +226,18 @@ async fn sign_jwt<A>(
     spiffe_id: &SpiffeId,
     audience: &[String],
     ttl: Duration,
-    jti: Option<String>,
+    token_id: Option<[u8; 16]>,
 ) -> Result<SignedJwt, Status> {
     if audience.iter().all(String::is_empty) {
         return Err(Status::invalid_argument("at least one audience is required"));
     }
     let signed =
-        server.signer.sign_jwt(spiffe_id, audience, ttl, jti, op.now).await.map_err(|e| e.status("JWT-SVID"))?;
+        server.signer.sign_jwt(spiffe_id, audience, ttl, token_id, op.now).await.map_err(|e| e.status("JWT-SVID"))?;
     let record = op
         .record(Event::SvidIssueJwt, spiffe_id.as_str())
-        .with("token_sha256", muster_crypto::hex(&muster_crypto::sha256(signed.token.as_bytes())))
+        .with("token_sha256", digest::hex(&digest::sha256(signed.svid.token.as_bytes())))
         .with("audience", audience.join(" "))
-        .with("expires_at", signed.expires_at.unix_seconds().to_string())
+        .with("expires_at", signed.svid.expires_at.unix_seconds().to_string())
         .with("authority_id", signed.authority_id.as_str());
     server.roll.audit(vec![record]).await.map_err(|error| errors::write(&error))?;
     Ok(signed)
@@ -260,9 +262,9 @@ pub(super) fn write_x509(spiffe_id: &SpiffeId, signed: SignedX509, hint: &str) -
 fn write_jwt(spiffe_id: &SpiffeId, signed: SignedJwt, hint: &str) -> types::Jwtsvid {
     types::Jwtsvid {
         id: Some(id::write(spiffe_id)),
-        token: signed.token,
-        issued_at: Timestamp::unix_seconds(signed.issued_at),
-        expires_at: Timestamp::unix_seconds(signed.expires_at),
+        token: signed.svid.token,
+        issued_at: signed.svid.issued_at.unix_seconds(),
+        expires_at: signed.svid.expires_at.unix_seconds(),
         hint: hint.to_owned(),
     }
 }

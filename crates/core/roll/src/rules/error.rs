@@ -37,6 +37,25 @@ pub enum Field {
     AdditionalAttributes,
 }
 
+impl Field {
+    /// Every field, in the order in which faults are looked for.
+    pub const ALL: [Self; 13] = [
+        Self::ParentId,
+        Self::SpiffeId,
+        Self::Selectors,
+        Self::X509SvidTtl,
+        Self::JwtSvidTtl,
+        Self::FederatesWith,
+        Self::Admin,
+        Self::Downstream,
+        Self::ExpiresAt,
+        Self::DnsNames,
+        Self::StoreSvid,
+        Self::Hint,
+        Self::AdditionalAttributes,
+    ];
+}
+
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -54,6 +73,15 @@ impl fmt::Display for Field {
             Self::Hint => "hint",
             Self::AdditionalAttributes => "additional attributes",
         })
+    }
+}
+
+/// A value as an error shows it: whole, or its beginning when it is longer than any good value's
+/// interesting part. Callers choose these texts, and errors travel in HTTP/2 headers.
+pub(super) fn shown(value: &str) -> String {
+    match value.char_indices().nth(256) {
+        None => value.to_owned(),
+        Some((at, _)) => format!("{}...", value.get(..at).unwrap_or_default()),
     }
 }
 
@@ -151,7 +179,7 @@ pub enum EntryError {
     },
     /// The server has no bundle of a trust domain that the entry federates with.
     #[error(
-        "invalid federated trust domain {trust_domain:?}: the server has no bundle of it; add its \
+        "invalid federated trust domain \"{trust_domain}\": the server has no bundle of it; add its \
          bundle first"
     )]
     NoBundle {
