@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use muster_model::{SpiffeId, Timestamp};
 use muster_policy::{Caller, NodeCheck, NodeRefusal};
-use muster_roll::{NodeStatus, Roll};
+use muster_roll::Roll;
+use muster_roll::node::{self, Presented, Recognized};
 use tonic::{Extensions, Status};
 
 use crate::listen::TlsOrigin;
@@ -27,8 +28,10 @@ pub fn identify(
     admin_ids: &BTreeSet<SpiffeId>,
     now: Timestamp,
 ) -> Result<Identified, Status> {
-    if let Some(local) = extensions.get::<muster_peer::ConnectInfo>() {
-        let caller = local.caller().ok_or_else(|| Status::unauthenticated("the calling process is not known"))?;
+    if let Some(local) = extensions.get::<muster_peer::PeerInfo>() {
+        let caller = local
+            .caller()
+            .map_err(|refusal| Status::unauthenticated(format!("the calling process is not known: {refusal}")))?;
         let caller = Caller::Local { pid: caller.pid(), uid: caller.uid() };
         return Ok(Identified { caller, promote: false });
     }
@@ -39,19 +42,20 @@ pub fn identify(
         let caller = Caller::Remote { id: None, admin: false, downstream: false, node: NodeCheck::NoCertificate };
         return Ok(Identified { caller, promote: false });
     };
-    let id = peer.spiffe_id();
-    let (node, promote) = match roll.check_node(id, peer.serial(), peer.not_after(), now) {
-        Ok(NodeStatus::Current) => (NodeCheck::Node, false),
-        Ok(NodeStatus::Promote) => (NodeCheck::Node, true),
+    let id = &peer.spiffe_id;
+    let presented = Presented { serial: &peer.serial, expires_at: peer.not_after };
+    let (check, promote) = match node::check(roll.node(id).map(AsRef::as_ref), presented, now) {
+        Ok(Recognized::Current) => (NodeCheck::Node, false),
+        Ok(Recognized::Next) => (NodeCheck::Node, true),
         Err(refusal) => (NodeCheck::Refused(refusal), false),
     };
     // An expired certificate speaks for nobody, whatever its connection was when it was opened.
-    let expired = node == NodeCheck::Refused(NodeRefusal::Expired);
+    let expired = check == NodeCheck::Refused(NodeRefusal::Expired);
     let caller = Caller::Remote {
         admin: !expired && (admin_ids.contains(id) || roll.is_admin(id)),
         downstream: !expired && roll.is_downstream(id),
         id: Some(id.clone()),
-        node,
+        node: check,
     };
     Ok(Identified { caller, promote })
 }

@@ -1,1 +1,24 @@
-//! stub
+//! The authority of a trust domain: roll, signing, audit.
+//!
+//! Start at [`run`], which composes everything; then [`operation`], the wrapper of every RPC, and
+//! [`writer`], through which every change goes. `api/` has one file per service.
+//!
+//! Deliberately not here: what may be written (`core/roll`), who may (`core/policy`), what
+//! certificates look like (`core/svid`).
+
+pub mod api;
+mod authority;
+mod caller;
+pub mod config;
+mod errors;
+mod listen;
+mod operation;
+mod prune;
+mod refusals;
+mod run;
+mod server;
+mod server_svid;
+mod signer;
+mod writer;
+
+pub use run::run;

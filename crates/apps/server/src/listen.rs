@@ -7,12 +7,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use std::{fmt, io};
 
-use muster_tls::PeerIdentity;
+use muster_tls::{Acceptor, Peer, ServerStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
@@ -37,7 +35,7 @@ impl Default for Limits {
 #[derive(Clone)]
 pub struct TlsOrigin {
     /// The verified certificate, if the client showed one.
-    pub peer: Option<Arc<PeerIdentity>>,
+    pub peer: Option<Arc<Peer>>,
     /// The address it came from.
     pub address: SocketAddr,
 }
@@ -50,7 +48,7 @@ impl fmt::Debug for TlsOrigin {
 
 /// An established connection.
 pub struct TlsConnection {
-    stream: TlsStream<TcpStream>,
+    stream: ServerStream<TcpStream>,
     origin: TlsOrigin,
     _place: tokio::sync::OwnedSemaphorePermit,
 }
@@ -66,7 +64,7 @@ impl fmt::Debug for TlsConnection {
 /// A client certificate was verified in the handshake against the bundle of its trust domain.
 pub fn accept(
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    acceptor: Acceptor,
     limits: Limits,
 ) -> ReceiverStream<io::Result<TlsConnection>> {
     let (established, incoming) = mpsc::channel(64);
@@ -108,16 +106,13 @@ pub fn accept(
 }
 
 async fn shake(
-    acceptor: TlsAcceptor,
+    acceptor: Acceptor,
     socket: TcpStream,
     address: SocketAddr,
-) -> io::Result<(TlsStream<TcpStream>, TlsOrigin)> {
+) -> io::Result<(ServerStream<TcpStream>, TlsOrigin)> {
     socket.set_nodelay(true)?;
     let stream = acceptor.accept(socket).await?;
-    let peer = match stream.get_ref().1.peer_certificates() {
-        None | Some([]) => None,
-        Some(chain) => Some(Arc::new(PeerIdentity::from_chain(chain).map_err(io::Error::other)?)),
-    };
+    let peer = Peer::of_client(&stream).map_err(io::Error::other)?.map(Arc::new);
     Ok((stream, TlsOrigin { peer, address }))
 }
 

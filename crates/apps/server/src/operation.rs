@@ -5,7 +5,6 @@
 //!
 //! [`RollHandle::write`]: crate::writer::RollHandle::write
 
-use std::future::Future;
 use std::sync::Arc;
 
 use muster_audit::{Actor, Decision, Event, Record};
@@ -70,15 +69,14 @@ const fn class_name(class: Class) -> &'static str {
 }
 
 /// Runs `middle` for a caller who may do `A`.
-pub async fn operate<A, Message, Answer, Middle, Work>(
+pub async fn operate<A, Message, Answer, Middle>(
     server: &Arc<Server>,
     request: Request<Message>,
     middle: Middle,
 ) -> Result<Response<Answer>, Status>
 where
-    A: Action + Send + 'static,
-    Middle: FnOnce(Operation<A>, Message) -> Work,
-    Work: Future<Output = Result<Answer, Status>>,
+    A: Action + 'static,
+    Middle: AsyncFnOnce(Operation<A>, Message) -> Result<Answer, Status>,
 {
     let started = server.clock.now().mono;
     let span = tracing::debug_span!("operation", method = A::ROW.method, spiffe_id = tracing::field::Empty);
@@ -145,8 +143,8 @@ fn refusal_record(caller: &Caller, denial: &Denial, now: Timestamp) -> Record {
 async fn promote_node(server: &Arc<Server>, id: SpiffeId) -> Result<(), Status> {
     let permit = decide::<PromoteNode>(&Caller::System("promote-node")).map_err(|d| muster_wire::status::denied(&d))?;
     let written = server.roll.write(move |roll, transaction| {
-        if let Some(node) = roll.node(&id).and_then(|node| muster_roll::node::promoted(node)) {
-            transaction.put_node(&permit, node);
+        if let Some(node) = roll.node(&id) {
+            transaction.put_node(&permit, muster_roll::node::promoted(node));
         }
     });
     written.await.map_err(|error| crate::errors::write(&error))

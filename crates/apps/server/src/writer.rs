@@ -6,13 +6,15 @@
 //! is never in anyone's way.
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use muster_audit::Record;
 use muster_model::Revision;
 use muster_roll::Roll;
-use muster_store::{Store, StoreError, Transaction};
+use muster_store::{Disposition, Store, StoreError, Transaction};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// How many requests may wait for the writer; more wait for a place.
@@ -128,6 +130,8 @@ pub struct RollWriter {
     jobs: mpsc::Receiver<Job>,
     head: watch::Sender<Revision>,
     window: Arc<Mutex<Window>>,
+    /// The last commit may or may not have happened.
+    in_doubt: bool,
 }
 
 impl RollWriter {
@@ -144,25 +148,42 @@ impl RollWriter {
             head: head_receiver,
             window: Arc::clone(&window),
         };
-        (Self { store, current, jobs: queue, head: head_sender, window }, handle)
+        (Self { store, current, jobs: queue, head: head_sender, window, in_doubt: false }, handle)
     }
 
-    /// Writes until every handle is gone.
-    pub async fn run(mut self) {
+    /// Writes until `stop`, and then what was asked for before.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
         let mut batch = Vec::with_capacity(BATCH);
-        while self.jobs.recv_many(&mut batch, BATCH).await > 0 {
-            self.commit(batch.drain(..)).await;
+        loop {
+            tokio::select! {
+                biased;
+                count = self.jobs.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    self.commit(batch.drain(..)).await;
+                }
+                () = &mut stop, if !self.jobs.is_closed() => self.jobs.close(),
+            }
         }
     }
 
-    async fn commit(&self, jobs: impl Iterator<Item = Job>) {
+    async fn commit(&mut self, jobs: impl Iterator<Item = Job>) {
+        if let Err(error) = self.catch_up().await {
+            for job in jobs {
+                let current = self.current.load();
+                job(&current, &mut Transaction::new())(Err(WriteError::Store(Arc::clone(&error))));
+            }
+            return;
+        }
         let mut working = Roll::clone(&self.current.load());
         let mut replies = Vec::new();
         let mut transactions = Vec::new();
         for job in jobs {
             let mut transaction = Transaction::new();
             replies.push(job(&working, &mut transaction));
-            if transaction.is_empty() {
+            if transaction.is_audit_only() && transaction.records().is_empty() {
                 continue;
             }
             let transaction = Arc::new(transaction);
@@ -178,18 +199,35 @@ impl RollWriter {
         }
     }
 
+    /// After a commit whose outcome is not known, takes the store's word for what it holds.
+    async fn catch_up(&mut self) -> Result<(), Arc<StoreError>> {
+        if !self.in_doubt {
+            return Ok(());
+        }
+        let trust_domain = self.current.load().trust_domain().clone();
+        let roll = Roll::load(trust_domain, self.store.load().await.map_err(Arc::new)?);
+        let head = roll.head();
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = Window { start: head, ..Window::default() };
+        self.current.store(Arc::new(roll));
+        self.head.send_replace(head);
+        self.in_doubt = false;
+        tracing::warn!(revision = %head, "the roll was loaded afresh after a commit in doubt");
+        Ok(())
+    }
+
     /// Persists, then publishes: what a reader can see survives a crash.
-    async fn publish(&self, working: Roll, transactions: Vec<Arc<Transaction>>) -> Result<(), Arc<StoreError>> {
+    async fn publish(&mut self, working: Roll, transactions: Vec<Arc<Transaction>>) -> Result<(), Arc<StoreError>> {
         let before = self.current.load().head();
-        self.store.commit(transactions.clone()).await.map_err(|error| {
-            tracing::error!(%error, "the roll's store refused a commit; nothing of it was kept");
-            Arc::new(error)
-        })?;
+        if let Err(error) = self.store.commit(transactions.clone()).await {
+            tracing::error!(%error, "a commit failed");
+            self.in_doubt = error.disposition() == Disposition::Unknown;
+            return Err(Arc::new(error));
+        }
         let head = working.head();
         if head == before {
             return Ok(());
         }
-        self.current.store(Arc::new(working));
+        // The window first: whoever sees the new roll finds all that led to it.
         {
             let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
             let mut revision = before;
@@ -198,6 +236,7 @@ impl RollWriter {
                 window.push(revision, transaction);
             }
         }
+        self.current.store(Arc::new(working));
         self.head.send_replace(head);
         Ok(())
     }

@@ -77,7 +77,7 @@ pub struct Actor {
     pub spiffe_id: Option<String>,
     /// Process ID of a local caller.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub pid: Option<i32>,
+    pub pid: Option<u32>,
     /// User ID of a local caller.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub uid: Option<u32>,

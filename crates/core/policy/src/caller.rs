@@ -56,7 +56,7 @@ pub enum Caller {
     /// A process at the admin socket.
     Local {
         /// Its process ID, as the kernel gave it.
-        pid: i32,
+        pid: u32,
         /// Its user ID.
         uid: u32,
     },

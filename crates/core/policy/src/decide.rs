@@ -14,7 +14,7 @@ pub struct Principal {
     /// The verified SPIFFE ID of a remote caller.
     pub id: Option<SpiffeId>,
     /// Process and user of a local caller.
-    pub process: Option<(i32, u32)>,
+    pub process: Option<(u32, u32)>,
     /// The server's own work.
     pub work: Option<&'static str>,
 }

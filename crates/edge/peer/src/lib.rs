@@ -1,1 +1,47 @@
-//! stub
+//! Unix sockets on which the caller is the process that *sends*, known by the kernel.
+//!
+//! Start at [`Listener`]: bind it, turn it into [`Incoming`] and give that to
+//! `tonic::transport::Server::serve_with_incoming`. In a handler,
+//! `request.extensions().get::<PeerInfo>()` gives the [`Caller`]: its pid, user, pidfd, and a
+//! `/proc/PID` that is surely its own. [`connect()`] is the client's end.
+//!
+//! ```no_run
+//! # use muster_peer::{Limits, ListenOptions, Listener, PeerInfo};
+//! # fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let listener = Listener::bind("/run/muster/node/workload.sock", &ListenOptions::default())?;
+//! let incoming = listener.incoming(Limits::default())?;
+//! // Server::builder().add_service(...).serve_with_incoming(incoming).await
+//! # Ok(()) }
+//! ```
+//!
+//! What holds:
+//!
+//! - No byte reaches a server unless the process that sent it is the one that connected
+//!   ([`PeerStream`]); a violation ends the connection.
+//! - No descriptor that another process sends stays open here.
+//! - Connections, and those among them that say nothing, are bounded ([`Limits`]).
+//! - Any `:authority` is accepted ([`authority`]).
+//!
+//! Deliberately not here: what the facts about a caller mean (`adapters/attest`), and who may call
+//! (`apps`). This is the only crate with `unsafe`, all of it in `sys.rs`.
+
+pub mod authority;
+mod caller;
+mod connect;
+mod gate;
+mod incoming;
+mod listener;
+pub mod pidfd;
+pub mod process;
+pub mod procfs;
+mod stream;
+mod sys;
+
+pub use authority::AuthorityRewriter;
+pub use caller::{Assurance, Caller, PeerInfo, Refusal};
+pub use connect::{ConnectError, connect, connect_lazy};
+pub use gate::{Limits, Tally};
+pub use incoming::{Connection, Incoming, TallyReader};
+pub use listener::{BindError, ListenOptions, Listener, MAX_SOCKET_PATH, Owner};
+pub use procfs::{ExecutableId, ProcDir, ProcError};
+pub use stream::PeerStream;

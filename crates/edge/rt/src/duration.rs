@@ -149,6 +149,6 @@ mod tests {
             let parsed: Shown = text.parse().unwrap();
             assert_eq!(parsed.to_string(), text);
         }
-        assert_eq!(Shown(Duration::from_secs(5400)).to_string(), "1h30m");
+        assert_eq!(Shown(Duration::from_mins(90)).to_string(), "1h30m");
     }
 }

@@ -14,8 +14,10 @@ pub struct Reader<'a, T> {
     pub(super) expects: String,
     /// Whether the value must not be shown when it is at fault.
     pub(super) secret: bool,
-    read: Box<dyn Fn(&Value<'_>) -> Result<T, Vec<Problem>> + 'a>,
+    read: Box<Read<'a, T>>,
 }
+
+type Read<'a, T> = dyn Fn(&Value<'_>) -> Result<T, Vec<Problem>> + 'a;
 
 /// A value as it was written.
 pub struct Value<'d>(pub(super) &'d toml_edit::Value);

@@ -57,6 +57,10 @@ impl<'d> Table<'d> {
     }
 
     /// The value of a key that may be absent. A value at fault is noted, and read as absent.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a reader is made in the argument: `table.optional(\"ttl\", duration())`"
+    )]
     pub fn optional<T>(&self, key: &str, reader: Reader<'_, T>) -> Option<T> {
         let item = self.item(key)?;
         let Item::Value(value) = item else {
@@ -81,6 +85,7 @@ impl<'d> Table<'d> {
     }
 
     /// The table under a key; an absent one can be asked like an empty one.
+    #[must_use]
     pub fn table(&self, key: &str) -> Table<'d> {
         let path = join(&self.path, key);
         match self.item(key) {
@@ -128,17 +133,15 @@ impl<'d> Table<'d> {
                 .map(toml_edit::Value::as_inline_table)
                 .collect()
         });
-        match inline {
-            Some(inline) => inline
-                .into_iter()
-                .enumerate()
-                .map(|(index, table)| open(index, table, table.span()))
-                .collect(),
-            None => {
-                self.note_type(key, item, "a list of tables");
-                Vec::new()
-            }
-        }
+        let Some(inline) = inline else {
+            self.note_type(key, item, "a list of tables");
+            return Vec::new();
+        };
+        inline
+            .into_iter()
+            .enumerate()
+            .map(|(index, table)| open(index, table, table.span()))
+            .collect()
     }
 
     /// The sub-tables of this table by their names, for tables whose keys are names of the

@@ -154,7 +154,7 @@ ttl = "1h"
       sample.toml:10:1: authority.tll is not a known key; did you mean "ttl"?
       sample.toml:13:6: rule[0].id = 5: this is an integer; set it to a string
       sample.toml:15:1: rule[1].id is missing; set it to a string
-      sample.toml:16:1: rule[1].ident is not a known key; did you mean "id"?
+      sample.toml:16:1: rule[1].ident is not a known key; remove it, or use one of: id
       sample.toml:18:9: plugin.one.command is missing; set it to a string
       sample.toml:19:1: plugin.one.comand is not a known key; did you mean "command"?
       sample.toml:21:2: athority is not a known key; did you mean "authority"?

@@ -1,0 +1,146 @@
+//! AttestAgent: a node proves itself and receives its SVID.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_audit::{Decision, Event};
+use muster_crypto::digest;
+use muster_policy as policy;
+use muster_proto::spire::api::server::agent::v1::{
+    AttestAgentRequest, AttestAgentResponse, attest_agent_request, attest_agent_response,
+};
+use muster_roll::node::{self as lifecycle, Attested, Issued, TokenUse};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use crate::api::svid::{parse_csr, write_x509, x509_record};
+use crate::errors;
+use crate::operation::{Operation, record};
+use crate::server::Server;
+use crate::signer::Leaf;
+
+/// How long a node may take from opening the stream to its last word.
+const DEADLINE: Duration = Duration::from_secs(60);
+const JOIN_TOKEN: &str = "join_token";
+const UNKNOWN_TOKEN: &str = "failed to attest: join token does not exist or has already been used";
+const EXPIRED_TOKEN: &str = "failed to attest: join token expired";
+const BANNED: &str = "failed to attest: agent is banned";
+
+/// Answers one attestation stream.
+pub(super) fn start(
+    server: Arc<Server>,
+    op: Operation<policy::AttestAgent>,
+    requests: Streaming<AttestAgentRequest>,
+) -> ReceiverStream<Result<AttestAgentResponse, Status>> {
+    let (answers, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let outcome = match tokio::time::timeout(DEADLINE, attest(&server, op, requests)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Status::deadline_exceeded(format!(
+                "the attestation took longer than {} s",
+                DEADLINE.as_secs()
+            ))),
+        };
+        // The node may be gone already.
+        drop(answers.send(outcome).await);
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn attest(
+    server: &Arc<Server>,
+    op: Operation<policy::AttestAgent>,
+    mut requests: Streaming<AttestAgentRequest>,
+) -> Result<AttestAgentResponse, Status> {
+    let first = requests.message().await?.and_then(|message| message.step);
+    let Some(attest_agent_request::Step::Params(params)) = first else {
+        return Err(Status::invalid_argument("malformed param: missing params"));
+    };
+    let data = params.data.ok_or_else(|| Status::invalid_argument("malformed param: missing attestation data"))?;
+    let csr = params.params.ok_or_else(|| Status::invalid_argument("malformed param: missing X509-SVID parameters"))?;
+    let csr = parse_csr(&csr.csr)?;
+    match data.r#type.as_str() {
+        "" => Err(Status::invalid_argument("malformed param: missing attestation data type")),
+        JOIN_TOKEN => {
+            let token = std::str::from_utf8(&data.payload)
+                .map_err(|_| Status::invalid_argument("failed to attest: the join token is not text"))?;
+            join(server, op, token, &csr.public_key).await
+        }
+        other => Err(Status::failed_precondition(format!(
+            "error getting node attestor: could not find node attestor type \"{other}\"; this server has \"{JOIN_TOKEN}\""
+        ))),
+    }
+}
+
+/// A node with a join token: presenting it uses it up, in the transaction that admits the node.
+async fn join(
+    server: &Arc<Server>,
+    op: Operation<policy::AttestAgent>,
+    token: &str,
+    public_key: &muster_crypto::PublicKey,
+) -> Result<AttestAgentResponse, Status> {
+    let id = server
+        .trust_domain
+        .with_path(&format!("/spire/agent/{JOIN_TOKEN}/{token}"))
+        .map_err(|_| Status::invalid_argument(UNKNOWN_TOKEN))?;
+    // A look before the signature, so that guessing costs the server nothing; the transaction
+    // looks again.
+    if lifecycle::redeem(&op.roll, token, op.now) == TokenUse::Unknown {
+        return Err(refuse(server, &op, token, UNKNOWN_TOKEN));
+    }
+    let leaf =
+        Leaf { spiffe_id: &id, public_key, dns_names: &[], subject: None, ttl: server.lifetimes.node_ttl };
+    let signed = server.signer.sign_x509(&leaf, op.now).await.map_err(|e| e.status("agent X509-SVID"))?;
+    let issued = Issued { serial: signed.leaf.serial.clone(), expires_at: signed.leaf.not_after };
+    let mut admitted = x509_record(&op, &id, &signed).with("attestation_type", JOIN_TOKEN);
+    admitted.event = Event::NodeAttest;
+    let svid = write_x509(&id, signed, "");
+
+    let refused = refusal(&op, token, EXPIRED_TOKEN);
+    let value = token.to_owned();
+    let node = id.clone();
+    let written = server.roll.write(move |roll, transaction| {
+        match lifecycle::redeem(roll, &value, op.now) {
+            TokenUse::Unknown => return Err(UNKNOWN_TOKEN),
+            TokenUse::Expired => {
+                transaction.audit(refused);
+                transaction.delete_join_token(&op.permit, value);
+                return Err(EXPIRED_TOKEN);
+            }
+            TokenUse::Good => {}
+        }
+        let attested = Attested {
+            id: node.clone(),
+            attestation_type: JOIN_TOKEN.to_owned(),
+            selectors: muster_model::SelectorSet::new(),
+            can_reattest: false,
+        };
+        let row = lifecycle::after_attest(roll.node(&node).map(AsRef::as_ref), attested, issued).map_err(|_| BANNED)?;
+        transaction.audit(admitted);
+        transaction.delete_join_token(&op.permit, value);
+        transaction.put_node(&op.permit, row);
+        Ok(())
+    });
+    let outcome = written.await.map_err(|error| errors::write(&error))?;
+    outcome.map_err(|why| if why == BANNED { Status::permission_denied(why) } else { Status::invalid_argument(why) })?;
+    tracing::info!(node_id = %id, "node attested by join token");
+    Ok(AttestAgentResponse {
+        step: Some(attest_agent_response::Step::Result(attest_agent_response::Result {
+            svid: Some(svid),
+            reattestable: false,
+        })),
+    })
+}
+
+fn refusal(op: &Operation<policy::AttestAgent>, token: &str, why: &str) -> muster_audit::Record {
+    let digest = digest::hex(&digest::sha256(token.as_bytes()));
+    let mut refused = record(op.permit.principal(), op.now, Event::NodeAttest, digest);
+    refused.decision = Decision::Refused;
+    refused.with("attestation_type", JOIN_TOKEN).with("reason", why)
+}
+
+fn refuse(server: &Server, op: &Operation<policy::AttestAgent>, token: &str, why: &'static str) -> Status {
+    server.refusals.note(refusal(op, token, why));
+    Status::invalid_argument(why)
+}

@@ -1,0 +1,35 @@
+//! The services, one file each. A handler holds only the middle of its RPC: see
+//! [`crate::operation`].
+
+pub mod agent;
+pub mod attest;
+pub mod bundle;
+pub mod entry;
+pub mod entry_list;
+pub mod node_view;
+pub mod svid;
+
+use std::sync::Arc;
+
+use muster_policy::Action;
+use tonic::{Request, Response, Status};
+
+use crate::operation::operate;
+use crate::server::Server;
+
+/// An RPC that this server does not serve. Whoever may not call it learns no more than that.
+async fn not_served<A: Action + 'static, Message, Answer>(
+    server: &Arc<Server>,
+    request: Request<Message>,
+    what: &'static str,
+) -> Result<Response<Answer>, Status> {
+    operate(server, request, async |_: crate::operation::Operation<A>, _| {
+        Err(Status::unimplemented(format!("{what} is not served by this version of muster-server")))
+    })
+    .await
+}
+
+/// A count as the API writes it.
+fn count(rows: usize) -> i32 {
+    i32::try_from(rows).unwrap_or(i32::MAX)
+}

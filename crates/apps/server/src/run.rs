@@ -1,0 +1,261 @@
+//! Composition: from a configuration to a serving server, and down again.
+
+use std::future::Future;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_keys::{DiskKeys, MemoryKeys};
+use muster_model::TrustDomain;
+use muster_peer::{ListenOptions, Listener};
+use muster_plugin::keys::KeyManager;
+use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
+use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
+use muster_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
+use muster_proto::spire::api::server::entry::v1::entry_server::EntryServer;
+use muster_proto::spire::api::server::svid::v1::svid_server::SvidServer;
+use muster_roll::Roll;
+use muster_rt::lifecycle::{Ready, Shutdown, Supervisor};
+use muster_rt::{Clock, SystemClock, files, telemetry};
+use muster_store::Store;
+use muster_store_sqlite::SqliteStore;
+use muster_tls::{Acceptor, Identity};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tonic::service::Routes;
+
+use crate::api::agent::AgentService;
+use crate::api::bundle::BundleService;
+use crate::api::entry::EntryService;
+use crate::api::node_view::NodeViewService;
+use crate::api::svid::SvidService;
+use crate::authority::Authorities;
+use crate::config::{Config, KeysConfig};
+use crate::refusals::{self, Refusals};
+use crate::server::Server;
+use crate::signer::Signer;
+use crate::writer::RollWriter;
+use crate::{listen, prune, server_svid};
+
+/// How long requests that are under way may take to end.
+const DRAIN: Duration = Duration::from_secs(10);
+/// A client that answers no ping for so long is gone.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Streams on one connection.
+const STREAMS: u32 = 1024;
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {cause}")]
+struct StartError {
+    what: &'static str,
+    cause: String,
+}
+
+fn failed<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> StartError {
+    move |cause| StartError { what, cause: cause.to_string() }
+}
+
+/// Reads the configuration, starts logging, serves until a signal; the exit code tells how it went.
+pub async fn run(config_path: &Path) -> ExitCode {
+    let config = match Config::read(config_path) {
+        Ok(config) => config,
+        Err(faults) => return fail(&faults),
+    };
+    if let Err(error) = telemetry::start(config.log) {
+        return fail(&error);
+    }
+    match serve(config).await {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says on standard error why the program ends before logging could start.
+fn fail(why: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("muster-server: {why}");
+    ExitCode::FAILURE
+}
+
+async fn serve(config: Config) -> Result<ExitCode, StartError> {
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let shutdown = Shutdown::on_signals().map_err(failed("cannot handle signals"))?;
+    let ready = Ready::new();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    if let Err(error) = muster_peer::process::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files was left as it is");
+    }
+    if let Err(error) = muster_peer::process::keep_memory_private() {
+        tracing::warn!(%error, "core dumps and debuggers could not be kept out");
+    }
+    files::private_directory(&config.data_dir).map_err(failed("data directory"))?;
+
+    let keys = open_keys(&config.keys).await?;
+    let store = SqliteStore::open(&config.database).await.map_err(failed("roll"))?;
+    let loaded = store.load().await.map_err(failed("roll"))?;
+    check_trust_domain(&loaded, &config.trust_domain)?;
+    let roll = Roll::load(config.trust_domain.clone(), loaded);
+    tracing::info!(revision = %roll.head(), entries = roll.entry_count(), nodes = roll.node_count(), "roll loaded");
+    let (writer, handle) = RollWriter::new(Arc::new(store), roll);
+
+    let (refusals, notes) = Refusals::new();
+    let server = Arc::new(Server {
+        trust_domain: config.trust_domain.clone(),
+        clock: Arc::clone(&clock),
+        roll: handle.clone(),
+        signer: Signer::new(Arc::clone(&keys), config.authority.jwt_issuer.clone()),
+        lifetimes: config.svid,
+        admin_ids: config.admin_ids.clone(),
+        refusals,
+        shutdown: shutdown.clone(),
+    });
+
+    // Whoever serves holds a clone of `serving`; the writer ends when all have let go.
+    let (serving, mut all_served) = mpsc::channel::<()>(1);
+    let mut supervisor = Supervisor::new(shutdown.clone(), ready.clone(), DRAIN);
+    let end = shutdown.clone();
+    supervisor.essential("roll writer", async move {
+        let stop = async move {
+            end.begun().await;
+            while all_served.recv().await.is_some() {}
+        };
+        writer.run(stop).await;
+        Ok::<(), StartError>(())
+    });
+
+    let mut authorities = Authorities::load(&server, keys, config.authority.clone()).await.map_err(failed("authorities"))?;
+    authorities.reconcile().await.map_err(failed("authorities"))?;
+    let identity = Identity::none();
+    let key_type = config.authority.x509_key_type;
+    let renew_at = server_svid::renew(&server, &identity, key_type).await.map_err(failed("server SVID"))?;
+
+    let tcp = TcpListener::bind(config.listen).await.map_err(|error| StartError {
+        what: "API port",
+        cause: format!("cannot listen on {}: {error}; set `listen` to a free address", config.listen),
+    })?;
+    let address = tcp.local_addr().map_err(failed("API port"))?;
+    let acceptor = acceptor(&server, &identity)?;
+    let options = ListenOptions { mode: 0o770, dir_mode: 0o750, ..ListenOptions::default() };
+    let socket = Listener::bind(&config.admin_socket, &options).map_err(failed("admin socket"))?;
+    let socket = socket.incoming(muster_peer::Limits::default()).map_err(failed("admin socket"))?;
+
+    let tcp_ready = ready.expect("API port");
+    let (alive, end) = (serving.clone(), shutdown.clone());
+    let routes = api(&server);
+    supervisor.essential("API port", async move {
+        let _alive = alive;
+        let incoming = listen::accept(tcp, acceptor, listen::Limits::default());
+        tcp_ready.declare();
+        transport().add_routes(routes).serve_with_incoming_shutdown(incoming, until(end)).await
+    });
+    let socket_ready = ready.expect("admin socket");
+    let (alive, end) = (serving.clone(), shutdown.clone());
+    let routes = admin_api(&server).await?;
+    supervisor.essential("admin socket", async move {
+        let _alive = alive;
+        socket_ready.declare();
+        transport().add_routes(routes).serve_with_incoming_shutdown(socket, until(end)).await
+    });
+    supervisor.essential("authorities", until_end(&shutdown, authorities.run()));
+    supervisor.essential("server SVID", until_end(&shutdown, server_svid::run(Arc::clone(&server), identity, key_type, renew_at)));
+    supervisor.essential("pruning", until_end(&shutdown, prune::run(Arc::clone(&server))));
+    supervisor.essential("refusals", until_end(&shutdown, refusals::keep(notes, handle)));
+    drop((serving, server));
+
+    tracing::info!(
+        trust_domain = %config.trust_domain, %address, admin_socket = %config.admin_socket.display(), "serving"
+    );
+    Ok(supervisor.run().await.exit_code())
+}
+
+async fn open_keys(config: &KeysConfig) -> Result<Arc<dyn KeyManager>, StartError> {
+    Ok(match config {
+        KeysConfig::Memory => Arc::new(MemoryKeys::new()),
+        KeysConfig::Disk(path) => Arc::new(DiskKeys::open(path).await.map_err(failed("keys"))?),
+    })
+}
+
+/// A roll belongs to one trust domain for ever: its own bundle says which.
+fn check_trust_domain(loaded: &muster_store::Loaded, ours: &TrustDomain) -> Result<(), StartError> {
+    let Some(other) = loaded.bundles.iter().find(|_| !loaded.journals.is_empty()).map(|b| &b.trust_domain) else {
+        return Ok(());
+    };
+    if loaded.bundles.iter().any(|bundle| bundle.trust_domain == *ours) {
+        return Ok(());
+    }
+    Err(StartError {
+        what: "roll",
+        cause: format!(
+            "the database belongs to trust domain \"{other}\" and the configuration says \"{ours}\"; \
+             set `trust_domain` back, or `store.path` to a new file"
+        ),
+    })
+}
+
+fn acceptor(server: &Arc<Server>, identity: &Identity) -> Result<Acceptor, StartError> {
+    let roll = server.roll.clone();
+    let bundles = move |trust_domain: &TrustDomain| roll.snapshot().bundle(trust_domain).cloned();
+    let clock = Arc::clone(&server.clock);
+    let clock = move || clock.now().wall;
+    Acceptor::new(identity.clone(), Arc::new(bundles), Arc::new(clock)).map_err(failed("TLS"))
+}
+
+fn transport() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .max_concurrent_streams(STREAMS)
+}
+
+/// What nodes and remote operators reach.
+fn api(server: &Arc<Server>) -> Routes {
+    Routes::new(AgentServer::new(AgentService(Arc::clone(server))))
+        .add_service(BundleServer::new(BundleService(Arc::clone(server))))
+        .add_service(EntryServer::new(EntryService(Arc::clone(server))))
+        .add_service(SvidServer::new(SvidService(Arc::clone(server))))
+        .add_service(NodeViewServer::new(NodeViewService(Arc::clone(server))))
+}
+
+/// The same for operators on the host, with health and reflection.
+async fn admin_api(server: &Arc<Server>) -> Result<Routes, StartError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    let descriptors = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(muster_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("spire.api.server.agent.v1.Agent")
+            .with_service_name("spire.api.server.bundle.v1.Bundle")
+            .with_service_name("spire.api.server.entry.v1.Entry")
+            .with_service_name("spire.api.server.svid.v1.SVID")
+            .with_service_name("grpc.health.v1.Health")
+    };
+    Ok(api(server)
+        .add_service(health)
+        .add_service(descriptors().build_v1().map_err(failed("reflection"))?)
+        .add_service(descriptors().build_v1alpha().map_err(failed("reflection"))?))
+}
+
+async fn until(shutdown: Shutdown) {
+    shutdown.begun().await;
+}
+
+/// Work that never ends by itself, until the shutdown.
+fn until_end(
+    shutdown: &Shutdown,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = Result<(), StartError>> + Send + 'static {
+    let shutdown = shutdown.clone();
+    async move {
+        tokio::select! {
+            () = work => Err(StartError { what: "server", cause: "periodic work ended by itself".to_owned() }),
+            _reason = shutdown.begun() => Ok(()),
+        }
+    }
+}

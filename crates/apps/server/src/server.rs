@@ -1,0 +1,33 @@
+//! What every handler shares.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use muster_model::{SpiffeId, TrustDomain};
+use muster_rt::Clock;
+use muster_rt::lifecycle::Shutdown;
+
+use crate::config::SvidConfig;
+use crate::refusals::Refusals;
+use crate::signer::Signer;
+use crate::writer::RollHandle;
+
+/// A running server, as its handlers see it.
+pub struct Server {
+    /// Whose authority it is.
+    pub trust_domain: TrustDomain,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The roll.
+    pub roll: RollHandle,
+    /// The authorities.
+    pub signer: Signer,
+    /// Lifetimes of what is signed.
+    pub lifetimes: SvidConfig,
+    /// Identities that administer over TLS.
+    pub admin_ids: BTreeSet<SpiffeId>,
+    /// Refused callers, for the record.
+    pub refusals: Refusals,
+    /// The end of the program, at which streams end.
+    pub shutdown: Shutdown,
+}

@@ -1,0 +1,168 @@
+//! The authorities that sign now: drafts, has the key manager sign, assembles.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use muster_crypto::{PublicKey, random};
+use muster_model::{SpiffeId, Timestamp};
+use muster_plugin::keys::{KeyId, KeyManager, KeyManagerError};
+use muster_svid::jwt;
+use muster_svid::x509::{Certificate, DraftError, Issuer, LeafParams, Subject};
+use tonic::Status;
+
+/// Why something was not signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// No authority is active yet.
+    #[error("no {0} authority is active yet")]
+    NotReady(&'static str),
+    /// The certificate cannot be drafted as asked.
+    #[error(transparent)]
+    Draft(#[from] DraftError),
+    /// The token cannot be drafted as asked.
+    #[error(transparent)]
+    Token(#[from] jwt::JwtDraftError),
+    /// The key manager did not sign.
+    #[error("the key manager did not sign: {0}")]
+    Key(#[from] KeyManagerError),
+    /// What was signed cannot be read back.
+    #[error("the signed certificate cannot be read back: {0}")]
+    Unreadable(String),
+}
+
+impl SignError {
+    /// The status that a caller of the API gets.
+    pub fn status(&self, what: &str) -> Status {
+        let message = format!("failed to sign {what}: {self}");
+        match self {
+            Self::NotReady(_) | Self::Key(_) => Status::unavailable(message),
+            Self::Draft(_) | Self::Token(_) => Status::invalid_argument(message),
+            Self::Unreadable(_) => Status::internal(message),
+        }
+    }
+}
+
+/// A signed certificate chain, leaf first, without the root.
+#[derive(Debug)]
+pub struct SignedX509 {
+    /// DER certificates.
+    pub chain: Vec<Vec<u8>>,
+    /// The leaf, parsed.
+    pub leaf: Certificate,
+    /// The authority that signed: lower-case hex of its subject key identifier.
+    pub authority_id: String,
+}
+
+/// A signed token, and who signed it.
+#[derive(Debug)]
+pub struct SignedJwt {
+    /// The token.
+    pub svid: jwt::JwtSvid,
+    /// The `kid`.
+    pub authority_id: String,
+}
+
+/// The active X.509 authority.
+pub struct X509Authority {
+    /// The CA.
+    pub issuer: Issuer,
+    /// Its key.
+    pub key: KeyId,
+    /// Lower-case hex of its subject key identifier.
+    pub id: String,
+}
+
+/// The active JWT authority.
+pub struct JwtAuthority {
+    /// Its key.
+    pub key: KeyId,
+    /// Its public half, from which the algorithm follows.
+    pub public_key: PublicKey,
+    /// The `kid`.
+    pub id: String,
+    /// When the key ends; no token outlives it.
+    pub expires_at: Timestamp,
+}
+
+/// What a leaf is to say.
+pub struct Leaf<'a> {
+    /// The identity.
+    pub spiffe_id: &'a SpiffeId,
+    /// The key that it is bound to.
+    pub public_key: &'a PublicKey,
+    /// DNS names, in this order.
+    pub dns_names: &'a [String],
+    /// The subject, where not the usual one.
+    pub subject: Option<&'a Subject>,
+    /// Lifetime; cut to the authority's.
+    pub ttl: Duration,
+}
+
+/// Signs with whichever authority is active.
+pub struct Signer {
+    keys: Arc<dyn KeyManager>,
+    jwt_issuer: Option<String>,
+    x509: ArcSwapOption<X509Authority>,
+    jwt: ArcSwapOption<JwtAuthority>,
+}
+
+impl Signer {
+    /// A signer without authorities; the authority task activates them.
+    pub fn new(keys: Arc<dyn KeyManager>, jwt_issuer: Option<String>) -> Self {
+        Self { keys, jwt_issuer, x509: ArcSwapOption::empty(), jwt: ArcSwapOption::empty() }
+    }
+
+    /// From here on X509-SVIDs are signed by `authority`.
+    pub fn activate_x509(&self, authority: X509Authority) {
+        self.x509.store(Some(Arc::new(authority)));
+    }
+
+    /// From here on JWT-SVIDs are signed by `authority`.
+    pub fn activate_jwt(&self, authority: JwtAuthority) {
+        self.jwt.store(Some(Arc::new(authority)));
+    }
+
+    /// Signs an X509-SVID.
+    pub async fn sign_x509(&self, leaf: &Leaf<'_>, now: Timestamp) -> Result<SignedX509, SignError> {
+        let authority = self.x509.load_full().ok_or(SignError::NotReady("X.509"))?;
+        let params = LeafParams {
+            spiffe_id: leaf.spiffe_id,
+            public_key: leaf.public_key,
+            dns_names: leaf.dns_names,
+            subject: leaf.subject,
+            serial: random::serial(),
+            ttl: leaf.ttl,
+        };
+        let unsigned = authority.issuer.draft_leaf(&params, now)?;
+        let signature = self.keys.sign(&authority.key, unsigned.scheme(), unsigned.tbs()).await?;
+        let der = unsigned.assemble(&signature);
+        let leaf = Certificate::parse(&der).map_err(|error| SignError::Unreadable(error.to_string()))?;
+        Ok(SignedX509 { chain: vec![der], leaf, authority_id: authority.id.clone() })
+    }
+
+    /// Signs a JWT-SVID. Empty audiences are dropped; none left is an error.
+    pub async fn sign_jwt(
+        &self,
+        spiffe_id: &SpiffeId,
+        audience: &[String],
+        ttl: Duration,
+        token_id: Option<[u8; 16]>,
+        now: Timestamp,
+    ) -> Result<SignedJwt, SignError> {
+        let authority = self.jwt.load_full().ok_or(SignError::NotReady("JWT"))?;
+        let params = jwt::JwtParams {
+            spiffe_id,
+            audience,
+            key_id: &authority.id,
+            public_key: &authority.public_key,
+            key_expires_at: Some(authority.expires_at),
+            ttl,
+            issuer: self.jwt_issuer.as_deref(),
+            token_id,
+        };
+        let unsigned = jwt::draft(&params, now)?;
+        let signature = self.keys.sign(&authority.key, unsigned.scheme(), unsigned.signing_input()).await?;
+        Ok(SignedJwt { svid: unsigned.assemble(&signature)?, authority_id: authority.id.clone() })
+    }
+}

@@ -1,0 +1,195 @@
+//! How authorities enter and leave a bundle (spire-behaviour 2.2; BND-03).
+
+use std::time::Duration;
+
+use muster_model::{Bundle, JwtAuthority, Timestamp, X509Authority};
+
+/// How long an expired authority stays: a day, so that a verifier with a slow clock or an old
+/// chain still finds it.
+const GRACE: Duration = Duration::from_hours(24);
+
+/// Why authorities cannot leave a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PruneError {
+    /// Every root has expired.
+    #[error(
+        "prune bundle: all X.509 roots have expired, and a bundle without a root verifies nothing; \
+         prepare and activate a new X.509 authority first"
+    )]
+    LastX509,
+    /// Every JWT key has expired.
+    #[error(
+        "prune bundle: all JWT keys have expired, and a bundle without a key verifies nothing; \
+         prepare and activate a new JWT authority first"
+    )]
+    LastJwt,
+}
+
+/// What pruning did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pruned {
+    /// The bundle without what had expired, one sequence number later.
+    pub bundle: Bundle,
+    /// How many roots left.
+    pub x509_removed: usize,
+    /// How many JWT keys left.
+    pub jwt_removed: usize,
+}
+
+/// The bundle with one more root; `None` when it has that certificate already.
+pub fn with_x509_authority(bundle: &Bundle, authority: X509Authority) -> Option<Bundle> {
+    if bundle
+        .x509_authorities
+        .iter()
+        .any(|known| known.der == authority.der)
+    {
+        return None;
+    }
+    let mut bundle = next(bundle);
+    bundle.x509_authorities.push(authority);
+    Some(bundle)
+}
+
+/// The bundle with one more JWT key; `None` when it has a key of that ID already, because a key ID
+/// is never given to another key.
+pub fn with_jwt_authority(bundle: &Bundle, authority: JwtAuthority) -> Option<Bundle> {
+    if bundle
+        .jwt_authorities
+        .iter()
+        .any(|known| known.key_id == authority.key_id)
+    {
+        return None;
+    }
+    let mut bundle = next(bundle);
+    bundle.jwt_authorities.push(authority);
+    Some(bundle)
+}
+
+/// The bundle without the authorities that expired more than a day ago; `None` when there are
+/// none. If no root or no JWT key would be left where there was one, nothing is removed at all.
+pub fn pruned(bundle: &Bundle, now: Timestamp) -> Result<Option<Pruned>, PruneError> {
+    let gone = |at: Timestamp| at.plus(GRACE) < now;
+    let mut left = next(bundle);
+    left.x509_authorities
+        .retain(|authority| !gone(authority.expires_at));
+    left.jwt_authorities
+        .retain(|authority| !authority.expires_at.is_some_and(gone));
+    let x509_removed = bundle.x509_authorities.len() - left.x509_authorities.len();
+    let jwt_removed = bundle.jwt_authorities.len() - left.jwt_authorities.len();
+    if x509_removed > 0 && left.x509_authorities.is_empty() {
+        return Err(PruneError::LastX509);
+    }
+    if jwt_removed > 0 && left.jwt_authorities.is_empty() {
+        return Err(PruneError::LastJwt);
+    }
+    Ok((x509_removed + jwt_removed > 0).then_some(Pruned {
+        bundle: left,
+        x509_removed,
+        jwt_removed,
+    }))
+}
+
+/// The same content under the next sequence number.
+fn next(bundle: &Bundle) -> Bundle {
+    Bundle {
+        sequence_number: bundle.sequence_number.saturating_add(1),
+        ..bundle.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::world::td;
+
+    const DAY: i64 = 24 * 60 * 60;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_seconds(seconds)
+    }
+
+    fn root(name: &str, expires: i64) -> X509Authority {
+        X509Authority {
+            der: Arc::from(name.as_bytes()),
+            expires_at: at(expires),
+            tainted: false,
+        }
+    }
+
+    fn key(key_id: &str, expires: Option<i64>) -> JwtAuthority {
+        JwtAuthority {
+            key_id: key_id.into(),
+            public_key: Arc::from(key_id.as_bytes()),
+            expires_at: expires.map(at),
+            tainted: false,
+        }
+    }
+
+    fn bundle(roots: &[(&str, i64)], keys: &[(&str, Option<i64>)]) -> Bundle {
+        Bundle {
+            x509_authorities: roots.iter().map(|(name, at)| root(name, *at)).collect(),
+            jwt_authorities: keys.iter().map(|(name, at)| key(name, *at)).collect(),
+            sequence_number: 5,
+            ..Bundle::empty(td("td"))
+        }
+    }
+
+    /// BND-03: the sequence number grows with each change, and only then.
+    #[test]
+    fn authorities_are_added_once() {
+        let before = bundle(&[("a", 10)], &[("k", Some(10))]);
+        let after = with_x509_authority(&before, root("b", 20)).unwrap();
+        assert_eq!(
+            (after.sequence_number, after.x509_authorities.len()),
+            (6, 2)
+        );
+        assert_eq!(with_x509_authority(&before, root("a", 99)), None);
+        let after = with_jwt_authority(&before, key("l", None)).unwrap();
+        assert_eq!((after.sequence_number, after.jwt_authorities.len()), (6, 2));
+        assert_eq!(with_jwt_authority(&before, key("k", None)), None);
+    }
+
+    #[test]
+    fn pruning() {
+        let check = |roots: &[(&str, i64)], keys: &[(&str, Option<i64>)], now, expected| {
+            let done = pruned(&bundle(roots, keys), at(now)).map(|done| {
+                done.map(|done| {
+                    assert_eq!(done.bundle.sequence_number, 6);
+                    (done.x509_removed, done.jwt_removed)
+                })
+            });
+            assert_eq!(done, expected);
+        };
+        let (old, new) = (10, 10 * DAY);
+        // A day of grace, to the second.
+        check(&[("a", old), ("b", new)], &[], old + DAY, Ok(None));
+        check(
+            &[("a", old), ("b", new)],
+            &[],
+            old + DAY + 1,
+            Ok(Some((1, 0))),
+        );
+        check(
+            &[("a", old), ("b", new)],
+            &[("k", Some(old)), ("l", None)],
+            2 * DAY,
+            Ok(Some((1, 1))),
+        );
+        // The last one stays, and with it everything else.
+        check(
+            &[("a", old)],
+            &[("k", Some(old)), ("l", None)],
+            2 * DAY,
+            Err(PruneError::LastX509),
+        );
+        check(
+            &[("a", old), ("b", new)],
+            &[("k", Some(old))],
+            2 * DAY,
+            Err(PruneError::LastJwt),
+        );
+        check(&[], &[], 2 * DAY, Ok(None));
+    }
+}

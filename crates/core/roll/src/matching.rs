@@ -1,0 +1,243 @@
+//! Which entries a node may see, and which of them fit a workload (spire-behaviour 2.11).
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use muster_model::{Entry, EntryId, Node, SelectorSet, SpiffeId};
+
+use crate::Roll;
+
+/// Whether `entry` is for a caller that was attested as `attested`: all of the entry's selectors
+/// are among the attested ones.
+pub fn applies(entry: &Entry, attested: &SelectorSet) -> bool {
+    entry.selectors.is_subset(attested)
+}
+
+/// Every entry that the node may see, by ascending ID: its aliases, and what stands under the node,
+/// under an alias or under another entry of the list.
+///
+/// A node that is not attested, or is banned, sees nothing.
+pub fn authorized_entries(roll: &Roll, node: &SpiffeId) -> Vec<Arc<Entry>> {
+    let mut reach = Reach::default();
+    if let Some(node) = seeing(roll, node) {
+        reach.start(roll, &node.id, &node.selectors);
+    }
+    let mut found: Vec<Arc<Entry>> = reach.entries;
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    found
+}
+
+/// The entry `id`, if the node may see it: the same answer as looking into
+/// [`authorized_entries`], found by climbing from the entry instead of descending from the node.
+pub fn authorized_entry<'a>(
+    roll: &'a Roll,
+    node: &SpiffeId,
+    id: &EntryId,
+) -> Option<&'a Arc<Entry>> {
+    let node = seeing(roll, node)?;
+    let wanted = roll.entry(id)?;
+    if !is_local(roll, wanted) {
+        return None;
+    }
+    if is_alias_of(roll, wanted, &node.selectors) {
+        return Some(wanted);
+    }
+    let mut climbed: HashSet<&SpiffeId> = HashSet::new();
+    let mut above = vec![&wanted.parent_id];
+    while let Some(name) = above.pop() {
+        if *name == node.id {
+            return Some(wanted);
+        }
+        if !climbed.insert(name) {
+            continue;
+        }
+        for entry in roll.named(name).filter(|entry| is_local(roll, entry)) {
+            if is_alias_of(roll, entry, &node.selectors) {
+                return Some(wanted);
+            }
+            above.push(&entry.parent_id);
+        }
+    }
+    None
+}
+
+/// The node of that ID, if it may see anything at all.
+pub(crate) fn seeing<'a>(roll: &'a Roll, node: &SpiffeId) -> Option<&'a Arc<Node>> {
+    roll.node(node).filter(|node| !node.is_banned())
+}
+
+/// Whether both names of the entry are in the roll's trust domain; others are passed over.
+pub(crate) fn is_local(roll: &Roll, entry: &Entry) -> bool {
+    entry.parent_id.trust_domain() == roll.trust_domain()
+        && entry.spiffe_id.trust_domain() == roll.trust_domain()
+}
+
+/// Whether the entry gives a further name to nodes with `selectors`.
+pub(crate) fn is_alias_of(roll: &Roll, entry: &Entry, selectors: &SelectorSet) -> bool {
+    entry.parent_id == *roll.server_id() && entry.selectors.is_subset(selectors)
+}
+
+/// A descent through the roll: what was found, and from which names it went down.
+#[derive(Default)]
+pub(crate) struct Reach {
+    /// The entries found, in the order of finding.
+    pub(crate) entries: Vec<Arc<Entry>>,
+    /// The names whose children were taken: the node's, and the SPIFFE IDs of the entries.
+    pub(crate) names: HashSet<SpiffeId>,
+    seen: BTreeSet<u64>,
+}
+
+impl Reach {
+    /// Finds everything that a node with this ID and these selectors may see.
+    pub(crate) fn start(&mut self, roll: &Roll, node: &SpiffeId, selectors: &SelectorSet) {
+        self.descend(roll, node.clone());
+        for alias in roll.alias_candidates(selectors) {
+            if is_local(roll, alias) && is_alias_of(roll, alias, selectors) {
+                self.take(alias);
+                self.descend(roll, alias.spiffe_id.clone());
+            }
+        }
+    }
+
+    /// Takes the children of `name`, their children, and so on; cycles end at names seen before.
+    fn descend(&mut self, roll: &Roll, name: SpiffeId) {
+        let mut below = vec![name];
+        while let Some(name) = below.pop() {
+            if self.names.contains(&name) {
+                continue;
+            }
+            for entry in roll.children(&name).filter(|entry| is_local(roll, entry)) {
+                self.take(entry);
+                below.push(entry.spiffe_id.clone());
+            }
+            self.names.insert(name);
+        }
+    }
+
+    fn take(&mut self, entry: &Arc<Entry>) {
+        if self.seen.insert(entry.ordinal) {
+            self.entries.push(Arc::clone(entry));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Change;
+    use crate::world::{self, entry, id, roll, selectors, step};
+
+    fn put(entry: Entry) -> Change {
+        Change::PutEntry(Arc::new(entry))
+    }
+
+    fn names(entries: &[Arc<Entry>]) -> Vec<&str> {
+        entries.iter().map(|entry| entry.id.as_str()).collect()
+    }
+
+    #[test]
+    fn aliases_nesting_and_cycles() {
+        let server = id("/spire/server");
+        let mut roll = roll();
+        step(
+            &mut roll,
+            &[
+                Change::PutNode(Arc::new(world::node("/spire/agent/n", &["s:a", "s:b"]))),
+                Change::PutNode(Arc::new(world::node("/spire/agent/other", &["s:z"]))),
+                // The node's own child, and a chain below it that runs in a circle.
+                put(entry("child", &id("/spire/agent/n"), &id("/c"), &["u:1"])),
+                put(entry("grandchild", &id("/c"), &id("/g"), &["u:1"])),
+                put(entry("circle", &id("/g"), &id("/c"), &["u:1"])),
+                // Two aliases that fit, one that wants more than the node has.
+                put(entry("alias", &server, &id("/cluster"), &["s:a"])),
+                put(entry("alias2", &server, &id("/zone"), &["s:a", "s:b"])),
+                put(entry("alias3", &server, &id("/vault"), &["s:a", "s:c"])),
+                put(entry("in-cluster", &id("/cluster"), &id("/w"), &["u:1"])),
+                put(entry("in-vault", &id("/vault"), &id("/v"), &["u:1"])),
+                put(entry(
+                    "elsewhere",
+                    &id("/spire/agent/other"),
+                    &id("/e"),
+                    &["u:1"],
+                )),
+            ],
+        );
+        let expected = [
+            "alias",
+            "alias2",
+            "child",
+            "circle",
+            "grandchild",
+            "in-cluster",
+        ];
+        let found = authorized_entries(&roll, &id("/spire/agent/n"));
+        assert_eq!(names(&found), expected);
+        assert_eq!(
+            names(&authorized_entries(&roll, &id("/spire/agent/other"))),
+            ["elsewhere"]
+        );
+        assert!(authorized_entries(&roll, &id("/spire/agent/never-attested")).is_empty());
+    }
+
+    #[test]
+    fn a_workload_needs_every_selector_of_the_entry() {
+        let entry = entry("e", &id("/p"), &id("/w"), &["unix:uid:1", "unix:gid:1"]);
+        let check = |attested: &[&str], expected| {
+            assert_eq!(applies(&entry, &selectors(attested)), expected);
+        };
+        check(&["unix:uid:1", "unix:gid:1", "unix:user:x"], true);
+        check(&["unix:uid:1", "unix:gid:1"], true);
+        check(&["unix:uid:1"], false);
+        check(&[], false);
+    }
+
+    /// The rule as 2.11 says it, without any index: repeat until nothing more is found.
+    fn by_the_book(roll: &Roll, node: &SpiffeId) -> BTreeSet<EntryId> {
+        let mut found = BTreeSet::new();
+        let Some(node) = roll.node(node).filter(|node| !node.is_banned()) else {
+            return found;
+        };
+        let mut names = BTreeSet::from([node.id.clone()]);
+        loop {
+            let before = found.len();
+            for entry in roll.entries_after(0) {
+                let local = [&entry.parent_id, &entry.spiffe_id]
+                    .iter()
+                    .all(|id| id.trust_domain() == roll.trust_domain());
+                let alias = entry.parent_id == id("/spire/server")
+                    && entry.selectors.is_subset(&node.selectors);
+                if local && (alias || names.contains(&entry.parent_id)) {
+                    found.insert(entry.id.clone());
+                    names.insert(entry.spiffe_id.clone());
+                }
+            }
+            if found.len() == before {
+                return found;
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn descending_and_climbing_agree_with_the_book(history in world::history()) {
+            let mut roll = roll();
+            for changes in &history {
+                step(&mut roll, changes);
+            }
+            for n in 0..2 {
+                let node = id(&format!("/spire/agent/{n}"));
+                let expected = by_the_book(&roll, &node);
+                let found: Vec<_> = authorized_entries(&roll, &node).iter().map(|e| e.id.clone()).collect();
+                prop_assert_eq!(&found, &expected.iter().cloned().collect::<Vec<_>>());
+                for entry in roll.entries_after(0) {
+                    prop_assert_eq!(
+                        authorized_entry(&roll, &node, &entry.id).is_some(),
+                        expected.contains(&entry.id)
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! When an SVID is renewed: decided once, around half its life, spread by a hash.
+//!
+//! A renewal instant that is drawn anew at each check bunches up at the early end of its range;
+//! one that is computed from the SVID itself does not, and is the same after a restart.
+
+use std::time::Duration;
+
+use muster_crypto::digest;
+use muster_model::Timestamp;
+
+/// How far certificates are dated back, to bear with slow clocks (spire-behaviour 2.1; X509I-18).
+pub const BACKDATE: Duration = Duration::from_secs(10);
+
+/// The earliest renewal, in parts per million of the lifetime.
+const EARLIEST_PPM: u64 = 450_000;
+/// The width of the spread, in parts per million of the lifetime.
+const SPREAD_PPM: u64 = 100_000;
+
+/// When the X509-SVID that is valid from `not_before` to `not_after` is renewed: between 0.45
+/// and 0.55 of its life, by a hash of `spread_seed` (the node and the serial number, say).
+///
+/// Life is counted from the issue, which is [`BACKDATE`] after `not_before`; otherwise an SVID
+/// that lives for seconds would be past its half when it is born. The result is before two thirds
+/// of that life (WAPI-53) and never outside the validity.
+pub fn renew_at(not_before: Timestamp, not_after: Timestamp, spread_seed: &[u8]) -> Timestamp {
+    let issued = not_before.plus(BACKDATE);
+    // An issuer that does not date back may give less than the correction.
+    let start = if issued < not_after {
+        issued
+    } else {
+        not_before
+    };
+    spread(start, not_after, spread_seed)
+}
+
+/// When the JWT-SVID issued at `issued_at` that expires at `expires_at` is renewed; as
+/// [`renew_at`], without back-dating.
+pub fn renew_jwt_at(issued_at: Timestamp, expires_at: Timestamp, spread_seed: &[u8]) -> Timestamp {
+    spread(issued_at, expires_at, spread_seed)
+}
+
+fn spread(start: Timestamp, end: Timestamp, seed: &[u8]) -> Timestamp {
+    let hash = digest::sha256(seed);
+    let draw = hash
+        .iter()
+        .take(4)
+        .fold(0u64, |n, byte| (n << 8) | u64::from(*byte));
+    // `draw` is below 2^32: this scales it to [0, SPREAD_PPM).
+    let ppm = EARLIEST_PPM + ((draw * SPREAD_PPM) >> 32);
+    let life = end.since(start).as_millis();
+    let wait = life * u128::from(ppm) / 1_000_000;
+    start.plus(Duration::from_millis(
+        u64::try_from(wait).unwrap_or(u64::MAX),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_seconds(seconds)
+    }
+
+    /// Two seconds of life, dated back by ten: renewed in the middle of the two.
+    #[test]
+    fn lifetimes_of_seconds() {
+        let now = at(1_000_000);
+        for seed in 0..200u32 {
+            let renewal = renew_at(
+                now.minus(BACKDATE),
+                now.plus(Duration::from_secs(2)),
+                &seed.to_be_bytes(),
+            );
+            let wait = renewal.since(now).as_millis();
+            assert!((900..1100).contains(&wait), "{wait}");
+        }
+    }
+
+    #[test]
+    fn the_spread_is_wide_and_repeatable() {
+        let (from, to) = (at(0), at(3610));
+        let waits: Vec<u128> = (0..1000u32)
+            .map(|seed| {
+                renew_at(from, to, &seed.to_be_bytes())
+                    .since(from)
+                    .as_secs()
+                    .into()
+            })
+            .collect();
+        let (first, last) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+        // An hour: 360 seconds wide, nearly all of it used.
+        assert!(last - first > 340, "{first} {last}");
+        assert_eq!(renew_at(from, to, b"x"), renew_at(from, to, b"x"));
+    }
+
+    proptest! {
+        /// WAPI-53, for every lifetime.
+        #[test]
+        fn between_045_and_two_thirds_of_life(ttl in 1u64..100_000_000, seed: u64) {
+            let now = at(1_700_000_000);
+            let renewal = renew_at(
+                now.minus(BACKDATE),
+                now.plus(Duration::from_secs(ttl)),
+                &seed.to_be_bytes(),
+            );
+            let wait = renewal.since(now).as_millis();
+            let life = u128::from(ttl) * 1000;
+            prop_assert!(wait * 100 >= life * 45 - 100 && wait * 3 <= life * 2);
+        }
+
+        #[test]
+        fn stays_inside_any_validity(from: i64, to: i64, seed: u64) {
+            let (from, to) = (Timestamp::from_unix_millis(from), Timestamp::from_unix_millis(to));
+            let renewal = renew_at(from, to, &seed.to_be_bytes());
+            prop_assert!(from <= renewal && renewal <= to.max(from));
+        }
+    }
+}

@@ -1,0 +1,493 @@
+//! Who is at the other end: the process that sends, proven by the kernel.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tokio::io::unix::AsyncFd;
+use tokio::sync::OnceCell;
+
+use crate::pidfd;
+use crate::procfs::{ExecutableId, ProcDir, ProcError};
+use crate::sys::{self, Credentials, Received, SenderPidfd};
+
+/// How firmly a caller's process is known: what this kernel could do, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Assurance {
+    /// Linux before 6.5: the pidfd was opened by number after the connection was accepted. A
+    /// process that died before that, and whose number was given away at once, is not told apart.
+    OpenedPidfd,
+    /// The kernel gave the pidfd of the process that connected, and every byte carries the
+    /// number of its sender.
+    ConnectorPidfd,
+    /// Moreover the first bytes carried their sender's own pidfd, and it is the same process.
+    SenderPidfd,
+}
+
+/// Why a connection is not, or no longer, served. Once given, the verdict stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Nothing has been sent yet, so there is no caller.
+    #[error("nothing has been received on this connection, so its caller is not known")]
+    Silent,
+    /// The process has no number in our pid namespace.
+    #[error(
+        "the calling process is not visible in the node's pid namespace; run the node in the host's (hostPID)"
+    )]
+    NotVisible,
+    /// Bytes came from another process than the one that connected, such as a child that
+    /// inherited the socket or a process that was handed it.
+    #[error(
+        "process {sent} sent on a connection that process {connected} opened; each process must connect itself"
+    )]
+    OtherSender {
+        /// The process that connected.
+        connected: u32,
+        /// The process that sent.
+        sent: u32,
+    },
+    /// The sender's user or group changed during the connection.
+    #[error("process {pid} changed its user or group during the connection; it must connect anew")]
+    OtherUser {
+        /// The process.
+        pid: u32,
+    },
+    /// Another program runs in the process than when it connected.
+    #[error("process {pid} executed another program after it connected; it must connect anew")]
+    OtherProgram {
+        /// The process.
+        pid: u32,
+    },
+    /// The process ended.
+    #[error("process {pid} is gone")]
+    Gone {
+        /// The process.
+        pid: u32,
+    },
+    /// The kernel did not say who sent the bytes.
+    #[error("the kernel attached no credentials to what process {pid} sent")]
+    NoCredentials {
+        /// The process that connected.
+        pid: u32,
+    },
+    /// What the kernel said about the sender did not arrive whole, which also happens when the
+    /// descriptor limit is reached.
+    #[error(
+        "the control data of what process {pid} sent was cut short; raise the descriptor limit (LimitNOFILE) if this is frequent"
+    )]
+    ControlTruncated {
+        /// The process that connected.
+        pid: u32,
+    },
+    /// The process's directory in /proc does not give what identifies it.
+    #[error(
+        "/proc does not identify process {pid} ({kind}); mount /proc for the node's own pid namespace"
+    )]
+    Unidentified {
+        /// The process.
+        pid: u32,
+        /// The cause.
+        kind: io::ErrorKind,
+    },
+    /// No descriptor or memory is left to identify the process with.
+    #[error(
+        "descriptors or memory ran out while process {pid} was identified; raise the descriptor limit (LimitNOFILE)"
+    )]
+    Exhausted {
+        /// The process.
+        pid: u32,
+    },
+    /// The first bytes did not arrive in time.
+    #[error("process {pid} connected and did not send a whole HTTP/2 preface in time")]
+    TooSlow {
+        /// The process that connected.
+        pid: u32,
+    },
+}
+
+impl From<Refusal> for io::Error {
+    fn from(refusal: Refusal) -> Self {
+        let kind = match refusal {
+            Refusal::TooSlow { .. } => io::ErrorKind::TimedOut,
+            Refusal::Exhausted { .. } => io::ErrorKind::OutOfMemory,
+            Refusal::Gone { .. } => io::ErrorKind::ConnectionReset,
+            Refusal::Silent => io::ErrorKind::NotConnected,
+            Refusal::NotVisible
+            | Refusal::OtherSender { .. }
+            | Refusal::OtherUser { .. }
+            | Refusal::OtherProgram { .. }
+            | Refusal::NoCredentials { .. }
+            | Refusal::ControlTruncated { .. }
+            | Refusal::Unidentified { .. } => io::ErrorKind::PermissionDenied,
+        };
+        io::Error::new(kind, refusal)
+    }
+}
+
+/// The process at the other end of a connection. Cheap to clone; keeps a pidfd open.
+///
+/// What is checked where:
+///
+/// - *Another process sends* (inherited socket, passed descriptor): on every read, before its
+///   bytes are seen ([`Refusal::OtherSender`]).
+/// - *A setuid program or a dropped privilege after connecting*: [`uid`](Self::uid) and
+///   [`gid`](Self::gid) are the effective ones at `connect(2)`; attestors compare them with
+///   `/proc/PID/status`.
+/// - *Another program after connecting* (`execve` keeps pid and start time): the executable seen at
+///   `accept(2)` is compared when the first bytes arrive, and by [`verify`](Self::verify). A
+///   process that connects, sends and executes before we accept is not noticed.
+/// - *Pid reuse*: the pidfd is of the process, not of the number.
+#[derive(Clone)]
+pub struct Caller {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    connector: Connector,
+    /// What the sender's bytes carry; the real ids, unless it names its effective or saved ones.
+    sender: Credentials,
+    assurance: Assurance,
+}
+
+/// The process that connected, as seen at `accept`.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    pid: u32,
+    uid: u32,
+    gid: u32,
+    pidfd: Arc<OwnedFd>,
+    watch: Arc<OnceCell<AsyncFd<Arc<OwnedFd>>>>,
+    start_time: u64,
+    executable: Option<ExecutableId>,
+    assurance: Assurance,
+}
+
+impl Connector {
+    /// Learns who connected `socket`.
+    pub(crate) fn of(socket: BorrowedFd<'_>) -> Result<Self, Refusal> {
+        let cred =
+            nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)
+                .map_err(|_| Refusal::NoCredentials { pid: 0 })?;
+        let pid = visible(cred.pid())?;
+        let (pidfd, assurance) = match sys::peer_pidfd(socket) {
+            Ok(pidfd) => (pidfd, Assurance::ConnectorPidfd),
+            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => (
+                sys::pidfd_open(cred.pid()).map_err(|error| unidentified(pid, &error))?,
+                Assurance::OpenedPidfd,
+            ),
+            // The kernel knows the process and cannot make a pidfd: it has been reaped.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ESRCH | libc::EINVAL | libc::ENODATA)
+                ) =>
+            {
+                return Err(Refusal::Gone { pid });
+            }
+            Err(error) => return Err(unidentified(pid, &error)),
+        };
+        let pidfd = Arc::new(pidfd);
+        let dir = ProcDir::open(pid, Arc::clone(&pidfd)).map_err(|error| refusal(pid, &error))?;
+        let start_time = dir.start_time().map_err(|error| refusal(pid, &error))?;
+        Ok(Self {
+            pid,
+            uid: cred.uid(),
+            gid: cred.gid(),
+            pidfd,
+            watch: Arc::new(OnceCell::new()),
+            start_time,
+            // Another user's executable is hidden from an unprivileged node, and a kernel thread
+            // has none. Attestors that need it say so.
+            executable: dir.executable_id().ok(),
+            assurance,
+        })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(crate) fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    fn is_alive(&self) -> bool {
+        pidfd::is_alive(self.pidfd.as_fd())
+    }
+
+    fn still_same(&self) -> Result<(), Refusal> {
+        let pid = self.pid;
+        let dir = self.proc_dir().map_err(|error| refusal(pid, &error))?;
+        if dir.start_time().map_err(|error| refusal(pid, &error))? != self.start_time {
+            return Err(Refusal::Gone { pid });
+        }
+        if dir.executable_id().ok() != self.executable {
+            return Err(if self.is_alive() {
+                Refusal::OtherProgram { pid }
+            } else {
+                Refusal::Gone { pid }
+            });
+        }
+        if self.is_alive() {
+            Ok(())
+        } else {
+            Err(Refusal::Gone { pid })
+        }
+    }
+
+    fn proc_dir(&self) -> Result<ProcDir, ProcError> {
+        ProcDir::open(self.pid, Arc::clone(&self.pidfd))
+    }
+}
+
+fn visible(pid: i32) -> Result<u32, Refusal> {
+    u32::try_from(pid)
+        .ok()
+        .filter(|pid| *pid != 0)
+        .ok_or(Refusal::NotVisible)
+}
+
+fn unidentified(pid: u32, error: &io::Error) -> Refusal {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
+            Refusal::Exhausted { pid }
+        }
+        Some(libc::ESRCH) => Refusal::Gone { pid },
+        _ => Refusal::Unidentified {
+            pid,
+            kind: error.kind(),
+        },
+    }
+}
+
+fn refusal(pid: u32, error: &ProcError) -> Refusal {
+    match error {
+        ProcError::Gone { pid } => Refusal::Gone { pid: *pid },
+        ProcError::Unreadable { source, .. } => unidentified(pid, source),
+        ProcError::Malformed { .. } => Refusal::Unidentified {
+            pid,
+            kind: io::ErrorKind::InvalidData,
+        },
+    }
+}
+
+impl Caller {
+    /// The process, in our pid namespace. Never 0.
+    pub fn pid(&self) -> u32 {
+        self.inner.connector.pid
+    }
+
+    /// The effective user when the process connected.
+    pub fn uid(&self) -> u32 {
+        self.inner.connector.uid
+    }
+
+    /// The effective group when the process connected.
+    pub fn gid(&self) -> u32 {
+        self.inner.connector.gid
+    }
+
+    /// The user that the bytes carry: the real one, unless the process names its effective or
+    /// saved one (which only programs that speak `SCM_CREDENTIALS` do).
+    pub fn sender_uid(&self) -> u32 {
+        self.inner.sender.uid
+    }
+
+    /// The group that the bytes carry, likewise.
+    pub fn sender_gid(&self) -> u32 {
+        self.inner.sender.gid
+    }
+
+    /// When the process started, in clock ticks since boot.
+    pub fn start_time(&self) -> u64 {
+        self.inner.connector.start_time
+    }
+
+    /// The file that the process ran when the connection was accepted; `None` when the kernel
+    /// does not show it to us.
+    pub fn executable_id(&self) -> Option<ExecutableId> {
+        self.inner.connector.executable
+    }
+
+    /// How firmly the process is known.
+    pub fn assurance(&self) -> Assurance {
+        self.inner.assurance
+    }
+
+    /// The process's pidfd. Do not register it with an event loop: use
+    /// [`exited`](Self::exited), or duplicate it.
+    pub fn pidfd(&self) -> &Arc<OwnedFd> {
+        &self.inner.connector.pidfd
+    }
+
+    /// Whether the process still runs.
+    pub fn is_alive(&self) -> bool {
+        self.inner.connector.is_alive()
+    }
+
+    /// Whether it is still the process, and the program, that connected. Ask after collecting
+    /// facts about it and before believing them.
+    pub fn verify(&self) -> Result<(), Refusal> {
+        self.inner.connector.still_same()
+    }
+
+    /// `/proc/PID`, surely of this process.
+    pub fn proc_dir(&self) -> Result<ProcDir, ProcError> {
+        self.inner.connector.proc_dir()
+    }
+
+    /// Resolves when the process has ended, within a scheduling delay of it.
+    ///
+    /// Any number of tasks may wait, each as often as it likes. Needs a tokio runtime with I/O
+    /// enabled; fails only when the kernel refuses another epoll watch.
+    pub async fn exited(&self) -> io::Result<()> {
+        let connector = &self.inner.connector;
+        let watch = connector
+            .watch
+            .get_or_try_init(|| async { sys::watch_pidfd(Arc::clone(&connector.pidfd)) })
+            .await?;
+        while connector.is_alive() {
+            watch.readable().await?.clear_ready();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller")
+            .field("pid", &self.pid())
+            .field("uid", &self.uid())
+            .field("gid", &self.gid())
+            .field("start_time", &self.start_time())
+            .field("assurance", &self.assurance())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handle on what is known about a connection's other end; tonic puts one into the extensions of
+/// every request (`request.extensions().get::<PeerInfo>()`).
+#[derive(Clone)]
+pub struct PeerInfo {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    connector: Connector,
+    bound: OnceLock<Caller>,
+    refused: OnceLock<Refusal>,
+    descriptors: AtomicUsize,
+}
+
+impl PeerInfo {
+    pub(crate) fn new(connector: Connector) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                connector,
+                bound: OnceLock::new(),
+                refused: OnceLock::new(),
+                descriptors: AtomicUsize::new(0),
+            }),
+        }
+    }
+
+    /// The caller. Known as soon as the first bytes were read, hence always when a request exists;
+    /// taken back when something is wrong with the connection later.
+    pub fn caller(&self) -> Result<Caller, Refusal> {
+        if let Some(refusal) = self.refused() {
+            return Err(refusal);
+        }
+        self.shared.bound.get().cloned().ok_or(Refusal::Silent)
+    }
+
+    /// Why the connection was refused, if it was.
+    pub fn refused(&self) -> Option<Refusal> {
+        self.shared.refused.get().copied()
+    }
+
+    /// How many descriptors the other end tried to hand over; all were closed at once.
+    pub fn descriptors_closed(&self) -> usize {
+        self.shared.descriptors.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn connector(&self) -> &Connector {
+        &self.shared.connector
+    }
+
+    pub(crate) fn is_bound(&self) -> bool {
+        self.shared.bound.get().is_some()
+    }
+
+    /// Keeps the first verdict and returns it.
+    pub(crate) fn refuse(&self, refusal: Refusal) -> Refusal {
+        *self.shared.refused.get_or_init(|| refusal)
+    }
+
+    /// Judges bytes before anyone sees them.
+    pub(crate) fn judge(&self, received: &Received) -> Result<(), Refusal> {
+        let shared = &*self.shared;
+        let connector = &shared.connector;
+        let pid = connector.pid;
+        shared
+            .descriptors
+            .fetch_add(received.descriptors, Ordering::Relaxed);
+        if received.truncated {
+            return Err(Refusal::ControlTruncated { pid });
+        }
+        let sender = received.credentials.ok_or(Refusal::NoCredentials { pid })?;
+        let sent = visible(sender.pid)?;
+        if sent != pid {
+            return Err(Refusal::OtherSender {
+                connected: pid,
+                sent,
+            });
+        }
+        // While the connector runs, its number is nobody else's, and nobody had both the number
+        // and this connection before it existed: the sender is the connector.
+        if !connector.is_alive() {
+            return Err(Refusal::Gone { pid });
+        }
+        if let Some(caller) = shared.bound.get() {
+            return if caller.inner.sender == sender {
+                Ok(())
+            } else {
+                Err(Refusal::OtherUser { pid })
+            };
+        }
+        let assurance = match &received.pidfd {
+            SenderPidfd::Absent => connector.assurance,
+            SenderPidfd::Gone => return Err(Refusal::Gone { pid }),
+            SenderPidfd::Here(pidfd) => match pidfd::may_be_same(pidfd, &connector.pidfd) {
+                Ok(true) => connector.assurance.max(Assurance::SenderPidfd),
+                Ok(false) => {
+                    return Err(Refusal::OtherSender {
+                        connected: pid,
+                        sent,
+                    });
+                }
+                Err(error) => return Err(unidentified(pid, &error)),
+            },
+        };
+        connector.still_same()?;
+        shared.bound.get_or_init(|| Caller {
+            inner: Arc::new(Inner {
+                connector: connector.clone(),
+                sender,
+                assurance,
+            }),
+        });
+        Ok(())
+    }
+}
+
+impl fmt::Debug for PeerInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerInfo")
+            .field("connected_pid", &self.shared.connector.pid)
+            .field("caller", &self.shared.bound.get())
+            .field("refused", &self.shared.refused.get())
+            .finish_non_exhaustive()
+    }
+}

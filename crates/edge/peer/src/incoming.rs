@@ -1,0 +1,197 @@
+//! Connections as they come, within bounds, whatever goes wrong with some.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Sleep, sleep};
+use tokio_stream::Stream;
+
+use crate::authority::AuthorityRewriter;
+use crate::caller::{Connector, Refusal};
+use crate::gate::{Gate, Limits, Tally};
+use crate::listener::SocketFile;
+use crate::stream::PeerStream;
+use crate::sys;
+
+/// The first pause when descriptors or memory run out.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How many connections one poll disposes of before it lets others run.
+const BATCH: usize = 64;
+
+/// A connection as a server gets it: callers known, any `:authority` accepted.
+pub type Connection = AuthorityRewriter<PeerStream>;
+
+/// The stream of a listener's connections. Ends only when the socket itself fails.
+pub struct Incoming {
+    io: AsyncFd<OwnedFd>,
+    gate: Arc<Gate>,
+    pause: Option<Pin<Box<Sleep>>>,
+    next_pause: Duration,
+    ended: bool,
+    /// Last, so that the file goes after the socket was closed.
+    file: Option<SocketFile>,
+}
+
+/// Reads the counters of a listener; clones see the same.
+#[derive(Clone, Debug)]
+pub struct TallyReader {
+    gate: Arc<Gate>,
+}
+
+impl TallyReader {
+    /// The counters now.
+    pub fn read(&self) -> Tally {
+        self.gate.tally()
+    }
+}
+
+/// What one attempt to accept gave.
+enum Accepted {
+    /// A connection to serve.
+    Served(Box<Connection>),
+    /// A connection that was closed, or one that went away.
+    Disposed,
+    /// None is waiting.
+    Nothing,
+    /// Descriptors or memory ran out.
+    Short(Errno),
+}
+
+impl Incoming {
+    pub(crate) fn new(
+        socket: OwnedFd,
+        file: Option<SocketFile>,
+        limits: Limits,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            io: sys::watch(socket)?,
+            gate: Gate::new(limits),
+            pause: None,
+            next_pause: FIRST_PAUSE,
+            ended: false,
+            file,
+        })
+    }
+
+    /// A handle on the counters, for metrics.
+    pub fn tally(&self) -> TallyReader {
+        TallyReader {
+            gate: Arc::clone(&self.gate),
+        }
+    }
+
+    fn accept(&self) -> io::Result<Accepted> {
+        let socket = match sys::accept(self.io.as_fd()) {
+            Ok(socket) => socket,
+            Err(Errno::EAGAIN) => return Ok(Accepted::Nothing),
+            Err(Errno::EINTR | Errno::ECONNABORTED | Errno::EPROTO | Errno::EPERM) => {
+                return Ok(Accepted::Disposed);
+            }
+            Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)) => {
+                return Ok(Accepted::Short(errno));
+            }
+            Err(errno) => return Err(errno.into()),
+        };
+        self.gate.count_accepted();
+        // Cheapest check first: a flood should cost us little.
+        if !self.gate.has_room() {
+            return Ok(Accepted::Disposed);
+        }
+        let connector = match Connector::of(socket.as_fd()) {
+            Ok(connector) => connector,
+            Err(Refusal::Exhausted { .. }) => return Ok(Accepted::Short(Errno::EMFILE)),
+            Err(refusal) => {
+                self.gate.count_refused();
+                tracing::debug!(reason = %refusal, "connection refused");
+                return Ok(Accepted::Disposed);
+            }
+        };
+        let Some(place) = self.gate.enter(connector.uid()) else {
+            return Ok(Accepted::Disposed);
+        };
+        let first_bytes = self.gate.limits().first_bytes;
+        Ok(
+            match PeerStream::new(socket, connector, place, first_bytes) {
+                Ok(stream) => Accepted::Served(Box::new(AuthorityRewriter::new(stream))),
+                Err(error) => {
+                    tracing::debug!(%error, "connection not served");
+                    Accepted::Disposed
+                }
+            },
+        )
+    }
+
+    fn start_pause(&mut self, errno: Errno) {
+        self.gate.count_pause();
+        if self.next_pause == FIRST_PAUSE {
+            tracing::warn!(
+                %errno,
+                "cannot accept connections, will try again; raise the descriptor limit (LimitNOFILE) if this persists"
+            );
+        }
+        self.pause = Some(Box::pin(sleep(self.next_pause)));
+        self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        for _ in 0..BATCH {
+            if let Some(pause) = &mut this.pause {
+                ready!(pause.as_mut().poll(cx));
+                this.pause = None;
+            }
+            let accepted = match ready!(this.io.poll_read_ready(cx)) {
+                Ok(mut guard) => {
+                    let accepted = this.accept();
+                    // With the guard from before, so that what came meanwhile is not forgotten.
+                    if matches!(accepted, Ok(Accepted::Nothing)) {
+                        guard.clear_ready();
+                    }
+                    accepted
+                }
+                Err(error) => Err(error),
+            };
+            match accepted {
+                Ok(Accepted::Served(connection)) => {
+                    this.next_pause = FIRST_PAUSE;
+                    return Poll::Ready(Some(Ok(*connection)));
+                }
+                Ok(Accepted::Disposed) => this.next_pause = FIRST_PAUSE,
+                Ok(Accepted::Nothing) => {}
+                Ok(Accepted::Short(errno)) => this.start_pause(errno),
+                Err(error) => {
+                    this.ended = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("file", &self.file)
+            .field("tally", &self.gate.tally())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,22 @@
+//! What the daemon does to itself, as far as the system allows.
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Raises the soft limit of open descriptors to the hard one and returns it. Every connection
+/// takes two descriptors.
+pub fn raise_descriptor_limit() -> Result<u64, Errno> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(hard)
+}
+
+/// Keeps other processes of the same user from reading this one's memory (ptrace, `/proc/PID/mem`),
+/// and the kernel from writing it to a core file. Call it before any secret is in memory.
+pub fn keep_memory_private() -> Result<(), Errno> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    prctl::set_dumpable(false)
+}

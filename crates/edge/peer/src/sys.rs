@@ -1,0 +1,267 @@
+//! The kernel interfaces that no safe wrapper offers. All `unsafe` of the house is in this file.
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+use std::sync::Arc;
+
+use nix::sys::socket::{SockFlag, accept4};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// `SCM_PIDFD` of `linux/socket.h` (6.5).
+const SCM_PIDFD: libc::c_int = 0x04;
+
+/// `SO_PASSRIGHTS` of `asm-generic/socket.h` (6.16); `libc` does not have it for every target.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// The length of an integer option.
+const INT: libc::socklen_t = 4;
+/// The most descriptors one message carries (`SCM_MAX_FD`).
+const SCM_MAX_FD: usize = 253;
+/// Room for credentials, one pidfd and the most descriptors that a sender can attach, with
+/// alignment to spare, in eight-byte words.
+const CONTROL_WORDS: usize = (SCM_MAX_FD * size_of::<libc::c_int>() + 256) / 8;
+
+/// The sender's identity as the kernel attached it to the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    /// The thread group, in our pid namespace; 0 when it is not visible there.
+    pub(crate) pid: i32,
+    /// The real uid, unless the sender named another of its own.
+    pub(crate) uid: u32,
+    /// The real gid, unless the sender named another of its own.
+    pub(crate) gid: u32,
+}
+
+/// What a message said about its sender's pidfd.
+#[derive(Debug)]
+pub(crate) enum SenderPidfd {
+    /// The kernel did not attach one.
+    Absent,
+    /// The sender.
+    Here(OwnedFd),
+    /// The kernel could not make one any more: the sender is gone.
+    Gone,
+}
+
+/// One `recvmsg`.
+#[derive(Debug)]
+pub(crate) struct Received {
+    /// Bytes written to the buffer; 0 is the end of the stream.
+    pub(crate) len: usize,
+    /// Who sent them; `None` when the kernel attached nothing.
+    pub(crate) credentials: Option<Credentials>,
+    /// The sender's pidfd.
+    pub(crate) pidfd: SenderPidfd,
+    /// How many descriptors came along; they are closed already.
+    pub(crate) descriptors: usize,
+    /// Whether control data did not fit or could not be installed (`MSG_CTRUNC`).
+    pub(crate) truncated: bool,
+}
+
+/// Reads once from a non-blocking socket, with everything that the kernel says about the sender.
+pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut control = [0_u64; CONTROL_WORDS];
+    let mut iov = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: an all-zero `msghdr` is a valid value of that plain C structure.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of::<[u64; CONTROL_WORDS]>() as _;
+
+    // SAFETY: `message` points to `iov` and `control`, which outlive the call and are as long as
+    // it says; the descriptor is borrowed, hence open.
+    let read = unsafe {
+        libc::recvmsg(
+            socket.as_raw_fd(),
+            &raw mut message,
+            libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT,
+        )
+    };
+    let len = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+    let mut received = Received {
+        len,
+        credentials: None,
+        pidfd: SenderPidfd::Absent,
+        descriptors: 0,
+        truncated: message.msg_flags & libc::MSG_CTRUNC != 0,
+    };
+
+    // SAFETY: the kernel filled `message`; the macros walk only within `msg_controllen`.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: `header` came from the CMSG macros and is not null, so a whole `cmsghdr` lies
+        // there, aligned, because `control` is aligned to eight bytes.
+        let (level, kind, total) = unsafe {
+            (
+                (*header).cmsg_level,
+                (*header).cmsg_type,
+                (*header).cmsg_len,
+            )
+        };
+        // SAFETY: as above; only the address is computed.
+        let data = unsafe { libc::CMSG_DATA(header) };
+        // SAFETY: CMSG_LEN only computes.
+        let overhead = unsafe { libc::CMSG_LEN(0) } as usize;
+        #[expect(
+            clippy::unnecessary_cast,
+            reason = "cmsg_len is size_t with glibc and socklen_t with musl"
+        )]
+        let payload = (total as usize).saturating_sub(overhead);
+        if level == libc::SOL_SOCKET {
+            match kind {
+                libc::SCM_CREDENTIALS if payload >= size_of::<libc::ucred>() => {
+                    // SAFETY: the payload holds a whole `ucred`; unaligned reads are allowed.
+                    let cred: libc::ucred = unsafe { ptr::read_unaligned(data.cast()) };
+                    received.credentials = Some(Credentials {
+                        pid: cred.pid,
+                        uid: cred.uid,
+                        gid: cred.gid,
+                    });
+                }
+                SCM_PIDFD if payload >= size_of::<libc::c_int>() => {
+                    // SAFETY: the payload holds a whole int.
+                    let fd: libc::c_int = unsafe { ptr::read_unaligned(data.cast()) };
+                    received.pidfd = if fd < 0 {
+                        SenderPidfd::Gone
+                    } else {
+                        // SAFETY: the kernel installed this descriptor for us in this call and
+                        // nobody else knows it.
+                        SenderPidfd::Here(unsafe { OwnedFd::from_raw_fd(fd) })
+                    };
+                }
+                libc::SCM_RIGHTS => {
+                    for index in 0..payload / size_of::<libc::c_int>() {
+                        // SAFETY: `index` stays within the payload's ints.
+                        let fd: libc::c_int = unsafe {
+                            ptr::read_unaligned(data.add(index * size_of::<libc::c_int>()).cast())
+                        };
+                        if fd >= 0 {
+                            // SAFETY: installed for us in this call; dropping closes it.
+                            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+                            received.descriptors += 1;
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        // SAFETY: `header` is the current header of `message`.
+        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    }
+    Ok(received)
+}
+
+fn set_flag(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the value is a live int of the length given; the descriptor is borrowed.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const value).cast(),
+            INT,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Asks the kernel to attach the sender's credentials to what `socket` (or a connection that it
+/// accepts) receives.
+pub(crate) fn pass_credentials(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_flag(socket, libc::SO_PASSCRED, 1)
+}
+
+/// Asks for the sender's pidfd with what `socket` receives, or stops asking. Linux 6.5 and later;
+/// older kernels answer `ENOPROTOOPT`.
+pub(crate) fn pass_pidfd(socket: BorrowedFd<'_>, wanted: PassPidfd) -> io::Result<()> {
+    set_flag(
+        socket,
+        libc::SO_PASSPIDFD,
+        match wanted {
+            PassPidfd::Yes => 1,
+            PassPidfd::No => 0,
+        },
+    )
+}
+
+/// Whether messages should carry the sender's pidfd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PassPidfd {
+    /// From now on.
+    Yes,
+    /// No longer.
+    No,
+}
+
+/// Makes the kernel refuse descriptors that others try to send to `socket`. Linux 6.16 and later.
+pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_flag(socket, SO_PASSRIGHTS, 0)
+}
+
+/// The pidfd of the process that connected (or listened, on a client's socket).
+pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut fd: libc::c_int = -1;
+    let mut length = INT;
+    // SAFETY: `fd` and `length` are live and as large as they say.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERPIDFD,
+            (&raw mut fd).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if fd < 0 {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    // SAFETY: the kernel installed this descriptor for us in this call.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `pidfd_open(2)` (5.3).
+pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: a system call with two integers.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = libc::c_int::try_from(result).unwrap_or(-1);
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel made this descriptor for us in this call.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Accepts one connection, non-blocking and closed on exec.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = accept4(listener.as_raw_fd(), flags)?;
+    // SAFETY: the kernel made this descriptor for us in this call.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Hands a socket to the runtime's event loop.
+pub(crate) fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names the same open descriptor until it is dropped, and `AsyncFd` owns
+    // it.
+    unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
+}
+
+/// Has the runtime's event loop watch a pidfd for the end of its process.
+pub(crate) fn watch_pidfd(pidfd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: as above; the descriptor stays open while any `Arc` lives, and `AsyncFd` owns one.
+    unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(io::Error::from)
+}

@@ -1,0 +1,108 @@
+//! What is written together.
+
+use std::fmt;
+use std::sync::Arc;
+
+use muster_audit::Record;
+use muster_model::{Bundle, Entry, EntryId, JoinToken, Node, SpiffeId, TrustDomain};
+use muster_policy::{Bundles, Entries, Journals, Nodes, Permit, Tokens, Writes};
+use muster_roll::Change;
+
+/// Changes to rows and the audit records about them, which become durable together.
+///
+/// Each method that changes rows takes the permit for an action that writes such rows; the permit
+/// itself is not kept: who did it stands in the audit record.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Transaction {
+    changes: Vec<Change>,
+    records: Vec<Record>,
+}
+
+impl Transaction {
+    /// A transaction with nothing in it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Writes an entry, new or in place of the one with the same ID.
+    pub fn put_entry<A: Writes<Entries>>(&mut self, _permit: &Permit<A>, entry: Entry) {
+        self.changes.push(Change::PutEntry(Arc::new(entry)));
+    }
+
+    /// Deletes an entry.
+    pub fn delete_entry<A: Writes<Entries>>(&mut self, _permit: &Permit<A>, id: EntryId) {
+        self.changes.push(Change::DeleteEntry(id));
+    }
+
+    /// Writes a node, new or in place of the one with the same ID.
+    pub fn put_node<A: Writes<Nodes>>(&mut self, _permit: &Permit<A>, node: Node) {
+        self.changes.push(Change::PutNode(Arc::new(node)));
+    }
+
+    /// Deletes a node.
+    pub fn delete_node<A: Writes<Nodes>>(&mut self, _permit: &Permit<A>, id: SpiffeId) {
+        self.changes.push(Change::DeleteNode(id));
+    }
+
+    /// Writes a join token.
+    pub fn put_join_token<A: Writes<Tokens>>(&mut self, _permit: &Permit<A>, token: JoinToken) {
+        self.changes.push(Change::PutJoinToken(token));
+    }
+
+    /// Deletes a join token.
+    pub fn delete_join_token<A: Writes<Tokens>>(&mut self, _permit: &Permit<A>, value: String) {
+        self.changes.push(Change::DeleteJoinToken(value));
+    }
+
+    /// Writes a bundle, new or in place of the one of the same trust domain.
+    pub fn put_bundle<A: Writes<Bundles>>(&mut self, _permit: &Permit<A>, bundle: Bundle) {
+        self.changes.push(Change::PutBundle(Arc::new(bundle)));
+    }
+
+    /// Deletes a bundle.
+    pub fn delete_bundle<A: Writes<Bundles>>(&mut self, _permit: &Permit<A>, name: TrustDomain) {
+        self.changes.push(Change::DeleteBundle(name));
+    }
+
+    /// Writes the journal of a signing authority.
+    pub fn put_journal<A: Writes<Journals>>(
+        &mut self,
+        _permit: &Permit<A>,
+        name: impl Into<String>,
+        content: impl Into<Arc<[u8]>>,
+    ) {
+        self.changes.push(Change::PutJournal {
+            name: name.into(),
+            content: content.into(),
+        });
+    }
+
+    /// Adds an audit record.
+    pub fn audit(&mut self, record: Record) {
+        self.records.push(record);
+    }
+
+    /// The changes in the order in which they were put in.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// The audit records in the order in which they were put in.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Whether the transaction changes no row, so that it gets no revision.
+    pub fn is_audit_only(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction")
+            .field("changes", &self.changes)
+            .field("records", &self.records.len())
+            .finish()
+    }
+}
