@@ -28,8 +28,12 @@ pub(crate) async fn run(server: Arc<Server>) {
             continue;
         }
         // The table gives the server itself this action; a refusal would be a fault of the table.
-        let Ok(permit) = decide::<Prune>(&Caller::System("prune")) else { continue };
-        let pruned = server.roll.write(move |roll, transaction| prune(roll, transaction, &permit, now));
+        let Ok(permit) = decide::<Prune>(&Caller::System("prune")) else {
+            continue;
+        };
+        let pruned = server
+            .roll
+            .write(move |roll, transaction| prune(roll, transaction, &permit, now));
         if let Err(error) = pruned.await {
             tracing::warn!(%error, "what has expired could not be removed; trying again");
         }
@@ -39,33 +43,60 @@ pub(crate) async fn run(server: Arc<Server>) {
 fn due(roll: &Roll, now: Timestamp) -> bool {
     roll.expired_entries(now).next().is_some()
         || roll.join_tokens().any(|token| node::is_expired(token, now))
-        || roll.bundles().any(|b| !matches!(bundle::pruned(b, now), Ok(None)))
+        || roll
+            .bundles()
+            .any(|b| !matches!(bundle::pruned(b, now), Ok(None)))
 }
 
 fn prune(roll: &Roll, transaction: &mut Transaction, permit: &Permit<Prune>, now: Timestamp) {
     for entry in roll.expired_entries(now).take(ROWS) {
-        let gone = record(permit.principal(), now, Event::EntryDelete, entry.id.as_str());
-        transaction.audit(gone.with("spiffe_id", entry.spiffe_id.as_str()).with("reason", "expired"));
+        let gone = record(
+            permit.principal(),
+            now,
+            Event::EntryDelete,
+            entry.id.as_str(),
+        );
+        transaction.audit(
+            gone.with("spiffe_id", entry.spiffe_id.as_str())
+                .with("reason", "expired"),
+        );
         transaction.delete_entry(permit, entry.id.clone());
     }
-    let stale: Vec<&JoinToken> = roll.join_tokens().filter(|t| node::is_expired(t, now)).take(ROWS).collect();
+    let stale: Vec<&JoinToken> = roll
+        .join_tokens()
+        .filter(|t| node::is_expired(t, now))
+        .take(ROWS)
+        .collect();
     for token in stale {
-        let digest = muster_crypto::digest::hex(&muster_crypto::digest::sha256(token.value.as_bytes()));
-        transaction.audit(record(permit.principal(), now, Event::JoinTokenPrune, digest));
+        let digest =
+            muster_crypto::digest::hex(&muster_crypto::digest::sha256(token.value.as_bytes()));
+        transaction.audit(record(
+            permit.principal(),
+            now,
+            Event::JoinTokenPrune,
+            digest,
+        ));
         transaction.delete_join_token(permit, token.value.clone());
     }
     for old in roll.bundles() {
         match bundle::pruned(old, now) {
             Ok(None) => {}
             Ok(Some(pruned)) => {
-                let gone = record(permit.principal(), now, Event::BundlePrune, old.trust_domain.as_str());
+                let gone = record(
+                    permit.principal(),
+                    now,
+                    Event::BundlePrune,
+                    old.trust_domain.as_str(),
+                );
                 transaction.audit(
                     gone.with("x509_removed", pruned.x509_removed.to_string())
                         .with("jwt_removed", pruned.jwt_removed.to_string()),
                 );
                 transaction.put_bundle(permit, pruned.bundle);
             }
-            Err(error) => tracing::error!(trust_domain = %old.trust_domain, %error, "the bundle was left as it is"),
+            Err(error) => {
+                tracing::error!(trust_domain = %old.trust_domain, %error, "the bundle was left as it is")
+            }
         }
     }
 }
