@@ -2,7 +2,12 @@
 //! other, without being `muster-node`.
 //!
 //! Everything here panics when something is not as it must be: it is for tests only.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test harness fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test harness fails by panicking"
+)]
 
 mod process;
 mod test_node;

@@ -8,8 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use muster_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use muster_proto::spire::api::server::agent::v1::CreateJoinTokenRequest;
+use muster_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use muster_proto::spire::api::server::bundle::v1::GetBundleRequest;
 use muster_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use muster_proto::spire::api::server::entry::v1::entry_client::EntryClient;
@@ -34,7 +34,10 @@ pub struct ServerConfig {
 impl ServerConfig {
     /// A server in `dir`, for `example.org`, on a free loopback port.
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), more: String::new() }
+        Self {
+            dir: dir.to_owned(),
+            more: String::new(),
+        }
     }
 
     /// The same with more TOML.
@@ -77,12 +80,17 @@ impl ServerProcess {
     pub async fn start(binary: &str, config: ServerConfig) -> Self {
         match Self::try_start(binary, config).await {
             Ok(server) => server,
-            Err((status, log)) => panic!("the server ended with {status} instead of serving:\n{log}"),
+            Err((status, log)) => {
+                panic!("the server ended with {status} instead of serving:\n{log}")
+            }
         }
     }
 
     /// Starts `binary`; when it ends instead of serving, its exit status and its log.
-    pub async fn try_start(binary: &str, config: ServerConfig) -> Result<Self, (ExitStatus, String)> {
+    pub async fn try_start(
+        binary: &str,
+        config: ServerConfig,
+    ) -> Result<Self, (ExitStatus, String)> {
         let file = config.write();
         let mut child = Command::new(binary)
             .args(["run", "--config"])
@@ -98,7 +106,9 @@ impl ServerProcess {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
                 if event["message"] == "serving" {
-                    let address = event["address"].as_str().and_then(|a| a.parse::<SocketAddr>().ok());
+                    let address = event["address"]
+                        .as_str()
+                        .and_then(|a| a.parse::<SocketAddr>().ok());
                     // The test may have given up.
                     serving.send(address).unwrap_or_default();
                 }
@@ -106,14 +116,23 @@ impl ServerProcess {
             }
             log
         });
-        let waited = tokio::task::spawn_blocking(move || address.recv_timeout(PATIENCE)).await.unwrap();
+        let waited = tokio::task::spawn_blocking(move || address.recv_timeout(PATIENCE))
+            .await
+            .unwrap();
         let Ok(Some(address)) = waited else {
             drop(child.kill());
             let status = child.wait().unwrap();
             return Err((status, reader.join().unwrap()));
         };
-        let channel = muster_peer::connect(config.admin_socket()).await.expect("the admin socket of a serving server");
-        Ok(Self { child, config, address, channel })
+        let channel = muster_peer::connect(config.admin_socket())
+            .await
+            .expect("the admin socket of a serving server");
+        Ok(Self {
+            child,
+            config,
+            address,
+            channel,
+        })
     }
 
     /// The TCP address of the API.
@@ -149,13 +168,25 @@ impl ServerProcess {
     /// The server's own bundle.
     pub async fn bundle(&self) -> types::Bundle {
         let mut client = BundleClient::new(self.channel());
-        client.get_bundle(GetBundleRequest::default()).await.expect("the bundle").into_inner()
+        client
+            .get_bundle(GetBundleRequest::default())
+            .await
+            .expect("the bundle")
+            .into_inner()
     }
 
     /// A join token that is good for ten minutes.
     pub async fn join_token(&self) -> String {
-        let request = CreateJoinTokenRequest { ttl: 600, ..Default::default() };
-        self.agents().create_join_token(request).await.expect("a join token").into_inner().value
+        let request = CreateJoinTokenRequest {
+            ttl: 600,
+            ..Default::default()
+        };
+        self.agents()
+            .create_join_token(request)
+            .await
+            .expect("a join token")
+            .into_inner()
+            .value
     }
 
     /// Kills the server without a word and waits until it is gone.
@@ -166,8 +197,14 @@ impl ServerProcess {
 
     /// Asks the server to end, and returns how it did.
     pub async fn stop(mut self) -> ExitStatus {
-        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
-        tokio::task::spawn_blocking(move || self.child.wait().unwrap()).await.unwrap()
+        kill(
+            Pid::from_raw(self.child.id().cast_signed()),
+            Signal::SIGTERM,
+        )
+        .unwrap();
+        tokio::task::spawn_blocking(move || self.child.wait().unwrap())
+            .await
+            .unwrap()
     }
 }
 

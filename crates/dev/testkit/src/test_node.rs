@@ -10,7 +10,8 @@ use muster_model::{Bundle, SpiffeId, Timestamp, TrustDomain};
 use muster_proto::muster::node::v1::node_view_client::NodeViewClient;
 use muster_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use muster_proto::spire::api::server::agent::v1::{
-    AgentX509svidParams, AttestAgentRequest, RenewAgentRequest, attest_agent_request, attest_agent_response,
+    AgentX509svidParams, AttestAgentRequest, RenewAgentRequest, attest_agent_request,
+    attest_agent_response,
 };
 use muster_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use muster_proto::spire::api::server::svid::v1::svid_client::SvidClient;
@@ -33,32 +34,57 @@ pub struct TestNode {
 
 impl TestNode {
     /// Attests with a join token.
-    pub async fn attest(address: SocketAddr, bundle: &types::Bundle, token: &str) -> Result<Self, Status> {
+    pub async fn attest(
+        address: SocketAddr,
+        bundle: &types::Bundle,
+        token: &str,
+    ) -> Result<Self, Status> {
         let key = PrivateKey::generate(KeyType::EcP256).expect("a key");
         let csr = build_csr(&key, None).expect("a signing request");
         let request = AttestAgentRequest {
-            step: Some(attest_agent_request::Step::Params(attest_agent_request::Params {
-                data: Some(types::AttestationData {
-                    r#type: "join_token".into(),
-                    payload: token.as_bytes().to_vec().into(),
-                }),
-                params: Some(AgentX509svidParams { csr: csr.into() }),
-            })),
+            step: Some(attest_agent_request::Step::Params(
+                attest_agent_request::Params {
+                    data: Some(types::AttestationData {
+                        r#type: "join_token".into(),
+                        payload: token.as_bytes().to_vec().into(),
+                    }),
+                    params: Some(AgentX509svidParams { csr: csr.into() }),
+                },
+            )),
         };
         let mut client = AgentClient::new(connect(address, bundle, &Identity::none()).await);
-        let mut answers = client.attest_agent(futures::stream::iter([request])).await?.into_inner();
+        let mut answers = client
+            .attest_agent(futures::stream::iter([request]))
+            .await?
+            .into_inner();
         let answer = answers.message().await?.expect("an answer").step;
         let Some(attest_agent_response::Step::Result(result)) = answer else {
             panic!("a challenge to a join token")
         };
-        let chain = result.svid.expect("an SVID").cert_chain.iter().map(|der| der.to_vec()).collect();
+        let chain = result
+            .svid
+            .expect("an SVID")
+            .cert_chain
+            .iter()
+            .map(|der| der.to_vec())
+            .collect();
         let svid = X509Svid::new(chain, &key).expect("an SVID for our key");
-        Ok(Self { svid, address, bundle: bundle.clone() })
+        Ok(Self {
+            svid,
+            address,
+            bundle: bundle.clone(),
+        })
     }
 
     /// The node's ID.
     pub fn id(&self) -> &SpiffeId {
         &self.svid.spiffe_id
+    }
+
+    /// The same node, whose server is now at `address`.
+    #[must_use]
+    pub fn at(self, address: SocketAddr) -> Self {
+        Self { address, ..self }
     }
 
     /// A new connection with the node's SVID.
@@ -91,10 +117,21 @@ impl TestNode {
     pub async fn renew(&self) -> Result<Self, Status> {
         let key = PrivateKey::generate(KeyType::EcP256).expect("a key");
         let csr = build_csr(&key, None).expect("a signing request");
-        let request = RenewAgentRequest { params: Some(AgentX509svidParams { csr: csr.into() }) };
+        let request = RenewAgentRequest {
+            params: Some(AgentX509svidParams { csr: csr.into() }),
+        };
         let answer = self.agents().await.renew_agent(request).await?.into_inner();
-        let chain = answer.svid.expect("an SVID").cert_chain.iter().map(|der| der.to_vec()).collect();
-        Ok(Self { svid: X509Svid::new(chain, &key).expect("an SVID for our key"), ..self.clone() })
+        let chain = answer
+            .svid
+            .expect("an SVID")
+            .cert_chain
+            .iter()
+            .map(|der| der.to_vec())
+            .collect();
+        Ok(Self {
+            svid: X509Svid::new(chain, &key).expect("an SVID for our key"),
+            ..self.clone()
+        })
     }
 }
 
@@ -104,8 +141,13 @@ async fn connect(address: SocketAddr, bundle: &types::Bundle, identity: &Identit
     let trust_domain = bundle.trust_domain.clone();
     let bundle = Arc::new(bundle);
     let bundles = move |td: &TrustDomain| (*td == bundle.trust_domain).then(|| Arc::clone(&bundle));
-    let connector = Connector::new(trust_domain.server_id(), identity.clone(), Arc::new(bundles), Arc::new(wall_clock))
-        .expect("a TLS configuration");
+    let connector = Connector::new(
+        trust_domain.server_id(),
+        identity.clone(),
+        Arc::new(bundles),
+        Arc::new(wall_clock),
+    )
+    .expect("a TLS configuration");
     Endpoint::from_static("http://server")
         .connect_with_connector(service_fn(move |_| {
             let connector = connector.clone();
@@ -119,11 +161,16 @@ async fn connect(address: SocketAddr, bundle: &types::Bundle, identity: &Identit
 }
 
 fn read_bundle(message: &types::Bundle) -> Bundle {
-    muster_wire::bundle::read(message, |der| Certificate::parse(der).ok().map(|c| c.not_after)).expect("a bundle")
+    muster_wire::bundle::read(message, |der| {
+        Certificate::parse(der).ok().map(|c| c.not_after)
+    })
+    .expect("a bundle")
 }
 
 #[expect(clippy::disallowed_methods, reason = "a scenario runs on real time")]
 fn wall_clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time after 1970");
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("a time after 1970");
     Timestamp::EPOCH.plus(since)
 }
