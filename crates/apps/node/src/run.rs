@@ -33,6 +33,8 @@ use crate::workload_api::{self, WorkloadApi};
 const DRAIN: Duration = Duration::from_secs(10);
 /// A client that answers no ping for so long is gone; idle streams are never ended (WEP-18).
 const KEEPALIVE: Duration = Duration::from_mins(1);
+/// How long connections may stay open once the shutdown has begun.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 const ADMIN: &str = "muster.node.admin.v1.NodeAdmin";
 const HEALTH: &str = "grpc.health.v1.Health";
 
@@ -199,19 +201,13 @@ pub async fn serve(
     let end = shutdown.clone();
     supervisor.essential("Workload API", async move {
         up.declare();
-        transport(per_connection)
-            .add_routes(workload_routes)
-            .serve_with_incoming_shutdown(workload_socket, until(end))
-            .await
+        answer(workload_routes, workload_socket, per_connection, end).await
     });
     let up = ready.expect("admin socket");
     let end = shutdown.clone();
     supervisor.essential("admin socket", async move {
         up.declare();
-        transport(per_connection)
-            .add_routes(admin_routes)
-            .serve_with_incoming_shutdown(admin_socket, until(end))
-            .await
+        answer(admin_routes, admin_socket, per_connection, end).await
     });
     tracing::info!(
         trust_domain = %config.trust_domain,
@@ -235,11 +231,32 @@ fn bind(
     Ok(Listener::bind(path, options)?.incoming(limits)?)
 }
 
-fn transport(per_connection: u32) -> tonic::transport::Server {
-    tonic::transport::Server::builder()
+/// Serves a socket until the shutdown, and until its calls have ended, but not for long: our own
+/// streams end at once (WAPI-14), and what is left then are watchers of health and the like, whose
+/// connection is closed.
+async fn answer(
+    routes: Routes,
+    socket: Incoming,
+    per_connection: u32,
+    shutdown: Shutdown,
+) -> Result<(), tonic::transport::Error> {
+    let end = shutdown.clone();
+    let serve = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .max_concurrent_streams(per_connection)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(socket, async move {
+            end.begun().await;
+        });
+    let patience = async move {
+        shutdown.begun().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        served = serve => served,
+        () = patience => Ok(()),
+    }
 }
 
 /// Adds reflection, which lists `names` and nothing else (WAPI-02, WEP-13).
@@ -284,10 +301,6 @@ async fn report(
         .set_service_status("", ServingStatus::NotServing)
         .await;
     Ok(())
-}
-
-async fn until(shutdown: Shutdown) {
-    shutdown.begun().await;
 }
 
 /// Checks a configuration and says what it means; used by `config check`.

@@ -18,8 +18,9 @@ use crate::time::{Agenda, Alarm, Backoff, Schedule, When};
 const BATCH_MAX: usize = 500;
 /// The most requests to sign under way at once.
 const REQUESTS_MAX: usize = 4;
-/// How long an SVID waits for its authority to appear in the bundle before it is given up.
-const PARKED_MAX: Duration = Duration::from_secs(30);
+/// How long an SVID waits for its authority to appear in the bundle before it is given up. The
+/// bundle travels on a stream of its own, and is a round trip late at the most.
+const PARKED_MAX: Duration = Duration::from_secs(5);
 /// After a request that failed as a whole: the server is away.
 const REQUEST_BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(250),
