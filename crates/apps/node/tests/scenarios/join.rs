@@ -126,6 +126,22 @@ async fn a_node_renews_itself_with_a_new_key_each_time() {
 }
 
 #[tokio::test]
+async fn a_node_whose_authority_is_tainted_renews_at_once() {
+    let double = Double::start().await;
+    let rig = Rig::new(&double);
+    let node = rig.run();
+    let first = rig.in_step(&double).await.serial_number;
+    double.rotate_ca();
+    double.change(|mind| {
+        mind.cas[0].authority.tainted = true;
+        mind.sequence += 1;
+    });
+    rig.info(|info| info.serial_number != first).await;
+    assert_eq!(double.heard("RenewAgent"), 1);
+    assert!(node.stop().await);
+}
+
+#[tokio::test]
 async fn a_node_that_the_server_refuses_removes_its_svid_and_ends() {
     for refusal in [
         NodeRefusal::Banned,
@@ -164,8 +180,13 @@ async fn whenever_the_node_is_killed_it_can_come_back() {
     double.change(|mind| mind.photographs = Some((rig.data_dir(), photographs.clone())));
     let node = rig.run();
     let first = rig.in_step(&double).await.serial_number;
-    rig.info(|info| info.serial_number != first && info.connected)
-        .await;
+    rig.info(|info| info.serial_number != first).await;
+    within("the node follows with its new SVID", async {
+        while double.heard("Watch") < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
     assert!(node.stop().await);
     double.change(|mind| {
         mind.photographs = None;

@@ -171,7 +171,7 @@ async fn bundles_hold_jwt_keys_only_and_foreign_ones_on_request() {
     let token = foreign.jwt.sign(
         &foreign.trust_domain.with_path("/w").unwrap(),
         &["me".to_owned()],
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         SystemClock::new().now().wall,
     );
     let (code, _) = validate(&mut client, "me", &token).await.unwrap_err();
@@ -220,7 +220,7 @@ async fn keys_of_one_domain_do_not_vouch_for_another() {
     let now = SystemClock::new().now().wall;
     let lie = foreign
         .jwt
-        .sign(&id("/first"), &["me".into()], Duration::from_secs(60), now);
+        .sign(&id("/first"), &["me".into()], Duration::from_mins(1), now);
     let (code, _) = validate(&mut client, "me", &lie).await.unwrap_err();
     assert_eq!(code, Code::InvalidArgument);
     assert!(node.stop().await);
@@ -236,7 +236,7 @@ async fn a_stranger_may_validate_our_tokens() {
     let token = {
         let mind = double.shared.mind();
         let now = SystemClock::new().now().wall;
-        mind.jwt_keys[0].sign(&id("/w"), &["me".into()], Duration::from_secs(60), now)
+        mind.jwt_keys[0].sign(&id("/w"), &["me".into()], Duration::from_mins(1), now)
     };
     // WAPI-50.
     let (name, _) = validate(&mut rig.client().await, "me", &token)

@@ -224,7 +224,6 @@ async fn child_that_watches() {
         .unwrap()
         .into_inner();
     stream.message().await.unwrap().unwrap();
-    println!("watching");
     std::future::pending::<()>().await;
 }
 
