@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use muster_rt::lifecycle;
 use muster_rt::telemetry::{self, Level};
 
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::output::{self, Output};
 use crate::{bundle, config_check, daemon, dev, entry, mint, node, token, workload};
 
@@ -68,29 +68,39 @@ enum Command {
     /// The server's daemon, as `muster dev` runs it
     #[command(subcommand, hide = true)]
     Server(daemon::Server),
+    /// The workload of `muster dev`
+    #[command(hide = true)]
+    DemoWorkload(dev::demo::Demo),
 }
 
 /// Does what was typed.
 pub(crate) fn run(cli: Cli) -> ExitCode {
-    // The daemons bring their own runtime and their own logging.
-    match cli.command {
-        Command::Server(daemon::Server::Run(run)) => run.server(),
-        Command::Node(node::Command::Run(run)) => run.node(),
-        command => lifecycle::block_on(async move {
-            match answer(command, Output::new(cli.json)).await {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(failure) => {
-                    if !failure.is_silent() {
-                        output::note(&format!("muster: {failure}"));
-                    }
-                    failure.exit_code()
+    let output = Output::new(cli.json);
+    lifecycle::block_on(async move {
+        match answer(cli.command, output).await {
+            Ok(code) => code,
+            Err(failure) => {
+                if !failure.is_silent() {
+                    output::note(&format!("muster: {failure}"));
                 }
+                failure.exit_code()
             }
-        }),
-    }
+        }
+    })
 }
 
-async fn answer(command: Command, output: Output) -> Result<(), Failure> {
+async fn answer(command: Command, output: Output) -> Result<ExitCode, Failure> {
+    // The daemons bring their own logging.
+    if let Command::Server(daemon::Server::Run(run)) = &command {
+        return Ok(run.server().await);
+    }
+    if let Command::Node(node::Command::Run(run)) = &command {
+        return Ok(run.node().await);
+    }
+    obey(command, output).await.map(|()| ExitCode::SUCCESS)
+}
+
+async fn obey(command: Command, output: Output) -> Result<(), Failure> {
     telemetry::start(telemetry::Settings {
         level: Level::Error,
         ..telemetry::Settings::default()
@@ -105,8 +115,9 @@ async fn answer(command: Command, output: Output) -> Result<(), Failure> {
         Command::Mint(command) => mint::run(command, output).await,
         Command::Workload(command) => workload::run(command, output).await,
         Command::Config(command) => config_check::run(command, output),
+        Command::DemoWorkload(demo) => dev::demo::run(demo).await,
         Command::Completions { shell } => completions(shell),
-        Command::Server(_) => Err(Failure::new(Exit::Usage, "`muster server run` only")),
+        Command::Server(_) => Err(Failure::usage("`muster server run` stands alone")),
     }
 }
 

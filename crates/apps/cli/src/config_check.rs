@@ -42,12 +42,9 @@ pub(crate) fn run(command: Command, output: Output) -> Result<(), Failure> {
         Ok(warnings) => output.answer(
             || json!({ "valid": true, "faults": [], "warnings": warnings }),
             || {
-                let mut text = String::new();
-                for warning in &warnings {
-                    text.push_str(&format!("warning: {warning}\n"));
-                }
-                text.push_str(&format!("{} is valid.\n", check.file.display()));
-                text
+                let warnings = warnings.iter().map(|w| format!("warning: {w}\n"));
+                let verdict = format!("{} is valid.\n", check.file.display());
+                warnings.chain([verdict]).collect::<Vec<_>>().concat()
             },
         ),
         Err(faults) => {

@@ -75,12 +75,12 @@ impl Output {
             .map(|(name, _)| width(name))
             .max()
             .unwrap_or(0);
-        let mut text = String::new();
-        for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
+        let lines = fields.iter().filter(|(_, value)| !value.is_empty());
+        let lines = lines.map(|(name, value)| {
             let padding = " ".repeat(widest - width(name));
-            text.push_str(&format!("{}{padding}  {value}\n", self.bold(name)));
-        }
-        text
+            format!("{}{padding}  {value}\n", self.bold(name))
+        });
+        lines.collect::<Vec<_>>().concat()
     }
 }
 

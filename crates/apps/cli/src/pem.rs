@@ -19,8 +19,7 @@ pub(crate) fn encode(label: &str, der: &[u8]) -> String {
         text.push('\n');
         rest = after;
     }
-    text.push_str(&format!("-----END {label}-----\n"));
-    text
+    text + "-----END " + label + "-----\n"
 }
 
 /// Certificates, one PEM block after the other.

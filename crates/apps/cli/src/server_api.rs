@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use muster_model::TrustDomain;
 use muster_proto::spire::api::types;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -72,16 +71,6 @@ pub(crate) fn selector_texts(selectors: &[types::Selector]) -> Vec<String> {
         .iter()
         .map(|selector| format!("{}:{}", selector.r#type, selector.value))
         .collect()
-}
-
-/// The server's trust domain, from the bundle that it gives out.
-pub(crate) fn trust_domain(bundle: &types::Bundle) -> Result<TrustDomain, Failure> {
-    TrustDomain::from_name_or_id(&bundle.trust_domain).map_err(|error| {
-        Failure::failed(format!(
-            "the server names the trust domain {:?}: {error}",
-            bundle.trust_domain
-        ))
-    })
 }
 
 /// The status of an item of a batch, if it is not good.

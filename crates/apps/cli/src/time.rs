@@ -53,17 +53,16 @@ pub(crate) struct Ttl(pub(crate) i32);
 /// Parses a lifetime from the command line: a duration of whole seconds, or a bare number of them,
 /// which is what scripts written for SPIRE pass.
 pub(crate) fn parse_ttl(text: &str) -> Result<Ttl, String> {
-    let seconds = match text.parse::<u64>() {
-        Ok(seconds) => seconds,
-        Err(_) => {
-            let duration = duration::parse(text).map_err(|error: DurationError| {
-                format!("{error}; write a duration such as \"90s\", \"10m\" or \"1h30m\"")
-            })?;
-            if duration.subsec_millis() != 0 {
-                return Err("a lifetime has whole seconds".to_owned());
-            }
-            duration.as_secs()
+    let seconds = if let Ok(seconds) = text.parse::<u64>() {
+        seconds
+    } else {
+        let duration = duration::parse(text).map_err(|error: DurationError| {
+            format!("{error}; write a duration such as \"90s\", \"10m\" or \"1h30m\"")
+        })?;
+        if duration.subsec_millis() != 0 {
+            return Err("a lifetime has whole seconds".to_owned());
         }
+        duration.as_secs()
     };
     i32::try_from(seconds)
         .map(Ttl)

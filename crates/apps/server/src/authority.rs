@@ -26,6 +26,8 @@ use crate::writer::WriteError;
 
 /// How often the ladder is looked at when nothing is due, so that a step of the clock is noticed.
 const LOOK: Duration = Duration::from_secs(5);
+/// The most steps of one pass: catching up after the longest pause takes four.
+const STEPS: usize = 6;
 /// Length of a JWT key's ID, in random letters and digits.
 const KID_LEN: usize = 32;
 
@@ -49,6 +51,9 @@ pub(crate) enum AuthorityError {
         /// What is wrong.
         cause: String,
     },
+    /// The ladder always had one more step.
+    #[error("the {0} authority ends before the next can be made; set a longer `authority.ttl`")]
+    NoRest(&'static str),
     /// What was made cannot be read back.
     #[error("the new authority cannot be read back: {0}")]
     Unreadable(String),
@@ -75,7 +80,8 @@ impl Kind {
             Self::X509 => "x509-CA",
             Self::Jwt => "JWT-Signer",
         };
-        KeyId::parse(&format!("{prefix}-{slot}")).map_err(|error| AuthorityError::Unreadable(error.to_string()))
+        KeyId::parse(&format!("{prefix}-{slot}"))
+            .map_err(|error| AuthorityError::Unreadable(error.to_string()))
     }
 }
 
@@ -153,7 +159,7 @@ impl Authorities {
     }
 
     async fn climb(&mut self, kind: Kind) -> Result<Timestamp, AuthorityError> {
-        loop {
+        for _ in 0..STEPS {
             let now = self.server.clock.now().wall;
             match self.ladder(kind).next(now) {
                 Step::Wait(until) => return Ok(until),
@@ -161,10 +167,17 @@ impl Authorities {
                 Step::Activate(slot) => self.activate(kind, slot).await?,
             }
         }
+        // Making an authority takes longer than it lives: no reason to fill the bundle with them.
+        Err(AuthorityError::NoRest(kind.name()))
     }
 
     /// Makes the next authority: key, then bundle and journal together.
-    async fn prepare(&mut self, kind: Kind, slot: Slot, now: Timestamp) -> Result<(), AuthorityError> {
+    async fn prepare(
+        &mut self,
+        kind: Kind,
+        slot: Slot,
+        now: Timestamp,
+    ) -> Result<(), AuthorityError> {
         let key_id = kind.key_id(slot)?;
         let key_type = match kind {
             Kind::X509 => self.config.x509_key_type,
@@ -178,7 +191,14 @@ impl Authorities {
         let authority_id = material.authority_id.clone();
         let mut ladder = self.ladder(kind).clone();
         ladder.prepare(slot, now, not_after, material);
-        self.write(kind, &ladder, Event::AuthorityPrepare, &authority_id, Some(addition)).await?;
+        self.write(
+            kind,
+            &ladder,
+            Event::AuthorityPrepare,
+            &authority_id,
+            Some(addition),
+        )
+        .await?;
         *self.ladder_mut(kind) = ladder;
         tracing::info!(kind = kind.name(), authority_id, %slot, ?not_after, "authority prepared");
         Ok(())
@@ -187,15 +207,23 @@ impl Authorities {
     async fn activate(&mut self, kind: Kind, slot: Slot) -> Result<(), AuthorityError> {
         let mut ladder = self.ladder(kind).clone();
         ladder.activate(slot);
-        let authority_id = ladder.active().map(|rung| rung.material.authority_id.clone()).unwrap_or_default();
-        self.write(kind, &ladder, Event::AuthorityActivate, &authority_id, None).await?;
+        let authority_id = ladder
+            .active()
+            .map(|rung| rung.material.authority_id.clone())
+            .unwrap_or_default();
+        self.write(kind, &ladder, Event::AuthorityActivate, &authority_id, None)
+            .await?;
         *self.ladder_mut(kind) = ladder;
         self.sign_with_active(kind)?;
         tracing::info!(kind = kind.name(), authority_id, %slot, "authority activated");
         Ok(())
     }
 
-    async fn generate(&self, key_id: &KeyId, key_type: KeyType) -> Result<PublicKey, AuthorityError> {
+    async fn generate(
+        &self,
+        key_id: &KeyId,
+        key_type: KeyType,
+    ) -> Result<PublicKey, AuthorityError> {
         Ok(self.keys.generate(key_id, key_type).await?)
     }
 
@@ -213,19 +241,34 @@ impl Authorities {
             ttl: self.config.ttl,
         };
         let unsigned = draft_ca(&params, now)?;
-        let signature = self.keys.sign(key_id, unsigned.scheme(), unsigned.tbs()).await?;
+        let signature = self
+            .keys
+            .sign(key_id, unsigned.scheme(), unsigned.tbs())
+            .await?;
         let der = unsigned.assemble(&signature);
-        let certificate =
-            Certificate::parse(&der).map_err(|error| AuthorityError::Unreadable(error.to_string()))?;
+        let certificate = Certificate::parse(&der)
+            .map_err(|error| AuthorityError::Unreadable(error.to_string()))?;
         let authority_id = certificate
             .subject_key_id_hex()
             .ok_or_else(|| AuthorityError::Unreadable("no subject key identifier".to_owned()))?;
         let not_after = certificate.not_after;
-        let root = BundleRoot { der: der.as_slice().into(), expires_at: not_after, tainted: false };
-        Ok((Material { authority_id, der }, not_after, Addition::Root(root)))
+        let root = BundleRoot {
+            der: der.as_slice().into(),
+            expires_at: not_after,
+            tainted: false,
+        };
+        Ok((
+            Material { authority_id, der },
+            not_after,
+            Addition::Root(root),
+        ))
     }
 
-    fn new_jwt_key(&self, public_key: &PublicKey, now: Timestamp) -> (Material, Timestamp, Addition) {
+    fn new_jwt_key(
+        &self,
+        public_key: &PublicKey,
+        now: Timestamp,
+    ) -> (Material, Timestamp, Addition) {
         let not_after = now.plus(self.config.ttl).floor_to_second();
         let authority_id = random::alphanumeric(KID_LEN);
         let key = BundleKey {
@@ -234,7 +277,14 @@ impl Authorities {
             expires_at: Some(not_after),
             tainted: false,
         };
-        (Material { authority_id, der: public_key.spki_der().to_vec() }, not_after, Addition::JwtKey(key))
+        (
+            Material {
+                authority_id,
+                der: public_key.spki_der().to_vec(),
+            },
+            not_after,
+            Addition::JwtKey(key),
+        )
     }
 
     /// Writes the journal, and the bundle if something is added to it, in one transaction.
@@ -246,7 +296,10 @@ impl Authorities {
         authority_id: &str,
         addition: Option<Addition>,
     ) -> Result<(), AuthorityError> {
-        let journal = write_journal(ladder).map_err(|cause| AuthorityError::Journal { kind: kind.name(), cause })?;
+        let journal = write_journal(ladder).map_err(|cause| AuthorityError::Journal {
+            kind: kind.name(),
+            cause,
+        })?;
         let permit = decide::<RotateAuthority>(&Caller::System("rotate-authority"))
             .map_err(|denial| AuthorityError::Unreadable(denial.to_string()))?;
         let now = self.server.clock.now().wall;
@@ -263,19 +316,28 @@ impl Authorities {
 
     /// Gives the signer the active authority of a kind.
     fn sign_with_active(&mut self, kind: Kind) -> Result<(), AuthorityError> {
-        let Some(rung) = self.ladder(kind).active() else { return Ok(()) };
+        let Some(rung) = self.ladder(kind).active() else {
+            return Ok(());
+        };
         let key = kind.key_id(rung.slot)?;
         let id = rung.material.authority_id.clone();
         match kind {
             Kind::X509 => {
                 let issuer = Issuer::from_certificate(&rung.material.der)?;
-                self.server.signer.activate_x509(X509Authority { issuer, key, id });
+                self.server
+                    .signer
+                    .activate_x509(X509Authority { issuer, key, id });
             }
             Kind::Jwt => {
                 let public_key = PublicKey::from_spki_der(&rung.material.der)
                     .map_err(|error| AuthorityError::Unreadable(error.to_string()))?;
                 let expires_at = rung.not_after;
-                self.server.signer.activate_jwt(JwtAuthority { key, public_key, id, expires_at });
+                self.server.signer.activate_jwt(JwtAuthority {
+                    key,
+                    public_key,
+                    id,
+                    expires_at,
+                });
             }
         }
         Ok(())
@@ -308,7 +370,10 @@ fn add_to_bundle(
     permit: &Permit<RotateAuthority>,
     addition: Addition,
 ) {
-    let own = roll.own_bundle().map_or_else(|| Bundle::empty(roll.trust_domain().clone()), |b| Bundle::clone(b));
+    let own = roll.own_bundle().map_or_else(
+        || Bundle::empty(roll.trust_domain().clone()),
+        |b| Bundle::clone(b),
+    );
     let added = match addition {
         Addition::Root(root) => bundle::with_x509_authority(&own, root),
         Addition::JwtKey(key) => bundle::with_jwt_authority(&own, key),
@@ -319,13 +384,24 @@ fn add_to_bundle(
 }
 
 /// The ladder of a kind as the roll remembers it, without authorities whose key is lost.
-async fn remembered(kind: Kind, roll: &Roll, keys: &dyn KeyManager) -> Result<Ladder<Material>, AuthorityError> {
-    let unreadable = |cause: String| AuthorityError::Journal { kind: kind.name(), cause };
-    let Some(journal) = roll.journal(kind.name()) else { return Ok(Ladder::default()) };
+async fn remembered(
+    kind: Kind,
+    roll: &Roll,
+    keys: &dyn KeyManager,
+) -> Result<Ladder<Material>, AuthorityError> {
+    let unreadable = |cause: String| AuthorityError::Journal {
+        kind: kind.name(),
+        cause,
+    };
+    let Some(journal) = roll.journal(kind.name()) else {
+        return Ok(Ladder::default());
+    };
     let mut rungs = Vec::new();
     for rung in read_journal(journal).map_err(unreadable)? {
         let public_key = match kind {
-            Kind::X509 => Certificate::parse(&rung.material.der).ok().and_then(|c| c.public_key().ok()),
+            Kind::X509 => Certificate::parse(&rung.material.der)
+                .ok()
+                .and_then(|c| c.public_key().ok()),
             Kind::Jwt => PublicKey::from_spki_der(&rung.material.der).ok(),
         };
         let held = keys.public_key(&kind.key_id(rung.slot)?).await.ok();
@@ -364,7 +440,8 @@ fn write_journal(ladder: &Ladder<Material>) -> Result<Vec<u8>, String> {
 }
 
 fn read_journal(journal: &[u8]) -> Result<Vec<Rung<Material>>, String> {
-    let rungs: Vec<JournalRung> = serde_json::from_slice(journal).map_err(|error| error.to_string())?;
+    let rungs: Vec<JournalRung> =
+        serde_json::from_slice(journal).map_err(|error| error.to_string())?;
     rungs
         .into_iter()
         .map(|rung| {
@@ -382,7 +459,10 @@ fn read_journal(journal: &[u8]) -> Result<Vec<Rung<Material>>, String> {
                 },
                 issued_at: Timestamp::from_unix_millis(rung.issued_at_ms),
                 not_after: Timestamp::from_unix_millis(rung.not_after_ms),
-                material: Material { authority_id: rung.authority_id, der: rung.der },
+                material: Material {
+                    authority_id: rung.authority_id,
+                    der: rung.der,
+                },
             })
         })
         .collect()

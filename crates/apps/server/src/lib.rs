@@ -6,7 +6,7 @@
 //! Deliberately not here: what may be written (`core/roll`), who may (`core/policy`), what
 //! certificates look like (`core/svid`).
 
-pub mod api;
+mod api;
 mod authority;
 mod caller;
 pub mod config;

@@ -172,7 +172,7 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
 
     fn evaluate_trust(&mut self, id: CallId, group: GroupId) {
         let trust = self.trust(group);
-        if trust.0.contains_key(&self.config.trust_domain) {
+        if trust.by_domain.contains_key(&self.config.trust_domain) {
             self.fresh.push(Action::JwtBundles(id, Arc::new(trust)));
             self.end(id);
         } else {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use muster_model::{
@@ -109,6 +109,44 @@ pub enum Event<X, J> {
     },
 }
 
+/// An answer in the form in which it leaves the node, kept with it by whoever encodes it first: a
+/// thousand streams that are told the same are sent the same bytes, and the bytes go when the
+/// answer goes.
+#[derive(Default)]
+pub struct Encoded(OnceLock<Arc<[u8]>>);
+
+impl Encoded {
+    /// The bytes, if somebody has encoded them.
+    pub fn bytes(&self) -> Option<Arc<[u8]>> {
+        self.0.get().cloned()
+    }
+
+    /// Keeps the bytes, unless somebody was faster: then theirs are as good.
+    pub fn keep(&self, bytes: Arc<[u8]>) -> Arc<[u8]> {
+        self.0.get_or_init(|| bytes).clone()
+    }
+}
+
+impl fmt::Debug for Encoded {
+    /// The bytes may hold private keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.get().is_some() {
+            "Encoded(kept)"
+        } else {
+            "Encoded(none)"
+        })
+    }
+}
+
+impl PartialEq for Encoded {
+    /// What is encoded says the same as the answer itself.
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Encoded {}
+
 /// One identity of an X.509 answer.
 pub struct X509Identity<X> {
     /// The entry that gives the identity.
@@ -129,6 +167,8 @@ pub struct X509Update<X> {
     pub bundle: Arc<[u8]>,
     /// The same of the foreign domains that the entries name; none empty (WAPI-17, WAPI-31).
     pub federated: BTreeMap<TrustDomain, Arc<[u8]>>,
+    /// The answer, encoded.
+    pub encoded: Encoded,
 }
 
 impl<X> PartialEq for X509Update<X> {
@@ -147,15 +187,24 @@ impl<X> PartialEq for X509Update<X> {
     }
 }
 
-/// A full answer to [`Want::X509Bundles`]: DER by trust domain, none empty, the own among them
-/// (WAPI-36).
+/// A full answer to [`Want::X509Bundles`].
 #[derive(Debug, PartialEq, Eq)]
-pub struct X509Bundles(pub BTreeMap<TrustDomain, Arc<[u8]>>);
+pub struct X509Bundles {
+    /// DER by trust domain, none empty, the own among them (WAPI-36).
+    pub by_domain: BTreeMap<TrustDomain, Arc<[u8]>>,
+    /// The answer, encoded.
+    pub encoded: Encoded,
+}
 
-/// A full answer to [`Want::JwtBundles`] and [`Want::Trust`]: keys by trust domain, the own among
-/// them; foreign domains without keys are left out (WAPI-43, WAPI-45).
+/// A full answer to [`Want::JwtBundles`] and [`Want::Trust`].
 #[derive(Debug, PartialEq, Eq)]
-pub struct JwtBundles(pub BTreeMap<TrustDomain, Arc<[JwtAuthority]>>);
+pub struct JwtBundles {
+    /// Keys by trust domain, the own among them; foreign domains without keys are left out
+    /// (WAPI-43, WAPI-45).
+    pub by_domain: BTreeMap<TrustDomain, Arc<[JwtAuthority]>>,
+    /// The answer, encoded.
+    pub encoded: Encoded,
+}
 
 /// One identity of a JWT answer.
 pub struct JwtIdentity<J> {
@@ -275,6 +324,8 @@ pub enum Note {
         not_before: Timestamp,
         /// Its validity.
         not_after: Timestamp,
+        /// Key identifier of the authority that signed, lower-case hex.
+        authority_id: String,
         /// When it will be renewed.
         renew_at: Timestamp,
         /// Serial of the certificate that it follows.

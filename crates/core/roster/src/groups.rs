@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use muster_model::{Entry, EntryId, Now, SelectorSet, TrustDomain};
 
-use crate::event::{CallId, JwtBundles, X509Bundles, X509Identity, X509Update};
+use crate::event::{CallId, Encoded, JwtBundles, X509Bundles, X509Identity, X509Update};
 use crate::material::X509Material;
 use crate::view::View;
 use crate::x509::Holdings;
@@ -131,6 +131,7 @@ impl<X: X509Material> Group<X> {
                     identities,
                     bundle,
                     federated: x509_of(view, self.foreign_domains(view)),
+                    encoded: Encoded::default(),
                 });
             let update = update.map(|update| same_if_equal(&mut self.x509_last, update));
             match update {
@@ -158,14 +159,20 @@ impl<X: X509Material> Group<X> {
         } else {
             let mut domains = self.foreign_domains(view);
             domains.insert(own);
-            let x509 = X509Bundles(x509_of(view, domains));
-            let jwt = JwtBundles(self.jwt_bundles(view, own));
-            let x509 = if x509.0.contains_key(own) {
+            let x509 = X509Bundles {
+                by_domain: x509_of(view, domains),
+                encoded: Encoded::default(),
+            };
+            let jwt = JwtBundles {
+                by_domain: self.jwt_bundles(view, own),
+                encoded: Encoded::default(),
+            };
+            let x509 = if x509.by_domain.contains_key(own) {
                 Outlook::Full(same_if_equal(&mut self.x509_bundles_last, x509))
             } else {
                 Outlook::Partial(None)
             };
-            let jwt = if jwt.0.contains_key(own) {
+            let jwt = if jwt.by_domain.contains_key(own) {
                 Outlook::Full(same_if_equal(&mut self.jwt_bundles_last, jwt))
             } else {
                 Outlook::Partial(None)

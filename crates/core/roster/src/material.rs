@@ -8,6 +8,8 @@ pub trait X509Material {
     fn spiffe_id(&self) -> &SpiffeId;
     /// The leaf's serial number.
     fn serial(&self) -> &SerialNumber;
+    /// Key identifier of the authority that signed the leaf, lower-case hex.
+    fn authority_id(&self) -> &str;
     /// Start of validity.
     fn not_before(&self) -> Timestamp;
     /// End of validity.

@@ -8,7 +8,7 @@ use muster_model::{Bundle, EntryId, Now, Revision, SelectorSet, TrustDomain};
 
 use crate::ViewDigest;
 use crate::calls::{Call, JwtCall, Kind};
-use crate::event::{Action, CallId, Event, JwtBundles, Refusal, Want};
+use crate::event::{Action, CallId, Encoded, Event, JwtBundles, Refusal, Want};
 use crate::groups::{Group, GroupId};
 use crate::index::{EntryIndex, GroupIndex};
 use crate::jwt::Tokens;
@@ -148,6 +148,11 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
     /// The bundle of the node's own trust domain, as the view has it.
     pub fn own_bundle(&self) -> Option<&Bundle> {
         self.view.own_bundle().map(|held| &held.bundle)
+    }
+
+    /// Whether the view is what the server means, as far as the node can know.
+    pub fn is_in_step(&self) -> bool {
+        self.link == Link::InStep
     }
 
     /// How the machine stands.
@@ -493,9 +498,12 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
 
     /// The bundles that a caller may validate tokens with: always at least the own ones.
     pub(crate) fn trust(&self, group: GroupId) -> JwtBundles {
-        JwtBundles(self.groups.get(&group).map_or_else(BTreeMap::new, |g| {
-            g.jwt_bundles(&self.view, &self.config.trust_domain)
-        }))
+        JwtBundles {
+            by_domain: self.groups.get(&group).map_or_else(BTreeMap::new, |g| {
+                g.jwt_bundles(&self.view, &self.config.trust_domain)
+            }),
+            encoded: Encoded::default(),
+        }
     }
 
     /// The refusal of a call for which nothing matched to the end of its wait.

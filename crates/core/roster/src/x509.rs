@@ -654,6 +654,7 @@ fn install<X: X509Material, J>(
         serial: svid.serial().clone(),
         not_before: svid.not_before(),
         not_after: svid.not_after(),
+        authority_id: svid.authority_id().to_owned(),
         renew_at: svid.renew_at(),
         previous: holding.current.as_ref().map(|h| h.svid.serial().clone()),
     }));

@@ -81,6 +81,15 @@ pub enum StoreError {
         /// What contradicts what.
         cause: String,
     },
+    /// Another program holds the database, and did not let go for a while.
+    #[error(
+        "{}: held by another program, such as a backup or a database shell; nothing was written, \
+         end that program", path.display()
+    )]
+    Busy {
+        /// The store's file.
+        path: PathBuf,
+    },
     /// Reading or writing failed.
     #[error("{}: {cause}; nothing was acknowledged", path.display())]
     Unavailable {
@@ -114,7 +123,7 @@ impl StoreError {
     /// What to do about it.
     pub fn disposition(&self) -> Disposition {
         match self {
-            Self::Full { .. } => Disposition::RetryLater,
+            Self::Full { .. } | Self::Busy { .. } => Disposition::RetryLater,
             Self::ReadOnly { .. }
             | Self::Corrupt { .. }
             | Self::NewerSchema { .. }

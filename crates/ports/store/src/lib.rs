@@ -27,8 +27,8 @@ pub use transaction::Transaction;
 pub struct Retention {
     /// At most this many of the newest revisions.
     pub revisions: u64,
-    /// Nothing that was written before this instant, as far as the audit record of the transaction
-    /// tells it.
+    /// Nothing that was written before this instant, by the first audit record of the transaction;
+    /// one without a record has no age.
     pub since: Timestamp,
 }
 

@@ -1,9 +1,9 @@
 use super::*;
 
 /// Every command with its help, hidden ones apart.
-fn helps(command: &mut clap::Command, path: &str, all: &mut String) {
+fn helps(command: &mut clap::Command, path: &str, all: &mut Vec<String>) {
     let help = command.render_long_help();
-    all.push_str(&format!("==== {path}\n{help}\n"));
+    all.push(format!("==== {path}\n{help}"));
     let names: Vec<String> = command
         .get_subcommands()
         .filter(|sub| !sub.is_hide_set())
@@ -25,9 +25,9 @@ fn the_command_line_is_consistent() {
 fn help() {
     let mut command = Cli::command().term_width(100);
     command.build();
-    let mut all = String::new();
+    let mut all = Vec::new();
     helps(&mut command, "muster", &mut all);
-    insta::assert_snapshot!(all);
+    insta::assert_snapshot!(all.join("\n"));
 }
 
 #[test]

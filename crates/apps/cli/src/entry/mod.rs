@@ -99,7 +99,7 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
         Command::Create(create) => {
             let entries = create.entries()?;
             let outcomes = self::create(&create.server, entries).await?;
-            report(outcomes, "created", output)
+            report(&outcomes, "created", output)
         }
         Command::List(list) => {
             let entries = self::list(&list).await?;
@@ -114,7 +114,7 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
         }
         Command::Update(update) => {
             let outcomes = self::update(&update).await?;
-            report(outcomes, "updated", output)
+            report(&outcomes, "updated", output)
         }
         Command::Delete(delete) => self::delete(&delete, output).await,
     }
@@ -276,7 +276,8 @@ async fn delete(delete: &Delete, output: Output) -> Result<(), Failure> {
                 .iter()
                 .filter(|result| item_error(result.status.as_ref()).is_none())
                 .map(|result| format!("Entry {} is deleted.\n", result.id))
-                .collect()
+                .collect::<Vec<_>>()
+                .concat()
         },
     )?;
     let ids = results.iter().map(|result| result.id.as_str());
@@ -284,7 +285,7 @@ async fn delete(delete: &Delete, output: Output) -> Result<(), Failure> {
 }
 
 /// Tells what became of each entry; fails if one of them failed.
-fn report(outcomes: Vec<Outcome>, what: &str, output: Output) -> Result<(), Failure> {
+fn report(outcomes: &[Outcome], what: &str, output: Output) -> Result<(), Failure> {
     output.answer(
         || {
             let results: Value = outcomes

@@ -127,12 +127,13 @@ pub(super) async fn validate(validate: Validate, output: Output) -> Result<(), F
         .await?
         .validate_jwtsvid(request)
         .await
-        .map_err(|status| match status.code() {
-            Code::InvalidArgument => Failure::failed(format!(
-                "the token is not valid: {}",
-                crate::failure::described(&status)
-            )),
-            _ => refused(&status),
+        .map_err(|status| {
+            if status.code() == Code::InvalidArgument {
+                let why = crate::failure::described(&status);
+                Failure::failed(format!("the token is not valid: {why}"))
+            } else {
+                refused(&status)
+            }
         })?
         .into_inner();
     let claims = answer.claims.map_or(Value::Null, struct_to_json);

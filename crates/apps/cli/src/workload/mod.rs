@@ -3,7 +3,7 @@
 mod files;
 mod jwt;
 pub(crate) mod stream;
-mod view;
+pub(crate) mod view;
 mod x509;
 
 use std::time::Duration;

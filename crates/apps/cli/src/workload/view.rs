@@ -119,10 +119,9 @@ impl X509Update {
 
     /// The update for people.
     pub(crate) fn text(&self, output: Output, now: Timestamp) -> String {
-        let mut text = format!("Received {}.\n", counted(self.svids.len(), "SVID", "SVIDs"));
-        for identity in &self.svids {
-            text.push('\n');
-            text.push_str(&output.fields(&[
+        let heading = format!("Received {}.\n", counted(self.svids.len(), "SVID", "SVIDs"));
+        let identities = self.svids.iter().map(|identity| {
+            let fields = output.fields(&[
                 ("SPIFFE ID", identity.svid.spiffe_id.to_string()),
                 ("Hint", identity.hint.clone()),
                 ("Serial", identity.svid.serial.to_string()),
@@ -136,15 +135,15 @@ impl X509Update {
                 ),
                 ("Signed by", identity.authority_id.clone()),
                 ("Bundle", counted(identity.bundle.len(), "root", "roots")),
-            ]));
-        }
-        for (name, roots) in &self.federated {
-            text.push_str(&format!(
-                "\nBundle of {name}: {}.\n",
-                counted(roots.len(), "root", "roots")
-            ));
-        }
-        text
+            ]);
+            format!("\n{fields}")
+        });
+        let federated = self.federated.iter().map(|(name, roots)| {
+            let roots = counted(roots.len(), "root", "roots");
+            format!("\nBundle of {name}: {roots}.\n")
+        });
+        let parts = [heading].into_iter().chain(identities).chain(federated);
+        parts.collect::<Vec<_>>().concat()
     }
 }
 

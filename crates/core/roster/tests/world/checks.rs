@@ -47,8 +47,11 @@ impl World {
             Action::X509Bundles(call, update) => {
                 let caller = self.callers.get_mut(&call).unwrap();
                 assert!(caller.open);
-                assert!(update.0.contains_key(&own()), "WAPI-36");
-                assert!(update.0.values().all(|der| !der.is_empty()), "WAPI-17");
+                assert!(update.by_domain.contains_key(&own()), "WAPI-36");
+                assert!(
+                    update.by_domain.values().all(|der| !der.is_empty()),
+                    "WAPI-17"
+                );
                 assert!(
                     caller.x509_bundles.as_ref().is_none_or(|b| **b != *update),
                     "WAPI-07"
@@ -59,7 +62,7 @@ impl World {
             Action::JwtBundles(call, update) => {
                 let caller = self.callers.get_mut(&call).unwrap();
                 assert!(caller.open);
-                assert!(update.0.contains_key(&own()), "WAPI-43");
+                assert!(update.by_domain.contains_key(&own()), "WAPI-43");
                 assert!(
                     caller.jwt_bundles.as_ref().is_none_or(|b| **b != *update),
                     "WAPI-07"

@@ -22,6 +22,9 @@ impl X509Material for Cert {
     fn serial(&self) -> &SerialNumber {
         &self.serial
     }
+    fn authority_id(&self) -> &'static str {
+        "00"
+    }
     fn not_before(&self) -> Timestamp {
         self.not_before
     }

@@ -1,0 +1,187 @@
+//! What the reading thread does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use muster_audit::Record;
+use muster_model::{EntryId, Revision, SpiffeId};
+use muster_roll::{Change, Loaded};
+use muster_store::StoreError;
+use rusqlite::{Connection, params};
+
+use crate::codec::{self, Names, Row};
+use crate::error::Fault;
+
+/// Everything, as of one revision.
+pub(crate) fn load(connection: &mut Connection) -> Result<Loaded, Fault> {
+    // One transaction: all tables as of the same commit.
+    let snapshot = connection.transaction()?;
+    let (head, next_ordinal): (u64, u64) =
+        snapshot.query_row("SELECT head, next_ordinal FROM history", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    let mut loaded = Loaded {
+        head: Revision(head),
+        next_ordinal,
+        ..Loaded::default()
+    };
+    let mut names = Names::default();
+    rows(
+        &snapshot,
+        "SELECT id, revision, doc FROM entries ORDER BY ordinal",
+        |row| {
+            loaded.entries.push(codec::read_entry(row, &mut names)?);
+            Ok(())
+        },
+    )?;
+    rows(&snapshot, "SELECT id, revision, doc FROM nodes", |row| {
+        loaded.nodes.push(codec::read_node(row)?);
+        Ok(())
+    })?;
+    rows(
+        &snapshot,
+        "SELECT value, revision, doc FROM join_tokens",
+        |row| {
+            loaded.join_tokens.push(codec::read_join_token(row)?);
+            Ok(())
+        },
+    )?;
+    rows(
+        &snapshot,
+        "SELECT trust_domain, revision, doc FROM bundles",
+        |row| {
+            loaded.bundles.push(codec::read_bundle(row)?);
+            Ok(())
+        },
+    )?;
+    loaded.journals = journals(&snapshot)?;
+    Ok(loaded)
+}
+
+fn rows(
+    connection: &Connection,
+    query: &str,
+    mut take: impl FnMut(Row<'_>) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let mut statement = connection.prepare_cached(query)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        take(Row {
+            key: text(row, 0)?,
+            revision: Revision(row.get(1)?),
+            doc: text(row, 2)?,
+        })?;
+    }
+    Ok(())
+}
+
+fn text<'a>(row: &'a rusqlite::Row<'_>, column: usize) -> Result<&'a str, Fault> {
+    row.get_ref(column)?
+        .as_str()
+        .map_err(|error| Fault::Sqlite(error.into()))
+}
+
+fn journals(connection: &Connection) -> Result<BTreeMap<String, Arc<[u8]>>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT name, content FROM journals")?;
+    let mut rows = statement.query([])?;
+    let mut journals = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        journals.insert(row.get(0)?, Arc::from(row.get::<_, Vec<u8>>(1)?));
+    }
+    Ok(journals)
+}
+
+/// The changes after a revision, of at most `limit` transactions.
+pub(crate) fn changes_after(
+    connection: &mut Connection,
+    revision: Revision,
+    limit: usize,
+) -> Result<Vec<(Revision, Vec<Change>)>, Fault> {
+    let snapshot = connection.transaction()?;
+    let forgotten: u64 =
+        snapshot.query_row("SELECT forgotten FROM history", [], |row| row.get(0))?;
+    if revision.0 < forgotten {
+        return Err(Fault::Answer(StoreError::Forgotten {
+            asked: revision,
+            oldest: Revision(forgotten),
+        }));
+    }
+    // Revisions have no gaps, so that a number of transactions is a range of revisions.
+    let last = revision
+        .0
+        .saturating_add(u64::try_from(limit).unwrap_or(u64::MAX))
+        .min(i64::MAX.unsigned_abs());
+    let mut statement = snapshot.prepare_cached(
+        "SELECT revision, kind, key, doc, content FROM changes
+         WHERE revision > ?1 AND revision <= ?2 ORDER BY revision, position",
+    )?;
+    let mut rows = statement.query(params![revision.0.min(last), last])?;
+    let mut found: Vec<(Revision, Vec<Change>)> = Vec::new();
+    let mut names = Names::default();
+    while let Some(row) = rows.next()? {
+        let revision = Revision(row.get(0)?);
+        let change = read_change(row, revision, &mut names)?;
+        match found.last_mut() {
+            Some((last, changes)) if *last == revision => changes.push(change),
+            Some(_) | None => found.push((revision, vec![change])),
+        }
+    }
+    Ok(found)
+}
+
+fn read_change(
+    row: &rusqlite::Row<'_>,
+    revision: Revision,
+    names: &mut Names,
+) -> Result<Change, Fault> {
+    let (kind, key) = (text(row, 1)?, text(row, 2)?);
+    let fault = |cause: String| codec::fault("changes", revision, cause);
+    let put = match row
+        .get_ref(3)?
+        .as_str_or_null()
+        .map_err(rusqlite::Error::from)?
+    {
+        Some(doc) => Some(Row { key, revision, doc }),
+        None => None,
+    };
+    Ok(match (kind, put) {
+        ("entry", Some(row)) => Change::PutEntry(codec::read_entry(row, names)?),
+        ("entry", None) => {
+            Change::DeleteEntry(EntryId::parse(key).map_err(|why| fault(why.to_string()))?)
+        }
+        ("node", Some(row)) => Change::PutNode(codec::read_node(row)?),
+        ("node", None) => {
+            Change::DeleteNode(SpiffeId::parse(key).map_err(|why| fault(why.to_string()))?)
+        }
+        ("join_token", Some(row)) => Change::PutJoinToken(codec::read_join_token(row)?),
+        ("join_token", None) => Change::DeleteJoinToken(key.to_owned()),
+        ("bundle", Some(row)) => Change::PutBundle(codec::read_bundle(row)?),
+        ("bundle", None) => Change::DeleteBundle(codec::trust_domain(key).map_err(fault)?),
+        ("journal", None) => Change::PutJournal {
+            name: key.to_owned(),
+            content: Arc::from(row.get::<_, Vec<u8>>(4)?),
+        },
+        (other, _) => return Err(fault(format!("unknown kind of change {other:?}"))),
+    })
+}
+
+/// The audit records after a number.
+pub(crate) fn audit_after(
+    connection: &mut Connection,
+    sequence: u64,
+    limit: usize,
+) -> Result<Vec<(u64, Record)>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT sequence, record FROM audit WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
+    )?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut rows = statement.query(params![sequence.min(i64::MAX.unsigned_abs()), limit])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let sequence: u64 = row.get(0)?;
+        let record = serde_json::from_str(text(row, 1)?)
+            .map_err(|error| codec::fault("audit", sequence, error.to_string()))?;
+        found.push((sequence, record));
+    }
+    Ok(found)
+}
