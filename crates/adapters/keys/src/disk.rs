@@ -96,9 +96,9 @@ impl From<DiskKeysError> for KeyManagerError {
 /// The file is replaced as a whole: a crash leaves the old keys or the new ones, never a part.
 pub struct DiskKeys {
     path: PathBuf,
-    ring: KeyRing,
+    ring: Arc<KeyRing>,
     /// One change at a time; readers do not wait for it.
-    changing: Mutex<()>,
+    changing: Arc<Mutex<()>>,
 }
 
 impl DiskKeys {
@@ -110,17 +110,32 @@ impl DiskKeys {
         let keys = blocking(move || load(&from)).await??;
         Ok(Self {
             path,
-            ring: KeyRing::new(keys),
-            changing: Mutex::new(()),
+            ring: Arc::new(KeyRing::new(keys)),
+            changing: Arc::default(),
         })
     }
 
-    /// Persist before publish: a key that signs is on the disk.
-    async fn change(&self, keys: Keys) -> Result<(), KeyManagerError> {
-        let path = self.path.clone();
-        let to_write = keys.clone();
-        blocking(move || store(&path, &to_write)).await??;
-        self.ring.replace(keys);
+    /// Makes a change to the keys that are there when its turn comes; `edit` says whether there is
+    /// something to change.
+    async fn change(
+        &self,
+        edit: impl FnOnce(&mut Keys) -> bool + Send,
+    ) -> Result<(), KeyManagerError> {
+        let turn = self.changing.clone().lock_owned().await;
+        let mut keys = (*self.ring.snapshot()).clone();
+        if !edit(&mut keys) {
+            return Ok(());
+        }
+        let (path, ring) = (self.path.clone(), self.ring.clone());
+        blocking(move || {
+            // Whoever asked may be gone by now; the turn ends with the write all the same.
+            let _turn = turn;
+            // Persist before publish: a key that signs is on the disk.
+            store(&path, &keys)?;
+            ring.replace(keys);
+            Ok::<_, DiskKeysError>(())
+        })
+        .await??;
         Ok(())
     }
 }
@@ -130,10 +145,11 @@ impl KeyManager for DiskKeys {
     async fn generate(&self, id: &KeyId, key_type: KeyType) -> Result<PublicKey, KeyManagerError> {
         let key = generate(key_type).await?;
         let public = key.public_key().clone();
-        let _changing = self.changing.lock().await;
-        let mut keys = (*self.ring.snapshot()).clone();
-        keys.insert(id.clone(), key);
-        self.change(keys).await?;
+        self.change(|keys| {
+            keys.insert(id.clone(), key);
+            true
+        })
+        .await?;
         Ok(public)
     }
 
@@ -155,12 +171,7 @@ impl KeyManager for DiskKeys {
     }
 
     async fn remove(&self, id: &KeyId) -> Result<(), KeyManagerError> {
-        let _changing = self.changing.lock().await;
-        let mut keys = (*self.ring.snapshot()).clone();
-        if keys.remove(id).is_none() {
-            return Ok(());
-        }
-        self.change(keys).await
+        self.change(|keys| keys.remove(id).is_some()).await
     }
 }
 
@@ -353,9 +364,9 @@ mod tests {
 
     fn fresh(path: PathBuf) -> DiskKeys {
         DiskKeys {
-            ring: KeyRing::new(load(&path).unwrap()),
+            ring: Arc::new(KeyRing::new(load(&path).unwrap())),
             path,
-            changing: Mutex::new(()),
+            changing: Arc::default(),
         }
     }
 
@@ -490,6 +501,25 @@ mod tests {
             "{error}"
         );
         assert_eq!(keys.public_key(&id("a")).await, Ok(first));
+    }
+
+    /// Callers that go away in the middle of a change leave a whole file and a true list.
+    #[tokio::test]
+    async fn callers_that_give_up_do_no_harm() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        let keys = DiskKeys::open(&path).await.unwrap();
+        for n in 0..50 {
+            let name = id(&format!("k{n}"));
+            tokio::select! {
+                biased;
+                result = keys.generate(&name, KeyType::EcP256) => { result.unwrap(); }
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        keys.generate(&id("last"), KeyType::EcP256).await.unwrap();
+        let again = DiskKeys::open(&path).await.unwrap();
+        assert_eq!(again.list().await.unwrap(), keys.list().await.unwrap());
     }
 
     /// What a crash between writing and renaming leaves is cleared away.

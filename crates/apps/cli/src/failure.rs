@@ -65,7 +65,20 @@ impl Failure {
             Code::Unavailable => "; it is not ready or has gone away, try again",
             Code::DeadlineExceeded => "; it took too long, try again or pass a longer --timeout",
             Code::Unimplemented => "; the program at the other end does not offer this",
-            _ => "",
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Internal
+            | Code::DataLoss
+            | Code::Unauthenticated => "",
         };
         Self::new(
             exit,

@@ -8,14 +8,15 @@ use muster_proto::spire::api::server::agent::v1::{
 };
 use muster_proto::spire::api::types::Agent;
 use muster_rt::{Clock, SystemClock};
+use muster_wire::id;
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use crate::failure::Failure;
-use crate::json;
 use crate::output::Output;
-use crate::server_api::{MAX_MESSAGE, PAGE, ServerArgs, id_text, selector_texts, to_proto};
+use crate::server_api::{MAX_MESSAGE, PAGE, ServerArgs, id_text, selector_texts};
 use crate::time::{distance, with_distance};
+use crate::{daemon, json};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
@@ -27,6 +28,9 @@ pub(crate) enum Command {
     Ban(One),
     /// Evict a node: it loses its identity and may attest again
     Evict(One),
+    /// The node's daemon, as `muster dev` runs it
+    #[command(hide = true)]
+    Run(daemon::Run),
 }
 
 #[derive(Args, Debug)]
@@ -49,7 +53,7 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
         Command::List(list) => self::list(&list.server, output).await,
         Command::Show(one) => show(&one, output).await,
         Command::Ban(one) => {
-            let id = Some(to_proto(&one.id));
+            let id = Some(id::write(&one.id));
             client(&one.server)
                 .await?
                 .ban_agent(one.server.request(BanAgentRequest { id }))
@@ -57,8 +61,9 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
                 .map_err(|status| Failure::of_call(&format!("ban {}", one.id), &status))?;
             done(&one, "banned", output)
         }
+        Command::Run(_) => Err(Failure::usage("`muster node run` stands alone")),
         Command::Evict(one) => {
-            let id = Some(to_proto(&one.id));
+            let id = Some(id::write(&one.id));
             client(&one.server)
                 .await?
                 .delete_agent(one.server.request(DeleteAgentRequest { id }))
@@ -134,7 +139,7 @@ fn state(agent: &Agent, now: Timestamp) -> &'static str {
 
 async fn show(one: &One, output: Output) -> Result<(), Failure> {
     let request = one.server.request(GetAgentRequest {
-        id: Some(to_proto(&one.id)),
+        id: Some(id::write(&one.id)),
         output_mask: None,
     });
     let agent = client(&one.server)
@@ -169,7 +174,7 @@ async fn show(one: &One, output: Output) -> Result<(), Failure> {
 
 fn done(one: &One, what: &str, output: Output) -> Result<(), Failure> {
     output.answer(
-        || json!({ "id": json::spiffe_id(Some(&to_proto(&one.id))), "outcome": what }),
+        || json!({ "id": json::spiffe_id(Some(&id::write(&one.id))), "outcome": what }),
         || format!("{} is {what}.\n", one.id),
     )
 }

@@ -70,13 +70,17 @@ impl Output {
 
     /// Names and values, one under the other; values that are empty are left out.
     pub(crate) fn fields(self, fields: &[(&str, String)]) -> String {
-        let widest = fields.iter().map(|(name, _)| width(name)).max().unwrap_or(0);
-        let mut text = String::new();
-        for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
+        let widest = fields
+            .iter()
+            .map(|(name, _)| width(name))
+            .max()
+            .unwrap_or(0);
+        let lines = fields.iter().filter(|(_, value)| !value.is_empty());
+        let lines = lines.map(|(name, value)| {
             let padding = " ".repeat(widest - width(name));
-            text.push_str(&format!("{}{padding}  {value}\n", self.bold(name)));
-        }
-        text
+            format!("{}{padding}  {value}\n", self.bold(name))
+        });
+        lines.collect::<Vec<_>>().concat()
     }
 }
 
@@ -149,9 +153,6 @@ mod tests {
             ("Hint", String::new()),
             ("Selector", "unix:uid:0".to_owned()),
         ];
-        assert_eq!(
-            PLAIN.fields(&fields),
-            "ID        1\nSelector  unix:uid:0\n"
-        );
+        assert_eq!(PLAIN.fields(&fields), "ID        1\nSelector  unix:uid:0\n");
     }
 }

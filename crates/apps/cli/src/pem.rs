@@ -19,8 +19,7 @@ pub(crate) fn encode(label: &str, der: &[u8]) -> String {
         text.push('\n');
         rest = after;
     }
-    text.push_str(&format!("-----END {label}-----\n"));
-    text
+    text + "-----END " + label + "-----\n"
 }
 
 /// Certificates, one PEM block after the other.
@@ -73,7 +72,10 @@ mod tests {
         let text = encode("X", &[0; 49]);
         assert_eq!(
             text,
-            format!("-----BEGIN X-----\n{}\nAA==\n-----END X-----\n", "A".repeat(64))
+            format!(
+                "-----BEGIN X-----\n{}\nAA==\n-----END X-----\n",
+                "A".repeat(64)
+            )
         );
     }
 

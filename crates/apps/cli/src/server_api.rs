@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use muster_model::{Selector, SpiffeId, TrustDomain};
 use muster_proto::spire::api::types;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -26,6 +25,7 @@ pub(crate) struct ServerArgs {
         long,
         value_name = "PATH",
         env = "MUSTER_SERVER_SOCKET",
+        hide_env_values = true,
         default_value = "/run/muster/server/api.sock",
         help_heading = "Connection"
     )]
@@ -59,26 +59,10 @@ impl ServerArgs {
     }
 }
 
-/// An ID as SPIRE's messages have it.
-pub(crate) fn to_proto(id: &SpiffeId) -> types::Spiffeid {
-    types::Spiffeid {
-        trust_domain: id.trust_domain().as_str().to_owned(),
-        path: id.path().to_owned(),
-    }
-}
-
 /// An ID from a message as text; what a server sends is shown as it is.
 pub(crate) fn id_text(id: Option<&types::Spiffeid>) -> String {
     id.map(|id| format!("spiffe://{}{}", id.trust_domain, id.path))
         .unwrap_or_default()
-}
-
-/// A selector as SPIRE's messages have it.
-pub(crate) fn selector_to_proto(selector: &Selector) -> types::Selector {
-    types::Selector {
-        r#type: selector.kind().to_owned(),
-        value: selector.value().to_owned(),
-    }
 }
 
 /// Selectors as people write them.
@@ -87,16 +71,6 @@ pub(crate) fn selector_texts(selectors: &[types::Selector]) -> Vec<String> {
         .iter()
         .map(|selector| format!("{}:{}", selector.r#type, selector.value))
         .collect()
-}
-
-/// The server's trust domain, from the bundle that it gives out.
-pub(crate) fn trust_domain(bundle: &types::Bundle) -> Result<TrustDomain, Failure> {
-    TrustDomain::from_name_or_id(&bundle.trust_domain).map_err(|error| {
-        Failure::failed(format!(
-            "the server names the trust domain {:?}: {error}",
-            bundle.trust_domain
-        ))
-    })
 }
 
 /// The status of an item of a batch, if it is not good.

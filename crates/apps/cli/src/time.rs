@@ -53,17 +53,16 @@ pub(crate) struct Ttl(pub(crate) i32);
 /// Parses a lifetime from the command line: a duration of whole seconds, or a bare number of them,
 /// which is what scripts written for SPIRE pass.
 pub(crate) fn parse_ttl(text: &str) -> Result<Ttl, String> {
-    let seconds = match text.parse::<u64>() {
-        Ok(seconds) => seconds,
-        Err(_) => {
-            let duration = duration::parse(text).map_err(|error: DurationError| {
-                format!("{error}; write a duration such as \"90s\", \"10m\" or \"1h30m\"")
-            })?;
-            if duration.subsec_millis() != 0 {
-                return Err("a lifetime has whole seconds".to_owned());
-            }
-            duration.as_secs()
+    let seconds = if let Ok(seconds) = text.parse::<u64>() {
+        seconds
+    } else {
+        let duration = duration::parse(text).map_err(|error: DurationError| {
+            format!("{error}; write a duration such as \"90s\", \"10m\" or \"1h30m\"")
+        })?;
+        if duration.subsec_millis() != 0 {
+            return Err("a lifetime has whole seconds".to_owned());
         }
+        duration.as_secs()
     };
     i32::try_from(seconds)
         .map(Ttl)
@@ -102,7 +101,10 @@ mod tests {
     #[test]
     fn instants() {
         assert_eq!(parse_instant("2026-01-01T00:00:00Z"), Ok(1_767_225_600));
-        assert_eq!(parse_instant("2026-01-01T01:00:00+01:00"), Ok(1_767_225_600));
+        assert_eq!(
+            parse_instant("2026-01-01T01:00:00+01:00"),
+            Ok(1_767_225_600)
+        );
         assert_eq!(parse_instant("1767225600"), Ok(1_767_225_600));
         assert!(parse_instant("tomorrow").is_err());
         assert!(parse_instant("-1").is_err());

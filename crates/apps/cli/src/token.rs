@@ -5,11 +5,12 @@ use muster_model::SpiffeId;
 use muster_proto::spire::api::server::agent::v1::CreateJoinTokenRequest;
 use muster_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use muster_proto::spire::api::types::JoinToken;
+use muster_wire::id;
 use serde_json::json;
 
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::server_api::{ServerArgs, to_proto};
+use crate::server_api::ServerArgs;
 use crate::time::{Ttl, parse_ttl, rfc3339};
 
 #[derive(Subcommand, Debug)]
@@ -58,7 +59,7 @@ pub(crate) async fn mint(
     let request = server.request(CreateJoinTokenRequest {
         ttl: ttl.0,
         token: String::new(),
-        agent_id: alias.map(to_proto),
+        agent_id: alias.map(id::write),
     });
     AgentClient::new(server.connect().await?)
         .create_join_token(request)

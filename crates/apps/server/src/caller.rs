@@ -11,7 +11,7 @@ use tonic::{Extensions, Status};
 use crate::listen::TlsOrigin;
 
 /// A caller, and the node certificate's next step if it is one.
-pub struct Identified {
+pub(crate) struct Identified {
     /// The caller as policy sees it.
     pub caller: Caller,
     /// The node's renewed certificate was seen for the first time: it becomes the one in use.
@@ -22,28 +22,45 @@ pub struct Identified {
 ///
 /// A node's certificate is checked against the roll with each request, so that a ban or an eviction
 /// holds for connections that are already open.
-pub fn identify(
+pub(crate) fn identify(
     extensions: &Extensions,
     roll: &Roll,
     admin_ids: &BTreeSet<SpiffeId>,
     now: Timestamp,
 ) -> Result<Identified, Status> {
     if let Some(local) = extensions.get::<muster_peer::PeerInfo>() {
-        let caller = local
-            .caller()
-            .map_err(|refusal| Status::unauthenticated(format!("the calling process is not known: {refusal}")))?;
-        let caller = Caller::Local { pid: caller.pid(), uid: caller.uid() };
-        return Ok(Identified { caller, promote: false });
+        let caller = local.caller().map_err(|refusal| {
+            Status::unauthenticated(format!("the calling process is not known: {refusal}"))
+        })?;
+        let caller = Caller::Local {
+            pid: caller.pid(),
+            uid: caller.uid(),
+        };
+        return Ok(Identified {
+            caller,
+            promote: false,
+        });
     }
     let origin = extensions
         .get::<TlsOrigin>()
         .ok_or_else(|| Status::internal("the connection does not say where it comes from"))?;
     let Some(peer) = &origin.peer else {
-        let caller = Caller::Remote { id: None, admin: false, downstream: false, node: NodeCheck::NoCertificate };
-        return Ok(Identified { caller, promote: false });
+        let caller = Caller::Remote {
+            id: None,
+            admin: false,
+            downstream: false,
+            node: NodeCheck::NoCertificate,
+        };
+        return Ok(Identified {
+            caller,
+            promote: false,
+        });
     };
     let id = &peer.spiffe_id;
-    let presented = Presented { serial: &peer.serial, expires_at: peer.not_after };
+    let presented = Presented {
+        serial: &peer.serial,
+        expires_at: peer.not_after,
+    };
     let (check, promote) = match node::check(roll.node(id).map(AsRef::as_ref), presented, now) {
         Ok(Recognized::Current) => (NodeCheck::Node, false),
         Ok(Recognized::Next) => (NodeCheck::Node, true),

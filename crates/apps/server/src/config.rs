@@ -92,48 +92,105 @@ impl Config {
 
     fn from_document(document: Document) -> Result<Self, Faults> {
         let root = document.root();
-        let trust_domain = root.required("trust_domain", config::text("a trust domain such as \"example.org\"", TrustDomain::parse));
-        let data_dir = root.default("data_dir", config::absolute_path(), PathBuf::from("/var/lib/muster/server"));
-        let listen = root.default("listen", config::socket_address(), SocketAddr::from(([0, 0, 0, 0], 8081)));
-        let admin_socket =
-            root.default("admin_socket", config::absolute_path(), PathBuf::from("/run/muster/server/api.sock"));
+        let trust_domain = root.required(
+            "trust_domain",
+            config::text("a trust domain such as \"example.org\"", TrustDomain::parse),
+        );
+        let data_dir = root.default(
+            "data_dir",
+            config::absolute_path(),
+            PathBuf::from("/var/lib/muster/server"),
+        );
+        let listen = root.default(
+            "listen",
+            config::socket_address(),
+            SocketAddr::from(([0, 0, 0, 0], 8081)),
+        );
+        let admin_socket = root.default(
+            "admin_socket",
+            config::absolute_path(),
+            PathBuf::from("/run/muster/server/api.sock"),
+        );
         let admin_ids = root.default(
             "admin_ids",
-            config::list(config::text("a SPIFFE ID such as \"spiffe://example.org/admin\"", SpiffeId::parse)),
+            config::list(config::text(
+                "a SPIFFE ID such as \"spiffe://example.org/admin\"",
+                SpiffeId::parse,
+            )),
             Vec::new(),
         );
 
         let table = root.table("authority");
         let lifetime = || config::duration_within(SHORTEST..=LONGEST);
-        let x509_key_type = table.default("x509_key_type", config::one_of(X509_KEY_TYPES), KeyType::EcP256);
-        let jwt_key_type = table.default("jwt_key_type", config::one_of(JWT_KEY_TYPES), jwt_default(x509_key_type));
+        let x509_key_type = table.default(
+            "x509_key_type",
+            config::one_of(X509_KEY_TYPES),
+            KeyType::EcP256,
+        );
+        let jwt_key_type = table.default(
+            "jwt_key_type",
+            config::one_of(JWT_KEY_TYPES),
+            jwt_default(x509_key_type),
+        );
         let ttl = table.default("ttl", lifetime(), 24 * HOUR);
         let jwt_issuer = table.optional("jwt_issuer", config::string());
         let named = table.table("subject");
         let defaults = Subject::default_ca();
         let subject = Subject {
-            country: named.optional("country", config::string()).or(defaults.country),
-            organization: named.optional("organization", config::string()).or(defaults.organization),
-            common_name: named.optional("common_name", config::string()).or(defaults.common_name),
+            country: named
+                .optional("country", config::string())
+                .or(defaults.country),
+            organization: named
+                .optional("organization", config::string())
+                .or(defaults.organization),
+            common_name: named
+                .optional("common_name", config::string())
+                .or(defaults.common_name),
             ..Subject::default()
         };
-        let authority = AuthorityConfig { ttl, x509_key_type, jwt_key_type, subject, jwt_issuer };
+        let authority = AuthorityConfig {
+            ttl,
+            x509_key_type,
+            jwt_key_type,
+            subject,
+            jwt_issuer,
+        };
 
         let table = root.table("svid");
         let x509_ttl = table.default("x509_ttl", lifetime(), HOUR);
         let jwt_ttl = table.default("jwt_ttl", lifetime(), 5 * MINUTE);
         let node_ttl = table.default("node_ttl", lifetime(), x509_ttl);
-        let svid = SvidConfig { x509_ttl, jwt_ttl, node_ttl };
+        let svid = SvidConfig {
+            x509_ttl,
+            jwt_ttl,
+            node_ttl,
+        };
 
         let table = root.table("keys");
-        let in_memory = table.default("kind", config::one_of(&[("disk", false), ("memory", true)]), false);
+        let in_memory = table.default(
+            "kind",
+            config::one_of(&[("disk", false), ("memory", true)]),
+            false,
+        );
         let key_file = table.default("path", config::absolute_path(), data_dir.join("keys.json"));
         if in_memory && table.has("path") {
-            table.reject("path", "keys in memory have no file", "remove the key, or set kind = \"disk\"");
+            table.reject(
+                "path",
+                "keys in memory have no file",
+                "remove the key, or set kind = \"disk\"",
+            );
         }
-        let keys = if in_memory { KeysConfig::Memory } else { KeysConfig::Disk(key_file) };
+        let keys = if in_memory {
+            KeysConfig::Memory
+        } else {
+            KeysConfig::Disk(key_file)
+        };
 
-        let database = root.table("store").default("path", config::absolute_path(), data_dir.join("roll.sqlite"));
+        let database = root.table("store").default(
+            "path",
+            config::absolute_path(),
+            data_dir.join("roll.sqlite"),
+        );
         let log = telemetry::Settings::read(&root.table("log"));
 
         document.finish(|| {
@@ -191,7 +248,7 @@ const JWT_KEY_TYPES: &[(&str, KeyType)] = &[
 fn jwt_default(x509: KeyType) -> KeyType {
     match x509 {
         KeyType::Ed25519 => KeyType::EcP256,
-        other => other,
+        KeyType::EcP256 | KeyType::EcP384 | KeyType::Rsa2048 | KeyType::Rsa4096 => x509,
     }
 }
 
@@ -203,7 +260,10 @@ mod tests {
     fn one_key_is_enough_and_the_rest_has_defaults() {
         let config = Config::parse("server.toml", "trust_domain = \"example.org\"").unwrap();
         assert_eq!(config.listen.port(), 8081);
-        assert_eq!(config.database, PathBuf::from("/var/lib/muster/server/roll.sqlite"));
+        assert_eq!(
+            config.database,
+            PathBuf::from("/var/lib/muster/server/roll.sqlite")
+        );
         assert_eq!(config.svid.node_ttl, HOUR);
         assert!(config.warnings().is_empty());
     }
@@ -220,7 +280,14 @@ mod tests {
         let text = "trust_domain = \"td\"\n[authority]\nttl = \"1h\"\n[svid]\nx509_ttl = \"30m\"\n";
         let config = Config::parse("server.toml", text).unwrap();
         let warnings = config.warnings();
-        assert_eq!(warnings.len(), 2, "the node's SVID has the same lifetime: {warnings:?}");
-        assert!(warnings.iter().all(|w| w.contains("at least 3h")), "{warnings:?}");
+        assert_eq!(
+            warnings.len(),
+            2,
+            "the node's SVID has the same lifetime: {warnings:?}"
+        );
+        assert!(
+            warnings.iter().all(|w| w.contains("at least 3h")),
+            "{warnings:?}"
+        );
     }
 }

@@ -1,17 +1,20 @@
 //! Our errors as gRPC statuses, for the whole server.
 
-use muster_store::StoreError;
+use muster_store::Disposition;
 use tonic::Status;
 
 use crate::writer::WriteError;
 
-/// A write that did not happen: the client may try again, unless the store is broken for good.
-pub fn write(error: &WriteError) -> Status {
+/// A write that did not happen. Whether trying again can help, the store's error says.
+pub(crate) fn write(error: &WriteError) -> Status {
     match error {
-        WriteError::Closed => Status::unavailable("the server is shutting down"),
-        WriteError::Store(cause) => match cause.as_ref() {
-            StoreError::Full { .. } => Status::resource_exhausted(error.to_string()),
-            _ => Status::unavailable(error.to_string()),
+        WriteError::Closed => Status::unavailable(error.to_string()),
+        WriteError::Store(cause) => match cause.disposition() {
+            Disposition::RetryLater | Disposition::Unknown | Disposition::Reload => {
+                Status::unavailable(error.to_string())
+            }
+            Disposition::Operator => Status::failed_precondition(error.to_string()),
+            Disposition::Bug => Status::internal(error.to_string()),
         },
     }
 }

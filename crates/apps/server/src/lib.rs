@@ -6,13 +6,19 @@
 //! Deliberately not here: what may be written (`core/roll`), who may (`core/policy`), what
 //! certificates look like (`core/svid`).
 
-pub mod api;
+mod api;
+mod authority;
 mod caller;
 pub mod config;
 mod errors;
 mod listen;
 mod operation;
+mod prune;
 mod refusals;
+mod run;
 mod server;
+mod server_svid;
 mod signer;
 mod writer;
+
+pub use run::run;

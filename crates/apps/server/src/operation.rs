@@ -18,7 +18,7 @@ use crate::caller::{Identified, identify};
 use crate::server::Server;
 
 /// A permitted action under way.
-pub struct Operation<A> {
+pub(crate) struct Operation<A> {
     /// Proof that the caller may.
     pub permit: Permit<A>,
     /// When the request came.
@@ -29,18 +29,27 @@ pub struct Operation<A> {
 
 impl<A> Operation<A> {
     /// The verified SPIFFE ID of the caller; an action that only nodes may do always has one.
-    pub fn caller_id(&self) -> Result<&SpiffeId, Status> {
-        self.permit.principal().id.as_ref().ok_or_else(|| Status::unauthenticated("a client certificate is required"))
+    pub(crate) fn caller_id(&self) -> Result<&SpiffeId, Status> {
+        self.permit
+            .principal()
+            .id
+            .as_ref()
+            .ok_or_else(|| Status::unauthenticated("a client certificate is required"))
     }
 
     /// The audit record of something that this operation did to `subject`.
-    pub fn record(&self, event: Event, subject: impl Into<String>) -> Record {
+    pub(crate) fn record(&self, event: Event, subject: impl Into<String>) -> Record {
         record(self.permit.principal(), self.now, event, subject)
     }
 }
 
 /// An audit record of something that `principal` did.
-pub fn record(principal: &Principal, now: Timestamp, event: Event, subject: impl Into<String>) -> Record {
+pub(crate) fn record(
+    principal: &Principal,
+    now: Timestamp,
+    event: Event,
+    subject: impl Into<String>,
+) -> Record {
     let actor = Actor {
         class: class_name(principal.class).to_owned(),
         spiffe_id: principal.id.as_ref().map(ToString::to_string),
@@ -69,7 +78,7 @@ const fn class_name(class: Class) -> &'static str {
 }
 
 /// Runs `middle` for a caller who may do `A`.
-pub async fn operate<A, Message, Answer, Middle>(
+pub(crate) async fn operate<A, Message, Answer, Middle>(
     server: &Arc<Server>,
     request: Request<Message>,
     middle: Middle,
@@ -79,7 +88,11 @@ where
     Middle: AsyncFnOnce(Operation<A>, Message) -> Result<Answer, Status>,
 {
     let started = server.clock.now().mono;
-    let span = tracing::debug_span!("operation", method = A::ROW.method, spiffe_id = tracing::field::Empty);
+    let span = tracing::debug_span!(
+        "operation",
+        method = A::ROW.method,
+        spiffe_id = tracing::field::Empty
+    );
     async {
         let operation = begin::<A>(server, request.extensions()).await;
         let outcome = match operation {
@@ -100,7 +113,7 @@ where
 }
 
 /// Authenticates and authorizes; the refusal, if it comes to that, is on the record.
-pub async fn begin<A: Action + 'static>(
+pub(crate) async fn begin<A: Action + 'static>(
     server: &Arc<Server>,
     extensions: &tonic::Extensions,
 ) -> Result<Operation<A>, Status> {
@@ -130,7 +143,12 @@ fn refusal_record(caller: &Caller, denial: &Denial, now: Timestamp) -> Record {
         Caller::Remote { id, .. } => (id.clone(), None, Class::Any),
         Caller::System(_) => (None, None, Class::System),
     };
-    let principal = Principal { class, id, process, work: None };
+    let principal = Principal {
+        class,
+        id,
+        process,
+        work: None,
+    };
     let mut record = record(&principal, now, Event::AccessRefuse, denial.method);
     record.decision = Decision::Refused;
     match denial.node {
@@ -141,7 +159,8 @@ fn refusal_record(caller: &Caller, denial: &Denial, now: Timestamp) -> Record {
 
 /// A node was seen with its renewed certificate for the first time: the old one ends here.
 async fn promote_node(server: &Arc<Server>, id: SpiffeId) -> Result<(), Status> {
-    let permit = decide::<PromoteNode>(&Caller::System("promote-node")).map_err(|d| muster_wire::status::denied(&d))?;
+    let permit = decide::<PromoteNode>(&Caller::System("promote-node"))
+        .map_err(|d| muster_wire::status::denied(&d))?;
     let written = server.roll.write(move |roll, transaction| {
         if let Some(node) = roll.node(&id) {
             transaction.put_node(&permit, muster_roll::node::promoted(node));

@@ -14,32 +14,39 @@ use crate::writer::RollHandle;
 const QUEUE: usize = 256;
 
 /// Takes notes of refusals.
-pub struct Refusals {
+pub(crate) struct Refusals {
     notes: mpsc::Sender<Record>,
     dropped: AtomicU64,
 }
 
 impl Refusals {
     /// A notebook, and the queue that [`keep`] writes from.
-    pub fn new() -> (Self, mpsc::Receiver<Record>) {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Record>) {
         let (notes, queue) = mpsc::channel(QUEUE);
-        (Self { notes, dropped: AtomicU64::new(0) }, queue)
+        (
+            Self {
+                notes,
+                dropped: AtomicU64::new(0),
+            },
+            queue,
+        )
     }
 
     /// Notes a refusal; never waits.
-    pub fn note(&self, mut record: Record) {
+    pub(crate) fn note(&self, mut record: Record) {
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             record = record.with("unrecorded_before", dropped.to_string());
         }
         if self.notes.try_send(record).is_err() {
-            self.dropped.fetch_add(dropped.saturating_add(1), Ordering::Relaxed);
+            self.dropped
+                .fetch_add(dropped.saturating_add(1), Ordering::Relaxed);
         }
     }
 }
 
 /// Writes the notes until the notebook is gone.
-pub async fn keep(mut queue: mpsc::Receiver<Record>, roll: RollHandle) {
+pub(crate) async fn keep(mut queue: mpsc::Receiver<Record>, roll: RollHandle) {
     let mut batch = Vec::with_capacity(QUEUE);
     while queue.recv_many(&mut batch, QUEUE).await > 0 {
         let count = batch.len();

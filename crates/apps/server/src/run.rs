@@ -54,7 +54,10 @@ struct StartError {
 }
 
 fn failed<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> StartError {
-    move |cause| StartError { what, cause: cause.to_string() }
+    move |cause| StartError {
+        what,
+        cause: cause.to_string(),
+    }
 }
 
 /// Reads the configuration, starts logging, serves until a signal; the exit code tells how it went.
@@ -88,21 +91,22 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
     let shutdown = Shutdown::on_signals().map_err(failed("cannot handle signals"))?;
     let ready = Ready::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    if let Err(error) = muster_peer::raise_descriptor_limit() {
+    if let Err(error) = muster_peer::process::raise_descriptor_limit() {
         tracing::warn!(%error, "the limit of open files was left as it is");
     }
-    if let Err(error) = muster_peer::keep_memory_private() {
+    if let Err(error) = muster_peer::process::keep_memory_private() {
         tracing::warn!(%error, "core dumps and debuggers could not be kept out");
     }
     files::private_directory(&config.data_dir).map_err(failed("data directory"))?;
 
     let keys = open_keys(&config.keys).await?;
-    let store = SqliteStore::open(&config.database).await.map_err(failed("roll"))?;
+    let store = SqliteStore::open(&config.database).map_err(failed("roll"))?;
+    let store: Arc<dyn Store> = Arc::new(store);
     let loaded = store.load().await.map_err(failed("roll"))?;
     check_trust_domain(&loaded, &config.trust_domain)?;
     let roll = Roll::load(config.trust_domain.clone(), loaded);
     tracing::info!(revision = %roll.head(), entries = roll.entry_count(), nodes = roll.node_count(), "roll loaded");
-    let (writer, handle) = RollWriter::new(Arc::new(store), roll);
+    let (writer, handle) = RollWriter::new(Arc::clone(&store), roll);
 
     let (refusals, notes) = Refusals::new();
     let server = Arc::new(Server {
@@ -129,21 +133,39 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
         Ok::<(), StartError>(())
     });
 
-    let mut authorities = Authorities::load(&server, keys, config.authority.clone()).map_err(failed("authorities"))?;
-    authorities.reconcile().await.map_err(failed("authorities"))?;
+    let mut authorities = Authorities::load(&server, keys, config.authority.clone())
+        .await
+        .map_err(failed("authorities"))?;
+    authorities
+        .reconcile()
+        .await
+        .map_err(failed("authorities"))?;
     let identity = Identity::none();
     let key_type = config.authority.x509_key_type;
-    let renew_at = server_svid::renew(&server, &identity, key_type).await.map_err(failed("server SVID"))?;
+    let renew_at = server_svid::renew(&server, &identity, key_type)
+        .await
+        .map_err(failed("server SVID"))?;
 
-    let tcp = TcpListener::bind(config.listen).await.map_err(|error| StartError {
-        what: "API port",
-        cause: format!("cannot listen on {}: {error}; set `listen` to a free address", config.listen),
-    })?;
+    let tcp = TcpListener::bind(config.listen)
+        .await
+        .map_err(|error| StartError {
+            what: "API port",
+            cause: format!(
+                "cannot listen on {}: {error}; set `listen` to a free address",
+                config.listen
+            ),
+        })?;
     let address = tcp.local_addr().map_err(failed("API port"))?;
     let acceptor = acceptor(&server, &identity)?;
-    let options = ListenOptions { mode: 0o770, dir_mode: 0o750, ..ListenOptions::default() };
+    let options = ListenOptions {
+        mode: 0o770,
+        dir_mode: 0o750,
+        ..ListenOptions::default()
+    };
     let socket = Listener::bind(&config.admin_socket, &options).map_err(failed("admin socket"))?;
-    let socket = socket.incoming(muster_peer::Limits::default()).map_err(failed("admin socket"))?;
+    let socket = socket
+        .incoming(muster_peer::Limits::default())
+        .map_err(failed("admin socket"))?;
 
     let tcp_ready = ready.expect("API port");
     let (alive, end) = (serving.clone(), shutdown.clone());
@@ -152,7 +174,10 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
         let _alive = alive;
         let incoming = listen::accept(tcp, acceptor, listen::Limits::default());
         tcp_ready.declare();
-        transport().add_routes(routes).serve_with_incoming_shutdown(incoming, until(end)).await
+        transport()
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming, until(end))
+            .await
     });
     let socket_ready = ready.expect("admin socket");
     let (alive, end) = (serving.clone(), shutdown.clone());
@@ -160,12 +185,31 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
     supervisor.essential("admin socket", async move {
         let _alive = alive;
         socket_ready.declare();
-        transport().add_routes(routes).serve_with_incoming_shutdown(socket, until(end)).await
+        transport()
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(socket, until(end))
+            .await
     });
     supervisor.essential("authorities", until_end(&shutdown, authorities.run()));
-    supervisor.essential("server SVID", until_end(&shutdown, server_svid::run(Arc::clone(&server), identity, key_type, renew_at)));
-    supervisor.essential("pruning", until_end(&shutdown, prune::run(Arc::clone(&server))));
-    supervisor.essential("refusals", until_end(&shutdown, refusals::keep(notes, handle)));
+    supervisor.essential(
+        "server SVID",
+        until_end(
+            &shutdown,
+            server_svid::run(Arc::clone(&server), identity, key_type, renew_at),
+        ),
+    );
+    supervisor.essential(
+        "change log",
+        until_end(&shutdown, prune::shorten_change_log(store)),
+    );
+    supervisor.essential(
+        "pruning",
+        until_end(&shutdown, prune::run(Arc::clone(&server))),
+    );
+    supervisor.essential(
+        "refusals",
+        until_end(&shutdown, refusals::keep(notes, handle)),
+    );
     drop((serving, server));
 
     tracing::info!(
@@ -183,10 +227,19 @@ async fn open_keys(config: &KeysConfig) -> Result<Arc<dyn KeyManager>, StartErro
 
 /// A roll belongs to one trust domain for ever: its own bundle says which.
 fn check_trust_domain(loaded: &muster_store::Loaded, ours: &TrustDomain) -> Result<(), StartError> {
-    let Some(other) = loaded.bundles.iter().find(|_| !loaded.journals.is_empty()).map(|b| &b.trust_domain) else {
+    let Some(other) = loaded
+        .bundles
+        .iter()
+        .find(|_| !loaded.journals.is_empty())
+        .map(|b| &b.trust_domain)
+    else {
         return Ok(());
     };
-    if loaded.bundles.iter().any(|bundle| bundle.trust_domain == *ours) {
+    if loaded
+        .bundles
+        .iter()
+        .any(|bundle| bundle.trust_domain == *ours)
+    {
         return Ok(());
     }
     Err(StartError {
@@ -225,7 +278,9 @@ fn api(server: &Arc<Server>) -> Routes {
 /// The same for operators on the host, with health and reflection.
 async fn admin_api(server: &Arc<Server>) -> Result<Routes, StartError> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    reporter
+        .set_service_status("", tonic_health::ServingStatus::Serving)
+        .await;
     let descriptors = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(muster_proto::FILE_DESCRIPTOR_SET)
@@ -239,7 +294,11 @@ async fn admin_api(server: &Arc<Server>) -> Result<Routes, StartError> {
     Ok(api(server)
         .add_service(health)
         .add_service(descriptors().build_v1().map_err(failed("reflection"))?)
-        .add_service(descriptors().build_v1alpha().map_err(failed("reflection"))?))
+        .add_service(
+            descriptors()
+                .build_v1alpha()
+                .map_err(failed("reflection"))?,
+        ))
 }
 
 async fn until(shutdown: Shutdown) {

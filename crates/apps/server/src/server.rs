@@ -13,7 +13,7 @@ use crate::signer::Signer;
 use crate::writer::RollHandle;
 
 /// A running server, as its handlers see it.
-pub struct Server {
+pub(crate) struct Server {
     /// Whose authority it is.
     pub trust_domain: TrustDomain,
     /// The time.

@@ -42,15 +42,28 @@ pub(crate) async fn renew(
         subject: None,
         ttl: server.lifetimes.x509_ttl,
     };
-    let signed = server.signer.sign_x509(&leaf, server.clock.now().wall).await.map_err(|e| broken(&e))?;
+    let signed = server
+        .signer
+        .sign_x509(&leaf, server.clock.now().wall)
+        .await
+        .map_err(|e| broken(&e))?;
     let svid = X509Svid::new(signed.chain, &key).map_err(|e| broken(&e))?;
     identity.set(&svid).map_err(|e| broken(&e))?;
     tracing::debug!(spiffe_id = %svid.spiffe_id, serial_number = %svid.serial, "server SVID renewed");
-    Ok(lifetime::renew_at(svid.not_before, svid.not_after, svid.serial.as_str().as_bytes()))
+    Ok(lifetime::renew_at(
+        svid.not_before,
+        svid.not_after,
+        svid.serial.as_str().as_bytes(),
+    ))
 }
 
 /// Renews for ever.
-pub(crate) async fn run(server: Arc<Server>, identity: Identity, key_type: KeyType, mut renew_at: Timestamp) {
+pub(crate) async fn run(
+    server: Arc<Server>,
+    identity: Identity,
+    key_type: KeyType,
+    mut renew_at: Timestamp,
+) {
     loop {
         let left = renew_at.since(server.clock.now().wall);
         if left > Duration::ZERO {

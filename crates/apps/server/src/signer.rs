@@ -13,7 +13,7 @@ use tonic::Status;
 
 /// Why something was not signed.
 #[derive(Debug, thiserror::Error)]
-pub enum SignError {
+pub(crate) enum SignError {
     /// No authority is active yet.
     #[error("no {0} authority is active yet")]
     NotReady(&'static str),
@@ -33,7 +33,7 @@ pub enum SignError {
 
 impl SignError {
     /// The status that a caller of the API gets.
-    pub fn status(&self, what: &str) -> Status {
+    pub(crate) fn status(&self, what: &str) -> Status {
         let message = format!("failed to sign {what}: {self}");
         match self {
             Self::NotReady(_) | Self::Key(_) => Status::unavailable(message),
@@ -45,7 +45,7 @@ impl SignError {
 
 /// A signed certificate chain, leaf first, without the root.
 #[derive(Debug)]
-pub struct SignedX509 {
+pub(crate) struct SignedX509 {
     /// DER certificates.
     pub chain: Vec<Vec<u8>>,
     /// The leaf, parsed.
@@ -56,7 +56,7 @@ pub struct SignedX509 {
 
 /// A signed token, and who signed it.
 #[derive(Debug)]
-pub struct SignedJwt {
+pub(crate) struct SignedJwt {
     /// The token.
     pub svid: jwt::JwtSvid,
     /// The `kid`.
@@ -64,7 +64,7 @@ pub struct SignedJwt {
 }
 
 /// The active X.509 authority.
-pub struct X509Authority {
+pub(crate) struct X509Authority {
     /// The CA.
     pub issuer: Issuer,
     /// Its key.
@@ -74,7 +74,7 @@ pub struct X509Authority {
 }
 
 /// The active JWT authority.
-pub struct JwtAuthority {
+pub(crate) struct JwtAuthority {
     /// Its key.
     pub key: KeyId,
     /// Its public half, from which the algorithm follows.
@@ -86,7 +86,7 @@ pub struct JwtAuthority {
 }
 
 /// What a leaf is to say.
-pub struct Leaf<'a> {
+pub(crate) struct Leaf<'a> {
     /// The identity.
     pub spiffe_id: &'a SpiffeId,
     /// The key that it is bound to.
@@ -100,7 +100,7 @@ pub struct Leaf<'a> {
 }
 
 /// Signs with whichever authority is active.
-pub struct Signer {
+pub(crate) struct Signer {
     keys: Arc<dyn KeyManager>,
     jwt_issuer: Option<String>,
     x509: ArcSwapOption<X509Authority>,
@@ -109,22 +109,31 @@ pub struct Signer {
 
 impl Signer {
     /// A signer without authorities; the authority task activates them.
-    pub fn new(keys: Arc<dyn KeyManager>, jwt_issuer: Option<String>) -> Self {
-        Self { keys, jwt_issuer, x509: ArcSwapOption::empty(), jwt: ArcSwapOption::empty() }
+    pub(crate) fn new(keys: Arc<dyn KeyManager>, jwt_issuer: Option<String>) -> Self {
+        Self {
+            keys,
+            jwt_issuer,
+            x509: ArcSwapOption::empty(),
+            jwt: ArcSwapOption::empty(),
+        }
     }
 
     /// From here on X509-SVIDs are signed by `authority`.
-    pub fn activate_x509(&self, authority: X509Authority) {
+    pub(crate) fn activate_x509(&self, authority: X509Authority) {
         self.x509.store(Some(Arc::new(authority)));
     }
 
     /// From here on JWT-SVIDs are signed by `authority`.
-    pub fn activate_jwt(&self, authority: JwtAuthority) {
+    pub(crate) fn activate_jwt(&self, authority: JwtAuthority) {
         self.jwt.store(Some(Arc::new(authority)));
     }
 
     /// Signs an X509-SVID.
-    pub async fn sign_x509(&self, leaf: &Leaf<'_>, now: Timestamp) -> Result<SignedX509, SignError> {
+    pub(crate) async fn sign_x509(
+        &self,
+        leaf: &Leaf<'_>,
+        now: Timestamp,
+    ) -> Result<SignedX509, SignError> {
         let authority = self.x509.load_full().ok_or(SignError::NotReady("X.509"))?;
         let params = LeafParams {
             spiffe_id: leaf.spiffe_id,
@@ -135,14 +144,22 @@ impl Signer {
             ttl: leaf.ttl,
         };
         let unsigned = authority.issuer.draft_leaf(&params, now)?;
-        let signature = self.keys.sign(&authority.key, unsigned.scheme(), unsigned.tbs()).await?;
+        let signature = self
+            .keys
+            .sign(&authority.key, unsigned.scheme(), unsigned.tbs())
+            .await?;
         let der = unsigned.assemble(&signature);
-        let leaf = Certificate::parse(&der).map_err(|error| SignError::Unreadable(error.to_string()))?;
-        Ok(SignedX509 { chain: vec![der], leaf, authority_id: authority.id.clone() })
+        let leaf =
+            Certificate::parse(&der).map_err(|error| SignError::Unreadable(error.to_string()))?;
+        Ok(SignedX509 {
+            chain: vec![der],
+            leaf,
+            authority_id: authority.id.clone(),
+        })
     }
 
     /// Signs a JWT-SVID. Empty audiences are dropped; none left is an error.
-    pub async fn sign_jwt(
+    pub(crate) async fn sign_jwt(
         &self,
         spiffe_id: &SpiffeId,
         audience: &[String],
@@ -162,7 +179,13 @@ impl Signer {
             token_id,
         };
         let unsigned = jwt::draft(&params, now)?;
-        let signature = self.keys.sign(&authority.key, unsigned.scheme(), unsigned.signing_input()).await?;
-        Ok(SignedJwt { svid: unsigned.assemble(&signature)?, authority_id: authority.id.clone() })
+        let signature = self
+            .keys
+            .sign(&authority.key, unsigned.scheme(), unsigned.signing_input())
+            .await?;
+        Ok(SignedJwt {
+            svid: unsigned.assemble(&signature)?,
+            authority_id: authority.id.clone(),
+        })
     }
 }

@@ -26,7 +26,7 @@ const WINDOW_CHANGES: usize = 100_000;
 
 /// Why a write was not done.
 #[derive(Debug, thiserror::Error)]
-pub enum WriteError {
+pub(crate) enum WriteError {
     /// The store did not take it; nothing of it was kept.
     #[error("the write was not stored: {0}")]
     Store(Arc<StoreError>),
@@ -40,7 +40,7 @@ type Job = Box<dyn FnOnce(&Roll, &mut Transaction) -> Reply + Send>;
 
 /// A handle to the roll: snapshots for readers, a queue for writers, news for streams.
 #[derive(Clone)]
-pub struct RollHandle {
+pub(crate) struct RollHandle {
     current: Arc<ArcSwap<Roll>>,
     jobs: mpsc::Sender<Job>,
     head: watch::Receiver<Revision>,
@@ -49,26 +49,29 @@ pub struct RollHandle {
 
 impl RollHandle {
     /// The roll as it is committed now.
-    pub fn snapshot(&self) -> Arc<Roll> {
+    pub(crate) fn snapshot(&self) -> Arc<Roll> {
         self.current.load_full()
     }
 
     /// Follows the head revision.
-    pub fn head(&self) -> watch::Receiver<Revision> {
+    pub(crate) fn head(&self) -> watch::Receiver<Revision> {
         self.head.clone()
     }
 
     /// The transactions after `revision`, oldest first, with the revision that they lead to; `None`
     /// if they are no longer all in memory.
-    pub fn since(&self, revision: Revision) -> Option<Vec<(Revision, Arc<Transaction>)>> {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner).since(revision)
+    pub(crate) fn since(&self, revision: Revision) -> Option<Vec<(Revision, Arc<Transaction>)>> {
+        self.window
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .since(revision)
     }
 
     /// Runs `decide` on the roll as it will be, commits the transaction that it fills, and returns
     /// what it returned once that is durable and published.
     ///
     /// A closure that fills nothing commits nothing, and still answers in order.
-    pub async fn write<R: Send + 'static>(
+    pub(crate) async fn write<R: Send + 'static>(
         &self,
         decide: impl FnOnce(&Roll, &mut Transaction) -> R + Send + 'static,
     ) -> Result<R, WriteError> {
@@ -85,7 +88,7 @@ impl RollHandle {
     }
 
     /// Appends `records` to the audit log; returns once they are durable.
-    pub async fn audit(&self, records: Vec<Record>) -> Result<(), WriteError> {
+    pub(crate) async fn audit(&self, records: Vec<Record>) -> Result<(), WriteError> {
         self.write(move |_, transaction| {
             for record in records {
                 transaction.audit(record);
@@ -108,7 +111,9 @@ impl Window {
         self.changes += transaction.changes().len();
         self.transactions.push_back((revision, transaction));
         while self.changes > WINDOW_CHANGES {
-            let Some((oldest, dropped)) = self.transactions.pop_front() else { break };
+            let Some((oldest, dropped)) = self.transactions.pop_front() else {
+                break;
+            };
             self.changes -= dropped.changes().len();
             self.start = oldest;
         }
@@ -124,7 +129,7 @@ impl Window {
 }
 
 /// The writer; [`RollWriter::run`] is one of the server's essential tasks.
-pub struct RollWriter {
+pub(crate) struct RollWriter {
     store: Arc<dyn Store>,
     current: Arc<ArcSwap<Roll>>,
     jobs: mpsc::Receiver<Job>,
@@ -136,11 +141,14 @@ pub struct RollWriter {
 
 impl RollWriter {
     /// A writer that goes on from `roll`, and the handle to it.
-    pub fn new(store: Arc<dyn Store>, roll: Roll) -> (Self, RollHandle) {
+    pub(crate) fn new(store: Arc<dyn Store>, roll: Roll) -> (Self, RollHandle) {
         let head = roll.head();
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (head_sender, head_receiver) = watch::channel(head);
-        let window = Arc::new(Mutex::new(Window { start: head, ..Window::default() }));
+        let window = Arc::new(Mutex::new(Window {
+            start: head,
+            ..Window::default()
+        }));
         let current = Arc::new(ArcSwap::from_pointee(roll));
         let handle = RollHandle {
             current: Arc::clone(&current),
@@ -148,11 +156,21 @@ impl RollWriter {
             head: head_receiver,
             window: Arc::clone(&window),
         };
-        (Self { store, current, jobs: queue, head: head_sender, window, in_doubt: false }, handle)
+        (
+            Self {
+                store,
+                current,
+                jobs: queue,
+                head: head_sender,
+                window,
+                in_doubt: false,
+            },
+            handle,
+        )
     }
 
     /// Writes until `stop`, and then what was asked for before.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+    pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
@@ -193,7 +211,11 @@ impl RollWriter {
             }
             transactions.push(transaction);
         }
-        let outcome = if transactions.is_empty() { Ok(()) } else { self.publish(working, transactions).await };
+        let outcome = if transactions.is_empty() {
+            Ok(())
+        } else {
+            self.publish(working, transactions).await
+        };
         for reply in replies {
             reply(outcome.clone().map_err(WriteError::Store));
         }
@@ -207,7 +229,10 @@ impl RollWriter {
         let trust_domain = self.current.load().trust_domain().clone();
         let roll = Roll::load(trust_domain, self.store.load().await.map_err(Arc::new)?);
         let head = roll.head();
-        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = Window { start: head, ..Window::default() };
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = Window {
+            start: head,
+            ..Window::default()
+        };
         self.current.store(Arc::new(roll));
         self.head.send_replace(head);
         self.in_doubt = false;
@@ -216,7 +241,11 @@ impl RollWriter {
     }
 
     /// Persists, then publishes: what a reader can see survives a crash.
-    async fn publish(&mut self, working: Roll, transactions: Vec<Arc<Transaction>>) -> Result<(), Arc<StoreError>> {
+    async fn publish(
+        &mut self,
+        working: Roll,
+        transactions: Vec<Arc<Transaction>>,
+    ) -> Result<(), Arc<StoreError>> {
         let before = self.current.load().head();
         if let Err(error) = self.store.commit(transactions.clone()).await {
             tracing::error!(%error, "a commit failed");

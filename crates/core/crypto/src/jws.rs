@@ -259,6 +259,37 @@ mod tests {
         }
     }
 
+    /// The algorithms that others use and our own keys do not sign with by default.
+    #[test]
+    fn tokens_of_others() {
+        use aws_lc_rs::signature::{self as lc, EcdsaKeyPair, KeyPair as _};
+        let pair = EcdsaKeyPair::generate(&lc::ECDSA_P521_SHA512_FIXED_SIGNING).unwrap();
+        let key = PublicKey::from_ec_point(KeyAlgorithm::EcP521, pair.public_key().as_ref());
+        let input = format!("{}.e30", URL_SAFE_NO_PAD.encode(r#"{"alg":"ES512"}"#));
+        let signature = pair
+            .sign(&aws_lc_rs::rand::SystemRandom::new(), input.as_bytes())
+            .unwrap();
+        let token = format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature));
+        let parsed = ParsedJws::parse(&token).unwrap();
+        assert_eq!(parsed.verify(&key.unwrap()), Ok(()));
+
+        let rsa = PrivateKey::generate(KeyType::Rsa2048).unwrap();
+        for (alg, scheme) in [
+            ("RS384", SignatureScheme::RsaPkcs1Sha384),
+            ("PS256", SignatureScheme::RsaPssSha256),
+            ("PS512", SignatureScheme::RsaPssSha512),
+        ] {
+            let input = format!(
+                "{}.e30",
+                URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{alg}"}}"#))
+            );
+            let signature = rsa.sign(scheme, input.as_bytes()).unwrap();
+            let token = format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature));
+            let parsed = ParsedJws::parse(&token).unwrap();
+            assert_eq!(parsed.verify(rsa.public_key()), Ok(()), "{alg}");
+        }
+    }
+
     /// JWTV-01: the nine and nothing else.
     #[test]
     fn algorithms() {

@@ -1,6 +1,6 @@
 //! What a `Secret` refuses is refused by the compiler.
 
 #[test]
-fn secrets_are_not_copied_compared_or_serialized() {
+fn secrets_are_neither_copied_nor_compared() {
     trybuild::TestCases::new().compile_fail("tests/compile_fail/*.rs");
 }

@@ -1,1 +1,40 @@
-//! stub
+//! The node's machine: what its server says it may answer to, the SVIDs that it holds, and the
+//! workloads that wait for them, turned into things to do.
+//!
+//! Start at [`Roster`]: [`Roster::handle`] hears an [`Event`], [`Roster::poll_action`] says what
+//! to do, [`Roster::poll_timeout`] when to come back. All decisions are here and none of the
+//! doing: no sockets, no clock, no dice, no keys. The machine knows signed material only through
+//! [`X509Material`] and [`JwtMaterial`].
+//!
+//! What holds at all times:
+//!
+//! - No call is told of an identity that the view does not give its caller; what the view takes
+//!   away is taken back in the same breath.
+//! - Nothing is told that has expired, or whose authority is not in the bundle told with it.
+//! - Every call is answered, refused or told that it must come again, in bounded time; a server
+//!   that is away never turns into a denial.
+//! - The same news is not told twice, and the number of requests to the server is bounded by the
+//!   number of things to sign, whatever the civil clock does.
+
+mod calls;
+mod digest;
+mod evaluate;
+mod event;
+mod groups;
+mod index;
+mod jwt;
+mod lru;
+mod material;
+mod roster;
+mod time;
+mod view;
+mod x509;
+
+pub use digest::ViewDigest;
+pub use event::{
+    Action, CallId, Encoded, Event, JwtBundles, JwtIdentity, Note, Refusal, RequestId, SignFault,
+    ToSign, Want, X509Bundles, X509Identity, X509Update,
+};
+pub use material::{JwtMaterial, X509Material};
+pub use roster::{Config, Roster, Stats};
+pub use view::{Step, StepFault};

@@ -11,5 +11,6 @@
 
 pub mod bundle;
 pub mod jwt;
+pub mod ladder;
 pub mod lifetime;
 pub mod x509;

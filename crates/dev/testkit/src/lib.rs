@@ -1,1 +1,16 @@
-//! stub
+//! What scenarios are made of: a server as a real process, and a node that speaks to it like any
+//! other, without being `muster-node`.
+//!
+//! Everything here panics when something is not as it must be: it is for tests only.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test harness fails by panicking"
+)]
+
+mod process;
+mod test_node;
+
+pub use process::{ServerConfig, ServerProcess};
+pub use test_node::TestNode;

@@ -1,11 +1,13 @@
 //! What a pidfd tells: whether its process still runs, and whether two are the same process.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
+
+use crate::sys;
 
 /// Whether the process behind `pidfd` still runs.
 ///
@@ -29,4 +31,11 @@ pub fn is_alive(pidfd: BorrowedFd<'_>) -> bool {
 pub(crate) fn may_be_same(a: impl AsFd, b: impl AsFd) -> io::Result<bool> {
     let (a, b) = (fstat(a)?, fstat(b)?);
     Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+}
+
+/// A pidfd for the process that has `pid` now. Whether it is the one that was meant, the caller
+/// must know otherwise.
+pub fn open(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
+    sys::pidfd_open(pid)
 }

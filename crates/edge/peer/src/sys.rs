@@ -265,3 +265,66 @@ pub(crate) fn watch_pidfd(pidfd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd
     // SAFETY: as above; the descriptor stays open while any `Arc` lives, and `AsyncFd` owns one.
     unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(io::Error::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+    use super::*;
+
+    fn send(from: &UnixStream, text: &[u8], descriptors: &[i32]) {
+        sendmsg::<()>(
+            from.as_raw_fd(),
+            &[IoSlice::new(text)],
+            &[ControlMessage::ScmRights(descriptors)],
+            MsgFlags::empty(),
+            None,
+        )
+        .unwrap();
+    }
+
+    /// On a socket that lets descriptors through, as those of older kernels do.
+    #[test]
+    fn descriptors_are_closed_as_they_come() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        pass_credentials(ours.as_fd()).unwrap();
+        let (watched, given) = UnixStream::pair().unwrap();
+        send(&theirs, b"x", &[given.as_raw_fd(); SCM_MAX_FD]);
+        drop(given);
+        let mut buffer = [0; 8];
+        let received = receive(ours.as_fd(), &mut buffer).unwrap();
+        assert_eq!((received.len, received.descriptors), (1, SCM_MAX_FD));
+        assert!(!received.truncated);
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(
+            received.credentials.map(|credentials| credentials.pid),
+            Some(own)
+        );
+        // Nobody holds the other end any more.
+        watched.set_nonblocking(true).unwrap();
+        assert_eq!(std::io::Read::read(&mut &watched, &mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_pidfd_comes_as_long_as_it_is_asked_for() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        pass_credentials(ours.as_fd()).unwrap();
+        let mut buffer = [0; 8];
+        for wanted in [PassPidfd::Yes, PassPidfd::No] {
+            if pass_pidfd(ours.as_fd(), wanted).is_err() {
+                // Linux before 6.5.
+                return;
+            }
+            std::io::Write::write_all(&mut &theirs, b"x").unwrap();
+            let received = receive(ours.as_fd(), &mut buffer).unwrap();
+            match wanted {
+                PassPidfd::Yes => assert!(matches!(received.pidfd, SenderPidfd::Here(_))),
+                PassPidfd::No => assert!(matches!(received.pidfd, SenderPidfd::Absent)),
+            }
+        }
+    }
+}

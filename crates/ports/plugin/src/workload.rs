@@ -1,1 +1,217 @@
 //! The workload attestor port: facts about a process on the node.
+//!
+//! An attestor is given a [`Process`] (held by descriptors, so that it cannot become another one)
+//! and answers with [`Fact`]s: selectors, and how each is known. What a process can change about
+//! itself is no fact.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use muster_model::Selector;
+
+/// A process to attest.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Its number in the node's pid namespace; for messages, not for opening anything.
+    pub pid: u32,
+    /// Its effective user, as the kernel gave it when the process connected.
+    pub uid: u32,
+    /// Its effective group, likewise.
+    pub gid: u32,
+    /// The user and group that the kernel attached to its bytes; `None` for a process that did
+    /// not call itself.
+    pub sender: Option<SenderIds>,
+    /// When it started, in clock ticks since boot (`/proc/PID/stat`, field 22).
+    pub start_time: u64,
+    /// The file that it ran when it connected; `None` when the kernel does not show it to the
+    /// node.
+    pub executable: Option<FileId>,
+    /// Its directory in /proc, for `openat`: of this process, even if its number is given away.
+    pub dir: Arc<OwnedFd>,
+    /// Its pidfd.
+    pub pidfd: Arc<OwnedFd>,
+}
+
+/// Ids that the kernel attached to bytes: real, effective or saved ones of the sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SenderIds {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+/// Which file: its device and its inode there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// The device.
+    pub device: u64,
+    /// The inode.
+    pub inode: u64,
+}
+
+/// One thing that is known about a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fact {
+    /// What.
+    pub selector: Selector,
+    /// How it is known.
+    pub evidence: Evidence,
+}
+
+/// How a fact is known. `Display` says it in a few plain words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Evidence {
+    /// The kernel's credentials of the connection, and `/proc/PID/status` agrees.
+    KernelCredentials,
+    /// `/proc/PID/status`, which the kernel writes.
+    ProcStatus,
+    /// The system's user and group database, asked for an id that the kernel gave.
+    NameService,
+    /// The path of `/proc/PID/exe`, which names the same file in the node's view of the file
+    /// system.
+    ExecutablePath,
+    /// The path of `/proc/PID/exe` in the process's own view of the file system, which the process may
+    /// have arranged.
+    ForeignExecutablePath,
+    /// The content of the file that the process runs, read through `/proc/PID/exe`.
+    ExecutableDigest,
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KernelCredentials => "kernel credentials",
+            Self::ProcStatus => "/proc/PID/status",
+            Self::NameService => "name service",
+            Self::ExecutablePath => "path of /proc/PID/exe",
+            Self::ForeignExecutablePath => "path of /proc/PID/exe as the process sees it",
+            Self::ExecutableDigest => "SHA-256 of the running executable",
+        })
+    }
+}
+
+/// What changed about a process while it was attested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Its user or group.
+    Credentials,
+    /// The program that it runs.
+    Program,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Credentials => "changed its user or group",
+            Self::Program => "executed another program",
+        })
+    }
+}
+
+/// Why there are no facts. All of it is for the log; to the caller it is `UNAVAILABLE`, never a
+/// denial.
+#[derive(Debug, thiserror::Error)]
+pub enum AttestError {
+    /// The process ended.
+    #[error("process {pid} is gone")]
+    Gone {
+        /// The process.
+        pid: u32,
+    },
+    /// The process is not any more what it was when it connected.
+    #[error("process {pid} {change} since it connected; it must connect anew")]
+    Changed {
+        /// The process.
+        pid: u32,
+        /// What changed.
+        change: Change,
+    },
+    /// The attestor could not do its work.
+    #[error("workload attestor {kind} failed: {reason}")]
+    Failed {
+        /// The attestor.
+        kind: &'static str,
+        /// What went wrong, and what to do about it.
+        reason: String,
+        /// The cause, if there is one.
+        #[source]
+        source: Option<std::io::Error>,
+    },
+    /// No attestor is configured.
+    #[error("no workload attestor is configured; configure at least one, such as unix")]
+    NoAttestors,
+}
+
+impl AttestError {
+    /// Whether the process itself is to blame, so that no other attestor can help.
+    pub fn is_about_the_process(&self) -> bool {
+        match self {
+            Self::Gone { .. } | Self::Changed { .. } => true,
+            Self::Failed { .. } | Self::NoAttestors => false,
+        }
+    }
+}
+
+/// Finds facts about processes.
+#[async_trait]
+pub trait WorkloadAttestor: Send + Sync + 'static {
+    /// The attestor's name, which is the type of all its selectors, such as `unix`.
+    fn kind(&self) -> &'static str;
+
+    /// What is known about `process`.
+    ///
+    /// A process that is not this attestor's business (not in a container, say) has no facts; that
+    /// is no error. May be dropped at any point.
+    async fn attest(&self, process: &Process) -> Result<Vec<Fact>, AttestError>;
+}
+
+pub mod conformance {
+    //! What every workload attestor must keep; adapters run it in their tests.
+
+    use std::collections::BTreeSet;
+
+    use super::{AttestError, Process, WorkloadAttestor};
+
+    /// Checks `attestor` against a process that runs and one that has ended, both of which must
+    /// be within its business.
+    pub async fn check(
+        attestor: &dyn WorkloadAttestor,
+        alive: &Process,
+        gone: &Process,
+    ) -> Result<(), String> {
+        let kind = attestor.kind();
+        if kind.is_empty() || kind.contains(':') {
+            return Err(format!("{kind:?} is no selector type"));
+        }
+        let facts = attestor
+            .attest(alive)
+            .await
+            .map_err(|error| format!("a running process is not attested: {error}"))?;
+        if facts.is_empty() {
+            return Err("a running process has no facts".to_owned());
+        }
+        let mut seen = BTreeSet::new();
+        for fact in &facts {
+            if fact.selector.kind() != kind {
+                return Err(format!("{} is not a selector of {kind}", fact.selector));
+            }
+            if !seen.insert(&fact.selector) {
+                return Err(format!("{} is there twice", fact.selector));
+            }
+        }
+        let again = attestor
+            .attest(alive)
+            .await
+            .map_err(|error| format!("a second attestation fails: {error}"))?;
+        if again != facts {
+            return Err(format!("{facts:?} became {again:?}"));
+        }
+        match attestor.attest(gone).await {
+            Err(AttestError::Gone { pid }) if pid == gone.pid => Ok(()),
+            other => Err(format!("a process that has ended gives {other:?}")),
+        }
+    }
+}

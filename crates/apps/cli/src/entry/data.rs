@@ -6,10 +6,10 @@ use std::io::{self, Read};
 use muster_model::{EntryId, Selector, SpiffeId, TrustDomain};
 use muster_proto::spire::api::types::Entry;
 use muster_proto::spire::api::types::entry::AdditionalAttributes;
+use muster_wire::{id, selector};
 use serde::Deserialize;
 
 use crate::failure::Failure;
-use crate::server_api::{selector_to_proto, to_proto};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -134,7 +134,7 @@ impl Item {
             .into_iter()
             .map(|pair| {
                 Selector::new(pair.r#type, pair.value)
-                    .map(|selector| selector_to_proto(&selector))
+                    .map(|selector| selector::write(&selector))
                     .map_err(|error| ("selectors", error.to_string()))
             })
             .collect::<Result<_, _>>()?;
@@ -149,8 +149,12 @@ impl Item {
             .collect::<Result<_, _>>()?;
         Ok(Entry {
             id: self.id,
-            spiffe_id: Some(to_proto(&self.spiffe_id.parse().map_err(|e| ("spiffe_id", e))?)),
-            parent_id: Some(to_proto(&self.parent_id.parse().map_err(|e| ("parent_id", e))?)),
+            spiffe_id: Some(id::write(
+                &self.spiffe_id.parse().map_err(|e| ("spiffe_id", e))?,
+            )),
+            parent_id: Some(id::write(
+                &self.parent_id.parse().map_err(|e| ("parent_id", e))?,
+            )),
             selectors,
             x509_svid_ttl: self.x509_svid_ttl,
             federates_with,

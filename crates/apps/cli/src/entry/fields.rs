@@ -4,10 +4,11 @@ use clap::{Args, ValueEnum};
 use muster_model::{EntryId, Selector, SpiffeId, TrustDomain};
 use muster_proto::spire::api::types::entry::AdditionalAttributes;
 use muster_proto::spire::api::types::{Entry, EntryMask};
+use muster_wire::{id, selector};
 
 use super::data;
 use crate::failure::Failure;
-use crate::server_api::{ServerArgs, selector_to_proto, to_proto};
+use crate::server_api::ServerArgs;
 use crate::time::{Ttl, parse_instant, parse_ttl};
 
 /// What both commands can set. A switch alone is true; `=false` takes it back.
@@ -109,8 +110,8 @@ impl Create {
                 .as_ref()
                 .map(ToString::to_string)
                 .unwrap_or_default(),
-            spiffe_id: Some(to_proto(spiffe_id)),
-            parent_id: Some(to_proto(&parent_id)),
+            spiffe_id: Some(id::write(spiffe_id)),
+            parent_id: Some(id::write(&parent_id)),
             ..Entry::default()
         };
         self.fields.apply(&mut entry, &mut EntryMask::default());
@@ -173,8 +174,8 @@ impl Update {
         };
         let mut entry = Entry {
             id: self.id.to_string(),
-            spiffe_id: self.spiffe_id.as_ref().map(to_proto),
-            parent_id: self.parent_id.as_ref().map(to_proto),
+            spiffe_id: self.spiffe_id.as_ref().map(id::write),
+            parent_id: self.parent_id.as_ref().map(id::write),
             additional_attributes: current,
             ..Entry::default()
         };
@@ -192,7 +193,7 @@ impl Fields {
     /// Puts what was given into the entry, and sets its bits in the mask.
     fn apply(&self, entry: &mut Entry, mask: &mut EntryMask) {
         if !self.selector.is_empty() {
-            entry.selectors = self.selector.iter().map(selector_to_proto).collect();
+            entry.selectors = self.selector.iter().map(selector::write).collect();
             mask.selectors = true;
         }
         if let Some(Ttl(seconds)) = self.x509_ttl {
@@ -204,7 +205,11 @@ impl Fields {
             mask.jwt_svid_ttl = true;
         }
         if !self.federates_with.is_empty() {
-            entry.federates_with = self.federates_with.iter().map(ToString::to_string).collect();
+            entry.federates_with = self
+                .federates_with
+                .iter()
+                .map(ToString::to_string)
+                .collect();
             mask.federates_with = true;
         }
         if !self.dns.is_empty() {

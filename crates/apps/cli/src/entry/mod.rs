@@ -13,15 +13,14 @@ use muster_proto::spire::api::server::entry::v1::{
 };
 use muster_proto::spire::api::types::selector_match::MatchBehavior;
 use muster_proto::spire::api::types::{Entry, SelectorMatch, Status};
+use muster_wire::{id, selector};
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use crate::failure::{Exit, Failure, described, exit_of};
 use crate::json;
 use crate::output::{self, Output};
-use crate::server_api::{
-    MAX_MESSAGE, PAGE, ServerArgs, item_error, selector_to_proto, to_proto,
-};
+use crate::server_api::{MAX_MESSAGE, PAGE, ServerArgs, item_error};
 
 /// How many entries a batch has: more would make one answer wait for a long transaction.
 const BATCH: usize = 500;
@@ -100,7 +99,7 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
         Command::Create(create) => {
             let entries = create.entries()?;
             let outcomes = self::create(&create.server, entries).await?;
-            report(outcomes, "created", output)
+            report(&outcomes, "created", output)
         }
         Command::List(list) => {
             let entries = self::list(&list).await?;
@@ -115,7 +114,7 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
         }
         Command::Update(update) => {
             let outcomes = self::update(&update).await?;
-            report(outcomes, "updated", output)
+            report(&outcomes, "updated", output)
         }
         Command::Delete(delete) => self::delete(&delete, output).await,
     }
@@ -170,10 +169,10 @@ pub(crate) async fn ensure(server: &ServerArgs, entry: Entry) -> Result<Entry, F
 
 async fn list(list: &List) -> Result<Vec<Entry>, Failure> {
     let filter = list_entries_request::Filter {
-        by_spiffe_id: list.spiffe_id.as_ref().map(to_proto),
-        by_parent_id: list.parent_id.as_ref().map(to_proto),
+        by_spiffe_id: list.spiffe_id.as_ref().map(id::write),
+        by_parent_id: list.parent_id.as_ref().map(id::write),
         by_selectors: (!list.selector.is_empty()).then(|| SelectorMatch {
-            selectors: list.selector.iter().map(selector_to_proto).collect(),
+            selectors: list.selector.iter().map(selector::write).collect(),
             r#match: match list.matching {
                 Match::Exact => MatchBehavior::MatchExact,
                 Match::Subset => MatchBehavior::MatchSubset,
@@ -277,7 +276,8 @@ async fn delete(delete: &Delete, output: Output) -> Result<(), Failure> {
                 .iter()
                 .filter(|result| item_error(result.status.as_ref()).is_none())
                 .map(|result| format!("Entry {} is deleted.\n", result.id))
-                .collect()
+                .collect::<Vec<_>>()
+                .concat()
         },
     )?;
     let ids = results.iter().map(|result| result.id.as_str());
@@ -285,7 +285,7 @@ async fn delete(delete: &Delete, output: Output) -> Result<(), Failure> {
 }
 
 /// Tells what became of each entry; fails if one of them failed.
-fn report(outcomes: Vec<Outcome>, what: &str, output: Output) -> Result<(), Failure> {
+fn report(outcomes: &[Outcome], what: &str, output: Output) -> Result<(), Failure> {
     output.answer(
         || {
             let results: Value = outcomes
@@ -308,7 +308,10 @@ fn report(outcomes: Vec<Outcome>, what: &str, output: Output) -> Result<(), Fail
             match good.as_slice() {
                 [] => String::new(),
                 [one] => format!("Entry {} is {what}.\n\n{}", one.id, view::full(one, output)),
-                many => format!("{} are {what}.\n", output::counted(many.len(), "entry", "entries")),
+                many => format!(
+                    "{} are {what}.\n",
+                    output::counted(many.len(), "entry", "entries")
+                ),
             }
         },
     )?;

@@ -8,9 +8,10 @@ use muster_crypto::{digest, random};
 use muster_model::{EntryId, JoinToken, Node, SpiffeId};
 use muster_policy as policy;
 use muster_proto::spire::api::server::agent::v1::{
-    AttestAgentRequest, AttestAgentResponse, BanAgentRequest, CountAgentsRequest, CountAgentsResponse,
-    CreateJoinTokenRequest, DeleteAgentRequest, GetAgentRequest, ListAgentsRequest, ListAgentsResponse,
-    PostStatusRequest, PostStatusResponse, RenewAgentRequest, RenewAgentResponse, agent_server,
+    AttestAgentRequest, AttestAgentResponse, BanAgentRequest, CountAgentsRequest,
+    CountAgentsResponse, CreateJoinTokenRequest, DeleteAgentRequest, GetAgentRequest,
+    ListAgentsRequest, ListAgentsResponse, PostStatusRequest, PostStatusResponse,
+    RenewAgentRequest, RenewAgentResponse, agent_server,
 };
 use muster_proto::spire::api::types;
 use muster_roll::rules::{self, EntryDraft, RawId};
@@ -33,7 +34,7 @@ const MAX_VERSION: usize = 255;
 const MAX_TOKEN: usize = 255;
 
 /// The service.
-pub struct AgentService(pub Arc<Server>);
+pub(crate) struct AgentService(pub Arc<Server>);
 
 #[tonic::async_trait]
 impl agent_server::Agent for AgentService {
@@ -44,62 +45,97 @@ impl agent_server::Agent for AgentService {
         &self,
         request: Request<CountAgentsRequest>,
     ) -> Result<Response<CountAgentsResponse>, Status> {
-        operate(&self.0, request, async |op: Operation<policy::CountAgents>, message: CountAgentsRequest| {
-            let filter = node_filter(count_node_filter(message.filter))?;
-            Ok(CountAgentsResponse { count: super::count(op.roll.list_nodes(&filter, None, 0).rows.len()) })
-        })
+        operate(
+            &self.0,
+            request,
+            async |op: Operation<policy::CountAgents>, message: CountAgentsRequest| {
+                let filter = node_filter(count_node_filter(message.filter))?;
+                Ok(CountAgentsResponse {
+                    count: super::count(op.roll.list_nodes(&filter, None, 0).rows.len()),
+                })
+            },
+        )
         .await
     }
 
     /// # Path
     ///
     /// `core/policy`, `core/roll` (filter and page), `edge/wire/node.rs`.
-    async fn list_agents(&self, request: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {
-        operate(&self.0, request, async |op: Operation<policy::ListAgents>, message: ListAgentsRequest| {
-            let filter = node_filter(message.filter)?;
-            let after = match message.page_token.as_str() {
-                "" => None,
-                token => Some(SpiffeId::parse(token).map_err(|_| {
-                    Status::invalid_argument(format!("page token \"{token}\" is not one of this server"))
-                })?),
-            };
-            let page = op.roll.list_nodes(&filter, after.as_ref(), page_limit(message.page_size)?);
-            Ok(ListAgentsResponse {
-                agents: page.rows.iter().map(|node| wire_node::write(node, message.output_mask.as_ref())).collect(),
-                next_page_token: page.next.map_or_else(String::new, |id| id.to_string()),
-            })
-        })
+    async fn list_agents(
+        &self,
+        request: Request<ListAgentsRequest>,
+    ) -> Result<Response<ListAgentsResponse>, Status> {
+        operate(
+            &self.0,
+            request,
+            async |op: Operation<policy::ListAgents>, message: ListAgentsRequest| {
+                let filter = node_filter(message.filter)?;
+                let after = match message.page_token.as_str() {
+                    "" => None,
+                    token => Some(SpiffeId::parse(token).map_err(|_| {
+                        Status::invalid_argument(format!(
+                            "page token \"{token}\" is not one of this server"
+                        ))
+                    })?),
+                };
+                let page =
+                    op.roll
+                        .list_nodes(&filter, after.as_ref(), page_limit(message.page_size)?);
+                Ok(ListAgentsResponse {
+                    agents: page
+                        .rows
+                        .iter()
+                        .map(|node| wire_node::write(node, message.output_mask.as_ref()))
+                        .collect(),
+                    next_page_token: page.next.map_or_else(String::new, |id| id.to_string()),
+                })
+            },
+        )
         .await
     }
 
     /// # Path
     ///
     /// `core/policy`, `core/roll`, `edge/wire/node.rs`.
-    async fn get_agent(&self, request: Request<GetAgentRequest>) -> Result<Response<types::Agent>, Status> {
+    async fn get_agent(
+        &self,
+        request: Request<GetAgentRequest>,
+    ) -> Result<Response<types::Agent>, Status> {
         let server = &self.0;
-        operate(server, request, async |op: Operation<policy::GetAgent>, message: GetAgentRequest| {
-            let id = node_id(server, message.id.as_ref())?;
-            let node = op.roll.node(&id).ok_or_else(agent_not_found)?;
-            Ok(wire_node::write(node, message.output_mask.as_ref()))
-        })
+        operate(
+            server,
+            request,
+            async |op: Operation<policy::GetAgent>, message: GetAgentRequest| {
+                let id = node_id(server, message.id.as_ref())?;
+                let node = op.roll.node(&id).ok_or_else(agent_not_found)?;
+                Ok(wire_node::write(node, message.output_mask.as_ref()))
+            },
+        )
         .await
     }
 
     /// # Path
     ///
     /// `core/policy`, `core/roll/node.rs`, `apps/server/writer.rs`.
-    async fn delete_agent(&self, request: Request<DeleteAgentRequest>) -> Result<Response<()>, Status> {
+    async fn delete_agent(
+        &self,
+        request: Request<DeleteAgentRequest>,
+    ) -> Result<Response<()>, Status> {
         let server = &self.0;
-        operate(server, request, async |op: Operation<policy::DeleteAgent>, message: DeleteAgentRequest| {
-            let id = node_id(server, message.id.as_ref())?;
-            let written = server.roll.write(move |roll, transaction| {
-                roll.node(&id).ok_or_else(agent_not_found)?;
-                transaction.audit(op.record(Event::NodeEvict, id.as_str()));
-                transaction.delete_node(&op.permit, id);
-                Ok(())
-            });
-            written.await.map_err(|error| errors::write(&error))?
-        })
+        operate(
+            server,
+            request,
+            async |op: Operation<policy::DeleteAgent>, message: DeleteAgentRequest| {
+                let id = node_id(server, message.id.as_ref())?;
+                let written = server.roll.write(move |roll, transaction| {
+                    roll.node(&id).ok_or_else(agent_not_found)?;
+                    transaction.audit(op.record(Event::NodeEvict, id.as_str()));
+                    transaction.delete_node(&op.permit, id);
+                    Ok(())
+                });
+                written.await.map_err(|error| errors::write(&error))?
+            },
+        )
         .await
     }
 
@@ -108,16 +144,20 @@ impl agent_server::Agent for AgentService {
     /// `core/policy`, `core/roll/node.rs`, `apps/server/writer.rs`.
     async fn ban_agent(&self, request: Request<BanAgentRequest>) -> Result<Response<()>, Status> {
         let server = &self.0;
-        operate(server, request, async |op: Operation<policy::BanAgent>, message: BanAgentRequest| {
-            let id = node_id(server, message.id.as_ref())?;
-            let written = server.roll.write(move |roll, transaction| {
-                let node = roll.node(&id).ok_or_else(agent_not_found)?;
-                transaction.audit(op.record(Event::NodeBan, id.as_str()));
-                transaction.put_node(&op.permit, lifecycle::banned(node));
-                Ok(())
-            });
-            written.await.map_err(|error| errors::write(&error))?
-        })
+        operate(
+            server,
+            request,
+            async |op: Operation<policy::BanAgent>, message: BanAgentRequest| {
+                let id = node_id(server, message.id.as_ref())?;
+                let written = server.roll.write(move |roll, transaction| {
+                    let node = roll.node(&id).ok_or_else(agent_not_found)?;
+                    transaction.audit(op.record(Event::NodeBan, id.as_str()));
+                    transaction.put_node(&op.permit, lifecycle::banned(node));
+                    Ok(())
+                });
+                written.await.map_err(|error| errors::write(&error))?
+            },
+        )
         .await
     }
 
@@ -131,46 +171,66 @@ impl agent_server::Agent for AgentService {
         request: Request<Streaming<AttestAgentRequest>>,
     ) -> Result<Response<Self::AttestAgentStream>, Status> {
         let op = begin::<policy::AttestAgent>(&self.0, request.extensions()).await?;
-        Ok(Response::new(attest::start(Arc::clone(&self.0), op, request.into_inner())))
+        Ok(Response::new(attest::start(
+            Arc::clone(&self.0),
+            op,
+            request.into_inner(),
+        )))
     }
 
     /// # Path
     ///
     /// `core/policy` (nodes may), `core/roll/node.rs`, `apps/server/signer.rs`.
-    async fn renew_agent(&self, request: Request<RenewAgentRequest>) -> Result<Response<RenewAgentResponse>, Status> {
+    async fn renew_agent(
+        &self,
+        request: Request<RenewAgentRequest>,
+    ) -> Result<Response<RenewAgentResponse>, Status> {
         let server = &self.0;
-        operate(server, request, async |op: Operation<policy::RenewAgent>, message: RenewAgentRequest| {
-            let id = op.caller_id()?.clone();
-            let params = message.params.ok_or_else(|| Status::invalid_argument("params cannot be nil"))?;
-            let csr = parse_csr(&params.csr)?;
-            let not_a_node = || Status::permission_denied("agent is not attested");
-            lifecycle::may_renew(op.roll.node(&id).ok_or_else(not_a_node)?)
-                .map_err(|refusal| refused("agent must reattest instead of renewing", refusal))?;
+        operate(
+            server,
+            request,
+            async |op: Operation<policy::RenewAgent>, message: RenewAgentRequest| {
+                let id = op.caller_id()?.clone();
+                let params = message
+                    .params
+                    .ok_or_else(|| Status::invalid_argument("params cannot be nil"))?;
+                let csr = parse_csr(&params.csr)?;
+                let not_a_node = || Status::permission_denied("agent is not attested");
+                lifecycle::may_renew(op.roll.node(&id).ok_or_else(not_a_node)?).map_err(
+                    |refusal| refused("agent must reattest instead of renewing", refusal),
+                )?;
 
-            let leaf = Leaf {
-                spiffe_id: &id,
-                public_key: &csr.public_key,
-                dns_names: &[],
-                subject: None,
-                ttl: server.lifetimes.node_ttl,
-            };
-            let signed = server.signer.sign_x509(&leaf, op.now).await.map_err(|e| e.status("agent X509-SVID"))?;
-            let mut record = x509_record(&op, &id, &signed);
-            record.event = Event::NodeRenew;
-            let issued =
-                lifecycle::Issued { serial: signed.leaf.serial.clone(), expires_at: signed.leaf.not_after };
-            let answer = write_x509(&id, signed, "");
-            let written = server.roll.write(move |roll, transaction| {
-                let node = roll.node(&id).ok_or_else(not_a_node)?;
-                let node = lifecycle::after_renew(node, issued)
-                    .map_err(|refusal| refused("the node can no longer renew", refusal))?;
-                transaction.audit(record);
-                transaction.put_node(&op.permit, node);
-                Ok::<_, Status>(())
-            });
-            written.await.map_err(|error| errors::write(&error))??;
-            Ok(RenewAgentResponse { svid: Some(answer) })
-        })
+                let leaf = Leaf {
+                    spiffe_id: &id,
+                    public_key: &csr.public_key,
+                    dns_names: &[],
+                    subject: None,
+                    ttl: server.lifetimes.node_ttl,
+                };
+                let signed = server
+                    .signer
+                    .sign_x509(&leaf, op.now)
+                    .await
+                    .map_err(|e| e.status("agent X509-SVID"))?;
+                let mut record = x509_record(&op, &id, &signed);
+                record.event = Event::NodeRenew;
+                let issued = lifecycle::Issued {
+                    serial: signed.leaf.serial.clone(),
+                    expires_at: signed.leaf.not_after,
+                };
+                let answer = write_x509(&id, signed, "");
+                let written = server.roll.write(move |roll, transaction| {
+                    let node = roll.node(&id).ok_or_else(not_a_node)?;
+                    let node = lifecycle::after_renew(node, issued)
+                        .map_err(|refusal| refused("the node can no longer renew", refusal))?;
+                    transaction.audit(record);
+                    transaction.put_node(&op.permit, node);
+                    Ok::<_, Status>(())
+                });
+                written.await.map_err(|error| errors::write(&error))??;
+                Ok(RenewAgentResponse { svid: Some(answer) })
+            },
+        )
         .await
     }
 
@@ -182,69 +242,96 @@ impl agent_server::Agent for AgentService {
         request: Request<CreateJoinTokenRequest>,
     ) -> Result<Response<types::JoinToken>, Status> {
         let server = &self.0;
-        operate(server, request, async |op: Operation<policy::CreateJoinToken>, message: CreateJoinTokenRequest| {
-            let ttl = u64::try_from(message.ttl)
-                .ok()
-                .filter(|ttl| *ttl > 0)
-                .ok_or_else(|| Status::invalid_argument(format!("ttl is {}; it must be at least 1 second", message.ttl)))?;
-            let value = match message.token {
-                empty if empty.is_empty() => random::uuid(),
-                chosen => chosen,
-            };
-            // The token is a segment of the node's ID, so that is what it must be able to be.
-            let node = server
-                .trust_domain
-                .with_path(&format!("/spire/agent/join_token/{value}"))
-                .ok()
-                .filter(|_| value.len() <= MAX_TOKEN && !value.contains('/'))
-                .ok_or_else(|| {
-                    Status::invalid_argument("the join token must be 1 to 255 letters, digits, '.', '_' or '-'")
-                })?;
-            let alias = message.agent_id.as_ref().map(|m| alias_draft(&node, m));
-            let token = JoinToken { value, expires_at: op.now.plus(Duration::from_secs(ttl)).floor_to_second() };
-            let answer =
-                types::JoinToken { value: token.value.clone(), expires_at: token.expires_at.unix_seconds() };
-            let written = server.roll.write(move |roll, transaction| {
-                if roll.join_token(&token.value).is_some() || roll.node(&node).is_some() {
-                    return Err(Status::already_exists("the join token already exists or has been used; choose another"));
-                }
-                if let Some(alias) = alias {
-                    let entry = alias_entry(roll, &op, &alias)?;
+        operate(
+            server,
+            request,
+            async |op: Operation<policy::CreateJoinToken>, message: CreateJoinTokenRequest| {
+                let ttl = u64::try_from(message.ttl)
+                    .ok()
+                    .filter(|ttl| *ttl > 0)
+                    .ok_or_else(|| {
+                        Status::invalid_argument(format!(
+                            "ttl is {}; it must be at least 1 second",
+                            message.ttl
+                        ))
+                    })?;
+                let value = match message.token {
+                    empty if empty.is_empty() => random::uuid(),
+                    chosen => chosen,
+                };
+                // The token is a segment of the node's ID, so that is what it must be able to be.
+                let node = server
+                    .trust_domain
+                    .with_path(&format!("/spire/agent/join_token/{value}"))
+                    .ok()
+                    .filter(|_| value.len() <= MAX_TOKEN && !value.contains('/'))
+                    .ok_or_else(|| {
+                        Status::invalid_argument(
+                            "the join token must be 1 to 255 letters, digits, '.', '_' or '-'",
+                        )
+                    })?;
+                let alias = message.agent_id.as_ref().map(|m| alias_draft(&node, m));
+                let token = JoinToken {
+                    value,
+                    expires_at: op.now.plus(Duration::from_secs(ttl)).floor_to_second(),
+                };
+                let answer = types::JoinToken {
+                    value: token.value.clone(),
+                    expires_at: token.expires_at.unix_seconds(),
+                };
+                let written = server.roll.write(move |roll, transaction| {
+                    if roll.join_token(&token.value).is_some() || roll.node(&node).is_some() {
+                        return Err(Status::already_exists(
+                            "the join token already exists or has been used; choose another",
+                        ));
+                    }
+                    if let Some(alias) = alias {
+                        let entry = alias_entry(roll, &op, &alias)?;
+                        transaction.audit(
+                            op.record(Event::EntryCreate, entry.id.as_str())
+                                .with("spiffe_id", entry.spiffe_id.as_str())
+                                .with("parent_id", "join token"),
+                        );
+                        transaction.put_entry(&op.permit, entry);
+                    }
+                    let digest = digest::hex(&digest::sha256(token.value.as_bytes()));
                     transaction.audit(
-                        op.record(Event::EntryCreate, entry.id.as_str())
-                            .with("spiffe_id", entry.spiffe_id.as_str())
-                            .with("parent_id", "join token"),
+                        op.record(Event::JoinTokenCreate, digest)
+                            .with("expires_at", token.expires_at.unix_seconds().to_string()),
                     );
-                    transaction.put_entry(&op.permit, entry);
-                }
-                let digest = digest::hex(&digest::sha256(token.value.as_bytes()));
-                transaction.audit(
-                    op.record(Event::JoinTokenCreate, digest)
-                        .with("expires_at", token.expires_at.unix_seconds().to_string()),
-                );
-                transaction.put_join_token(&op.permit, token);
-                Ok(())
-            });
-            written.await.map_err(|error| errors::write(&error))??;
-            Ok(answer)
-        })
+                    transaction.put_join_token(&op.permit, token);
+                    Ok(())
+                });
+                written.await.map_err(|error| errors::write(&error))??;
+                Ok(answer)
+            },
+        )
         .await
     }
 
     /// # Path
     ///
     /// `core/policy` (nodes may), `apps/server/writer.rs`.
-    async fn post_status(&self, request: Request<PostStatusRequest>) -> Result<Response<PostStatusResponse>, Status> {
+    async fn post_status(
+        &self,
+        request: Request<PostStatusRequest>,
+    ) -> Result<Response<PostStatusResponse>, Status> {
         let server = &self.0;
-        operate(server, request, async |op: Operation<policy::PostStatus>, message: PostStatusRequest| {
-            let version = message.agent_version;
-            if version.chars().count() > MAX_VERSION {
-                return Err(Status::invalid_argument(format!("agent_version has more than {MAX_VERSION} characters")));
-            }
-            let id = op.caller_id()?.clone();
-            note_version(server, op, id, version).await?;
-            Ok(PostStatusResponse {})
-        })
+        operate(
+            server,
+            request,
+            async |op: Operation<policy::PostStatus>, message: PostStatusRequest| {
+                let version = message.agent_version;
+                if version.chars().count() > MAX_VERSION {
+                    return Err(Status::invalid_argument(format!(
+                        "agent_version has more than {MAX_VERSION} characters"
+                    )));
+                }
+                let id = op.caller_id()?.clone();
+                note_version(server, op, id, version).await?;
+                Ok(PostStatusResponse {})
+            },
+        )
         .await
     }
 }
@@ -259,20 +346,34 @@ pub(super) async fn note_version<A>(
 where
     A: policy::Writes<policy::Nodes> + 'static,
 {
-    if op.roll.node(&id).is_none_or(|node| node.agent_version == version) {
+    if op
+        .roll
+        .node(&id)
+        .is_none_or(|node| node.agent_version == version)
+    {
         return Ok(());
     }
     let written = server.roll.write(move |roll, transaction| {
         if let Some(node) = roll.node(&id) {
-            transaction.audit(op.record(Event::NodeStatus, id.as_str()).with("agent_version", version.as_str()));
-            transaction.put_node(&op.permit, Node { agent_version: version, ..Node::clone(node) });
+            transaction.audit(
+                op.record(Event::NodeStatus, id.as_str())
+                    .with("agent_version", version.as_str()),
+            );
+            transaction.put_node(
+                &op.permit,
+                Node {
+                    agent_version: version,
+                    ..Node::clone(node)
+                },
+            );
         }
     });
     written.await.map_err(|error| errors::write(&error))
 }
 
 fn node_id(server: &Server, message: Option<&types::Spiffeid>) -> Result<SpiffeId, Status> {
-    id::member(message, &server.trust_domain).map_err(|why| Status::invalid_argument(format!("invalid agent ID: {why}")))
+    id::member(message, &server.trust_domain)
+        .map_err(|why| Status::invalid_argument(format!("invalid agent ID: {why}")))
 }
 
 fn agent_not_found() -> Status {
@@ -286,8 +387,14 @@ fn refused(message: &str, refusal: policy::NodeRefusal) -> Status {
 /// The entry that gives a node of a join token a second name: under the node, for the node itself.
 fn alias_draft(node: &SpiffeId, alias: &types::Spiffeid) -> EntryDraft {
     EntryDraft {
-        spiffe_id: Some(RawId { trust_domain: alias.trust_domain.clone(), path: alias.path.clone() }),
-        parent_id: Some(RawId { trust_domain: node.trust_domain().to_string(), path: node.path().to_owned() }),
+        spiffe_id: Some(RawId {
+            trust_domain: alias.trust_domain.clone(),
+            path: alias.path.clone(),
+        }),
+        parent_id: Some(RawId {
+            trust_domain: node.trust_domain().to_string(),
+            path: node.path().to_owned(),
+        }),
         selectors: vec![("spiffe_id".to_owned(), node.to_string())],
         ..EntryDraft::default()
     }
@@ -298,7 +405,8 @@ fn alias_entry(
     op: &Operation<policy::CreateJoinToken>,
     draft: &EntryDraft,
 ) -> Result<muster_model::Entry, Status> {
-    let generated = EntryId::parse(&random::uuid()).map_err(|why| Status::internal(why.to_string()))?;
+    let generated =
+        EntryId::parse(&random::uuid()).map_err(|why| Status::internal(why.to_string()))?;
     rules::create(roll, draft, generated, roll.next_ordinal(), op.now)
         .map_err(|why| Status::invalid_argument(format!("invalid agent ID: {why}")))
 }

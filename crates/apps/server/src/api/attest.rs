@@ -21,7 +21,7 @@ use crate::server::Server;
 use crate::signer::Leaf;
 
 /// How long a node may take from opening the stream to its last word.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 const JOIN_TOKEN: &str = "join_token";
 const UNKNOWN_TOKEN: &str = "failed to attest: join token does not exist or has already been used";
 const EXPIRED_TOKEN: &str = "failed to attest: join token expired";
@@ -57,14 +57,21 @@ async fn attest(
     let Some(attest_agent_request::Step::Params(params)) = first else {
         return Err(Status::invalid_argument("malformed param: missing params"));
     };
-    let data = params.data.ok_or_else(|| Status::invalid_argument("malformed param: missing attestation data"))?;
-    let csr = params.params.ok_or_else(|| Status::invalid_argument("malformed param: missing X509-SVID parameters"))?;
+    let data = params
+        .data
+        .ok_or_else(|| Status::invalid_argument("malformed param: missing attestation data"))?;
+    let csr = params
+        .params
+        .ok_or_else(|| Status::invalid_argument("malformed param: missing X509-SVID parameters"))?;
     let csr = parse_csr(&csr.csr)?;
     match data.r#type.as_str() {
-        "" => Err(Status::invalid_argument("malformed param: missing attestation data type")),
+        "" => Err(Status::invalid_argument(
+            "malformed param: missing attestation data type",
+        )),
         JOIN_TOKEN => {
-            let token = std::str::from_utf8(&data.payload)
-                .map_err(|_| Status::invalid_argument("failed to attest: the join token is not text"))?;
+            let token = std::str::from_utf8(&data.payload).map_err(|_| {
+                Status::invalid_argument("failed to attest: the join token is not text")
+            })?;
             join(server, op, token, &csr.public_key).await
         }
         other => Err(Status::failed_precondition(format!(
@@ -89,10 +96,22 @@ async fn join(
     if lifecycle::redeem(&op.roll, token, op.now) == TokenUse::Unknown {
         return Err(refuse(server, &op, token, UNKNOWN_TOKEN));
     }
-    let leaf =
-        Leaf { spiffe_id: &id, public_key, dns_names: &[], subject: None, ttl: server.lifetimes.node_ttl };
-    let signed = server.signer.sign_x509(&leaf, op.now).await.map_err(|e| e.status("agent X509-SVID"))?;
-    let issued = Issued { serial: signed.leaf.serial.clone(), expires_at: signed.leaf.not_after };
+    let leaf = Leaf {
+        spiffe_id: &id,
+        public_key,
+        dns_names: &[],
+        subject: None,
+        ttl: server.lifetimes.node_ttl,
+    };
+    let signed = server
+        .signer
+        .sign_x509(&leaf, op.now)
+        .await
+        .map_err(|e| e.status("agent X509-SVID"))?;
+    let issued = Issued {
+        serial: signed.leaf.serial.clone(),
+        expires_at: signed.leaf.not_after,
+    };
     let mut admitted = x509_record(&op, &id, &signed).with("attestation_type", JOIN_TOKEN);
     admitted.event = Event::NodeAttest;
     let svid = write_x509(&id, signed, "");
@@ -116,20 +135,29 @@ async fn join(
             selectors: muster_model::SelectorSet::new(),
             can_reattest: false,
         };
-        let row = lifecycle::after_attest(roll.node(&node).map(AsRef::as_ref), attested, issued).map_err(|_| BANNED)?;
+        let row = lifecycle::after_attest(roll.node(&node).map(AsRef::as_ref), attested, issued)
+            .map_err(|_| BANNED)?;
         transaction.audit(admitted);
         transaction.delete_join_token(&op.permit, value);
         transaction.put_node(&op.permit, row);
         Ok(())
     });
     let outcome = written.await.map_err(|error| errors::write(&error))?;
-    outcome.map_err(|why| if why == BANNED { Status::permission_denied(why) } else { Status::invalid_argument(why) })?;
+    outcome.map_err(|why| {
+        if why == BANNED {
+            Status::permission_denied(why)
+        } else {
+            Status::invalid_argument(why)
+        }
+    })?;
     tracing::info!(node_id = %id, "node attested by join token");
     Ok(AttestAgentResponse {
-        step: Some(attest_agent_response::Step::Result(attest_agent_response::Result {
-            svid: Some(svid),
-            reattestable: false,
-        })),
+        step: Some(attest_agent_response::Step::Result(
+            attest_agent_response::Result {
+                svid: Some(svid),
+                reattestable: false,
+            },
+        )),
     })
 }
 
@@ -137,10 +165,17 @@ fn refusal(op: &Operation<policy::AttestAgent>, token: &str, why: &str) -> muste
     let digest = digest::hex(&digest::sha256(token.as_bytes()));
     let mut refused = record(op.permit.principal(), op.now, Event::NodeAttest, digest);
     refused.decision = Decision::Refused;
-    refused.with("attestation_type", JOIN_TOKEN).with("reason", why)
+    refused
+        .with("attestation_type", JOIN_TOKEN)
+        .with("reason", why)
 }
 
-fn refuse(server: &Server, op: &Operation<policy::AttestAgent>, token: &str, why: &'static str) -> Status {
+fn refuse(
+    server: &Server,
+    op: &Operation<policy::AttestAgent>,
+    token: &str,
+    why: &'static str,
+) -> Status {
     server.refusals.note(refusal(op, token, why));
     Status::invalid_argument(why)
 }

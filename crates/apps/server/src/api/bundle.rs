@@ -6,10 +6,11 @@ use muster_model::TrustDomain;
 use muster_policy as policy;
 use muster_proto::spire::api::server::bundle::v1::{
     AppendBundleRequest, BatchCreateFederatedBundleRequest, BatchCreateFederatedBundleResponse,
-    BatchDeleteFederatedBundleRequest, BatchDeleteFederatedBundleResponse, BatchSetFederatedBundleRequest,
-    BatchSetFederatedBundleResponse, BatchUpdateFederatedBundleRequest, BatchUpdateFederatedBundleResponse,
-    CountBundlesRequest, CountBundlesResponse, GetBundleRequest, GetFederatedBundleRequest,
-    ListFederatedBundlesRequest, ListFederatedBundlesResponse, PublishJwtAuthorityRequest, PublishJwtAuthorityResponse,
+    BatchDeleteFederatedBundleRequest, BatchDeleteFederatedBundleResponse,
+    BatchSetFederatedBundleRequest, BatchSetFederatedBundleResponse,
+    BatchUpdateFederatedBundleRequest, BatchUpdateFederatedBundleResponse, CountBundlesRequest,
+    CountBundlesResponse, GetBundleRequest, GetFederatedBundleRequest, ListFederatedBundlesRequest,
+    ListFederatedBundlesResponse, PublishJwtAuthorityRequest, PublishJwtAuthorityResponse,
     PublishWitAuthorityRequest, PublishWitAuthorityResponse, bundle_server,
 };
 use muster_proto::spire::api::types;
@@ -23,18 +24,31 @@ const FEDERATION: &str = "federation";
 const DOWNSTREAM: &str = "signing for downstream servers";
 
 /// The service.
-pub struct BundleService(pub Arc<Server>);
+pub(crate) struct BundleService(pub Arc<Server>);
 
 #[tonic::async_trait]
 impl bundle_server::Bundle for BundleService {
     /// # Path
     ///
     /// `core/policy` (anyone may), `core/roll` (the own bundle), `edge/wire/bundle.rs`.
-    async fn get_bundle(&self, request: Request<GetBundleRequest>) -> Result<Response<types::Bundle>, Status> {
-        operate(&self.0, request, async |op: Operation<policy::GetBundle>, message| {
-            let bundle = op.roll.own_bundle().ok_or_else(|| Status::unavailable("the bundle is not made yet"))?;
-            Ok(muster_wire::bundle::write(bundle, message.output_mask.as_ref()))
-        })
+    async fn get_bundle(
+        &self,
+        request: Request<GetBundleRequest>,
+    ) -> Result<Response<types::Bundle>, Status> {
+        operate(
+            &self.0,
+            request,
+            async |op: Operation<policy::GetBundle>, message| {
+                let bundle = op
+                    .roll
+                    .own_bundle()
+                    .ok_or_else(|| Status::unavailable("the bundle is not made yet"))?;
+                Ok(muster_wire::bundle::write(
+                    bundle,
+                    message.output_mask.as_ref(),
+                ))
+            },
+        )
         .await
     }
 
@@ -45,9 +59,15 @@ impl bundle_server::Bundle for BundleService {
         &self,
         request: Request<CountBundlesRequest>,
     ) -> Result<Response<CountBundlesResponse>, Status> {
-        operate(&self.0, request, async |op: Operation<policy::CountBundles>, _| {
-            Ok(CountBundlesResponse { count: super::count(op.roll.bundles().count()) })
-        })
+        operate(
+            &self.0,
+            request,
+            async |op: Operation<policy::CountBundles>, _| {
+                Ok(CountBundlesResponse {
+                    count: super::count(op.roll.bundles().count()),
+                })
+            },
+        )
         .await
     }
 
@@ -73,7 +93,10 @@ impl bundle_server::Bundle for BundleService {
         .await
     }
 
-    async fn append_bundle(&self, request: Request<AppendBundleRequest>) -> Result<Response<types::Bundle>, Status> {
+    async fn append_bundle(
+        &self,
+        request: Request<AppendBundleRequest>,
+    ) -> Result<Response<types::Bundle>, Status> {
         not_served::<policy::AppendBundle, _, _>(&self.0, request, "appending to the bundle").await
     }
 

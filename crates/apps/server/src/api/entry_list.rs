@@ -12,26 +12,47 @@ use tonic::Status;
 
 /// The most entries in one answer when no page size is asked for would be all of them; a page that
 /// is asked for has at most this many, so that an answer stays below gRPC's usual 4 MiB.
-pub fn page_limit(page_size: i32) -> Result<usize, Status> {
-    usize::try_from(page_size)
-        .map_err(|_| Status::invalid_argument(format!("page size {page_size} is negative; give 0 for everything")))
+pub(crate) fn page_limit(page_size: i32) -> Result<usize, Status> {
+    usize::try_from(page_size).map_err(|_| {
+        Status::invalid_argument(format!(
+            "page size {page_size} is negative; give 0 for everything"
+        ))
+    })
 }
 
 /// The filter of a list or count of entries.
-pub fn entry_filter(filter: Option<entry::list_entries_request::Filter>) -> Result<EntryFilter, Status> {
-    let Some(filter) = filter else { return Ok(EntryFilter::default()) };
+pub(crate) fn entry_filter(
+    filter: Option<entry::list_entries_request::Filter>,
+) -> Result<EntryFilter, Status> {
+    let Some(filter) = filter else {
+        return Ok(EntryFilter::default());
+    };
     Ok(EntryFilter {
-        spiffe_id: filter.by_spiffe_id.map(|m| filter_id("SPIFFE ID", &m)).transpose()?,
-        parent_id: filter.by_parent_id.map(|m| filter_id("parent ID", &m)).transpose()?,
-        selectors: filter.by_selectors.map(|m| selector_match(&m)).transpose()?,
-        federates_with: filter.by_federates_with.map(|m| federates_with_match(&m)).transpose()?,
+        spiffe_id: filter
+            .by_spiffe_id
+            .map(|m| filter_id("SPIFFE ID", &m))
+            .transpose()?,
+        parent_id: filter
+            .by_parent_id
+            .map(|m| filter_id("parent ID", &m))
+            .transpose()?,
+        selectors: filter
+            .by_selectors
+            .map(|m| selector_match(&m))
+            .transpose()?,
+        federates_with: filter
+            .by_federates_with
+            .map(|m| federates_with_match(&m))
+            .transpose()?,
         hint: filter.by_hint,
         downstream: filter.by_downstream,
     })
 }
 
 /// The count's filter has the same fields as the list's under another name.
-pub fn count_filter(filter: Option<entry::count_entries_request::Filter>) -> Option<entry::list_entries_request::Filter> {
+pub(crate) fn count_filter(
+    filter: Option<entry::count_entries_request::Filter>,
+) -> Option<entry::list_entries_request::Filter> {
     filter.map(|f| entry::list_entries_request::Filter {
         by_spiffe_id: f.by_spiffe_id,
         by_parent_id: f.by_parent_id,
@@ -43,8 +64,12 @@ pub fn count_filter(filter: Option<entry::count_entries_request::Filter>) -> Opt
 }
 
 /// The filter of a list of nodes.
-pub fn node_filter(filter: Option<agent::list_agents_request::Filter>) -> Result<NodeFilter, Status> {
-    let Some(filter) = filter else { return Ok(NodeFilter::default()) };
+pub(crate) fn node_filter(
+    filter: Option<agent::list_agents_request::Filter>,
+) -> Result<NodeFilter, Status> {
+    let Some(filter) = filter else {
+        return Ok(NodeFilter::default());
+    };
     let expires_before = match filter.by_expires_before.as_str() {
         "" => None,
         text => Some(parse_time(text).ok_or_else(|| {
@@ -54,8 +79,12 @@ pub fn node_filter(filter: Option<agent::list_agents_request::Filter>) -> Result
         })?),
     };
     Ok(NodeFilter {
-        attestation_type: (!filter.by_attestation_type.is_empty()).then_some(filter.by_attestation_type),
-        selectors: filter.by_selector_match.map(|m| selector_match(&m)).transpose()?,
+        attestation_type: (!filter.by_attestation_type.is_empty())
+            .then_some(filter.by_attestation_type),
+        selectors: filter
+            .by_selector_match
+            .map(|m| selector_match(&m))
+            .transpose()?,
         banned: filter.by_banned,
         can_reattest: filter.by_can_reattest,
         expires_before,
@@ -63,7 +92,9 @@ pub fn node_filter(filter: Option<agent::list_agents_request::Filter>) -> Result
 }
 
 /// The count's filter has the same fields as the list's under another name.
-pub fn count_node_filter(filter: Option<agent::count_agents_request::Filter>) -> Option<agent::list_agents_request::Filter> {
+pub(crate) fn count_node_filter(
+    filter: Option<agent::count_agents_request::Filter>,
+) -> Option<agent::list_agents_request::Filter> {
     filter.map(|f| agent::list_agents_request::Filter {
         by_attestation_type: f.by_attestation_type,
         by_selector_match: f.by_selector_match,
@@ -86,7 +117,8 @@ fn parse_time(text: &str) -> Option<Timestamp> {
 }
 
 fn filter_id(what: &str, message: &types::Spiffeid) -> Result<SpiffeId, Status> {
-    id::any(Some(message)).map_err(|why| Status::invalid_argument(format!("malformed {what} filter: {why}")))
+    id::any(Some(message))
+        .map_err(|why| Status::invalid_argument(format!("malformed {what} filter: {why}")))
 }
 
 fn selector_match(message: &types::SelectorMatch) -> Result<(Overlap, SelectorSet), Status> {
@@ -100,12 +132,16 @@ fn selector_match(message: &types::SelectorMatch) -> Result<(Overlap, SelectorSe
     let selectors = selector::read_set(&message.selectors)
         .map_err(|why| Status::invalid_argument(format!("malformed selectors filter: {why}")))?;
     if selectors.is_empty() {
-        return Err(Status::invalid_argument("malformed selectors filter: empty selector set"));
+        return Err(Status::invalid_argument(
+            "malformed selectors filter: empty selector set",
+        ));
     }
     Ok((overlap, selectors))
 }
 
-fn federates_with_match(message: &types::FederatesWithMatch) -> Result<(Overlap, BTreeSet<TrustDomain>), Status> {
+fn federates_with_match(
+    message: &types::FederatesWithMatch,
+) -> Result<(Overlap, BTreeSet<TrustDomain>), Status> {
     use types::federates_with_match::MatchBehavior;
     let overlap = match message.r#match() {
         MatchBehavior::MatchExact => Overlap::Exact,
@@ -117,25 +153,37 @@ fn federates_with_match(message: &types::FederatesWithMatch) -> Result<(Overlap,
         .trust_domains
         .iter()
         .map(|name| {
-            TrustDomain::from_name_or_id(name)
-                .map_err(|why| Status::invalid_argument(format!("malformed federates with filter: \"{name}\": {why}")))
+            TrustDomain::from_name_or_id(name).map_err(|why| {
+                Status::invalid_argument(format!(
+                    "malformed federates with filter: \"{name}\": {why}"
+                ))
+            })
         })
         .collect::<Result<BTreeSet<_>, _>>()?;
     if names.is_empty() {
-        return Err(Status::invalid_argument("malformed federates with filter: empty trust domain set"));
+        return Err(Status::invalid_argument(
+            "malformed federates with filter: empty trust domain set",
+        ));
     }
     Ok((overlap, names))
 }
 
 /// What a caller wrote as an entry, unchecked.
-pub fn draft(message: types::Entry) -> EntryDraft {
-    let raw = |m: types::Spiffeid| RawId { trust_domain: m.trust_domain, path: m.path };
+pub(crate) fn draft(message: types::Entry) -> EntryDraft {
+    let raw = |m: types::Spiffeid| RawId {
+        trust_domain: m.trust_domain,
+        path: m.path,
+    };
     let attributes = message.additional_attributes.unwrap_or_default();
     EntryDraft {
         id: message.id,
         spiffe_id: message.spiffe_id.map(raw),
         parent_id: message.parent_id.map(raw),
-        selectors: message.selectors.into_iter().map(|s| (s.r#type, s.value)).collect(),
+        selectors: message
+            .selectors
+            .into_iter()
+            .map(|s| (s.r#type, s.value))
+            .collect(),
         x509_svid_ttl: message.x509_svid_ttl,
         jwt_svid_ttl: message.jwt_svid_ttl,
         federates_with: message.federates_with,
@@ -151,7 +199,7 @@ pub fn draft(message: types::Entry) -> EntryDraft {
 }
 
 /// The fields that an update's mask names.
-pub fn update_mask(mask: &types::EntryMask) -> Mask {
+pub(crate) fn update_mask(mask: &types::EntryMask) -> Mask {
     [
         (mask.spiffe_id, Field::SpiffeId),
         (mask.parent_id, Field::ParentId),

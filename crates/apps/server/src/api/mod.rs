@@ -1,13 +1,13 @@
 //! The services, one file each. A handler holds only the middle of its RPC: see
 //! [`crate::operation`].
 
-pub mod agent;
-pub mod attest;
-pub mod bundle;
-pub mod entry;
-pub mod entry_list;
-pub mod node_view;
-pub mod svid;
+pub(crate) mod agent;
+pub(crate) mod attest;
+pub(crate) mod bundle;
+pub(crate) mod entry;
+pub(crate) mod entry_list;
+pub(crate) mod node_view;
+pub(crate) mod svid;
 
 use std::sync::Arc;
 
@@ -23,9 +23,15 @@ async fn not_served<A: Action + 'static, Message, Answer>(
     request: Request<Message>,
     what: &'static str,
 ) -> Result<Response<Answer>, Status> {
-    operate(server, request, async |_: crate::operation::Operation<A>, _| {
-        Err(Status::unimplemented(format!("{what} is not served by this version of muster-server")))
-    })
+    operate(
+        server,
+        request,
+        async |_: crate::operation::Operation<A>, _| {
+            Err(Status::unimplemented(format!(
+                "{what} is not served by this version of muster-server"
+            )))
+        },
+    )
     .await
 }
 

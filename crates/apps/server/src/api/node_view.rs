@@ -22,7 +22,7 @@ use crate::server::Server;
 const ROWS: usize = 2000;
 
 /// The service.
-pub struct NodeViewService(pub Arc<Server>);
+pub(crate) struct NodeViewService(pub Arc<Server>);
 
 #[tonic::async_trait]
 impl node_view_server::NodeView for NodeViewService {
@@ -31,9 +31,15 @@ impl node_view_server::NodeView for NodeViewService {
     /// # Path
     ///
     /// `core/policy` (nodes may), `core/roll/view.rs` (what concerns the node), `edge/wire`.
-    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let op = begin::<policy::WatchNodeView>(&self.0, request.extensions()).await?;
-        let peer = request.extensions().get::<TlsOrigin>().and_then(|origin| origin.peer.clone());
+        let peer = request
+            .extensions()
+            .get::<TlsOrigin>()
+            .and_then(|origin| origin.peer.clone());
         let good_for = peer.map_or(Duration::ZERO, |peer| peer.not_after.since(op.now));
         let id = op.caller_id()?.clone();
         let message = request.into_inner();
@@ -43,13 +49,19 @@ impl node_view_server::NodeView for NodeViewService {
         }
         // One message waits at the most: a slow node gets later changes in one step.
         let (answers, receiver) = mpsc::channel(1);
-        let watcher = Watcher { server: Arc::clone(&self.0), node: id, answers };
+        let watcher = Watcher {
+            server: Arc::clone(&self.0),
+            node: id,
+            answers,
+        };
         tokio::spawn(async move {
             let follow = watcher.run(Revision(message.revision), &message.digest);
             let status = match tokio::time::timeout(good_for, follow).await {
                 Ok(status) => status,
                 // The node holds a renewed certificate by now, or may not follow any longer.
-                Err(_) => Some(Status::unavailable("the certificate of this connection has expired; connect again")),
+                Err(_) => Some(Status::unavailable(
+                    "the certificate of this connection has expired; connect again",
+                )),
             };
             if let Some(status) = status {
                 // Nobody may be there to hear it.
@@ -72,6 +84,9 @@ impl Watcher {
         let mut head = self.server.roll.head();
         head.mark_unchanged();
         let mut roll = self.server.roll.snapshot();
+        if let Some(refused) = standing(&roll, &self.node) {
+            return Some(refused);
+        }
         let mut view = NodeView::of(&roll, &self.node);
         let first = match self.resume(&roll, &view, revision, digest) {
             Some(delta) => self.send(&view, delta, false).await,
@@ -79,28 +94,29 @@ impl Watcher {
         };
         first?;
         loop {
-            if let Some(refused) = standing(&roll, &self.node) {
-                return Some(refused);
-            }
             if self.next(&mut head).await.is_none() {
                 return Some(Status::unavailable("the server is shutting down"));
             }
             // The snapshot first: what led to it is in the window before it is published.
             roll = self.server.roll.snapshot();
-            match self.server.roll.since(view.revision()) {
-                Some(transactions) => {
-                    let changes: Vec<Change> =
-                        transactions.iter().flat_map(|(_, t)| t.changes()).cloned().collect();
-                    let delta = view.update(&roll, &changes);
-                    // What does not concern the node costs it nothing.
-                    if !delta.is_empty() {
-                        self.send(&view, delta, false).await?;
-                    }
+            // Before anything is said: a node that may see nothing is told why, not to forget all.
+            if let Some(refused) = standing(&roll, &self.node) {
+                return Some(refused);
+            }
+            if let Some(transactions) = self.server.roll.since(view.revision()) {
+                let changes: Vec<Change> = transactions
+                    .iter()
+                    .flat_map(|(_, t)| t.changes())
+                    .cloned()
+                    .collect();
+                let delta = view.update(&roll, &changes);
+                // What does not concern the node costs it nothing.
+                if !delta.is_empty() {
+                    self.send(&view, delta, false).await?;
                 }
-                None => {
-                    view = NodeView::of(&roll, &self.node);
-                    self.send(&view, view.full(), true).await?;
-                }
+            } else {
+                view = NodeView::of(&roll, &self.node);
+                self.send(&view, view.full(), true).await?;
             }
         }
     }
@@ -117,7 +133,13 @@ impl Watcher {
     /// What changed for the node since `revision`, if that can be told from the recent
     /// transactions. Should it be wrong, because the node's reach itself changed, the digest tells
     /// the node, and it starts over.
-    fn resume(&self, roll: &Roll, view: &NodeView, revision: Revision, digest: &[u8]) -> Option<Delta> {
+    fn resume(
+        &self,
+        roll: &Roll,
+        view: &NodeView,
+        revision: Revision,
+        digest: &[u8],
+    ) -> Option<Delta> {
         if revision == Revision::default() || revision > roll.head() {
             return None;
         }
@@ -128,9 +150,13 @@ impl Watcher {
         for (_, transaction) in self.server.roll.since(revision)? {
             for change in transaction.changes() {
                 match change {
-                    Change::PutEntry(entry) => note_removed(&mut delta.removed_entries, view, &entry.id),
+                    Change::PutEntry(entry) => {
+                        note_removed(&mut delta.removed_entries, view, &entry.id)
+                    }
                     Change::DeleteEntry(id) => note_removed(&mut delta.removed_entries, view, id),
-                    Change::PutBundle(bundle) => note_gone(&mut delta.removed_bundles, view, &bundle.trust_domain),
+                    Change::PutBundle(bundle) => {
+                        note_gone(&mut delta.removed_bundles, view, &bundle.trust_domain)
+                    }
                     Change::DeleteBundle(name) => note_gone(&mut delta.removed_bundles, view, name),
                     // The node's own row changed: its reach may have.
                     Change::PutNode(node) if node.id == self.node => {}
@@ -142,8 +168,16 @@ impl Watcher {
                 }
             }
         }
-        delta.upserts = view.entries().filter(|entry| entry.changed_at > revision).cloned().collect();
-        delta.bundles = view.bundles().filter(|bundle| bundle.changed_at > revision).cloned().collect();
+        delta.upserts = view
+            .entries()
+            .filter(|entry| entry.changed_at > revision)
+            .cloned()
+            .collect();
+        delta.bundles = view
+            .bundles()
+            .filter(|bundle| bundle.changed_at > revision)
+            .cloned()
+            .collect();
         Some(delta)
     }
 
@@ -160,15 +194,41 @@ impl Watcher {
             if pages.peek().is_none() && page.len() < ROWS {
                 break;
             }
-            let entries = page.iter().map(|entry| wire_entry::write(entry, None)).collect();
-            self.answers.send(Ok(WatchResponse { entries, ..message() })).await.ok()?;
+            let entries = page
+                .iter()
+                .map(|entry| wire_entry::write(entry, None))
+                .collect();
+            self.answers
+                .send(Ok(WatchResponse {
+                    entries,
+                    ..message()
+                }))
+                .await
+                .ok()?;
         }
         let rest = delta.upserts.len() / ROWS * ROWS;
         let mut last = message();
-        last.entries = delta.upserts.iter().skip(rest).map(|entry| wire_entry::write(entry, None)).collect();
-        last.removed_entries = delta.removed_entries.iter().map(ToString::to_string).collect();
-        last.bundles = delta.bundles.iter().map(|bundle| wire_bundle::write(bundle, None)).collect();
-        last.removed_bundles = delta.removed_bundles.iter().map(ToString::to_string).collect();
+        last.entries = delta
+            .upserts
+            .iter()
+            .skip(rest)
+            .map(|entry| wire_entry::write(entry, None))
+            .collect();
+        last.removed_entries = delta
+            .removed_entries
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        last.bundles = delta
+            .bundles
+            .iter()
+            .map(|bundle| wire_bundle::write(bundle, None))
+            .collect();
+        last.removed_bundles = delta
+            .removed_bundles
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         last.complete = true;
         self.answers.send(Ok(last)).await.ok()
     }

@@ -8,10 +8,11 @@ use muster_crypto::{digest, random};
 use muster_model::{Entry, EntryId, SpiffeId};
 use muster_policy as policy;
 use muster_proto::spire::api::server::svid::v1::{
-    BatchNewWitsvidRequest, BatchNewWitsvidResponse, BatchNewX509svidRequest, BatchNewX509svidResponse,
-    MintJwtsvidRequest, MintJwtsvidResponse, MintWitsvidRequest, MintWitsvidResponse, MintX509svidRequest,
-    MintX509svidResponse, NewDownstreamX509caRequest, NewDownstreamX509caResponse, NewJwtsvidRequest,
-    NewJwtsvidResponse, NewX509svidParams, batch_new_x509svid_response, svid_server,
+    BatchNewWitsvidRequest, BatchNewWitsvidResponse, BatchNewX509svidRequest,
+    BatchNewX509svidResponse, MintJwtsvidRequest, MintJwtsvidResponse, MintWitsvidRequest,
+    MintWitsvidResponse, MintX509svidRequest, MintX509svidResponse, NewDownstreamX509caRequest,
+    NewDownstreamX509caResponse, NewJwtsvidRequest, NewJwtsvidResponse, NewX509svidParams,
+    batch_new_x509svid_response, svid_server,
 };
 use muster_proto::spire::api::types;
 use muster_roll::{Roll, matching, rules};
@@ -29,7 +30,7 @@ use crate::signer::{Leaf, SignedJwt, SignedX509};
 const MAX_BATCH: usize = 1000;
 
 /// The service.
-pub struct SvidService(pub Arc<Server>);
+pub(crate) struct SvidService(pub Arc<Server>);
 
 #[tonic::async_trait]
 impl svid_server::Svid for SvidService {
@@ -42,57 +43,83 @@ impl svid_server::Svid for SvidService {
         request: Request<BatchNewX509svidRequest>,
     ) -> Result<Response<BatchNewX509svidResponse>, Status> {
         let server = &self.0;
-        operate(server, request, async |op: Operation<policy::BatchNewX509Svid>, message: BatchNewX509svidRequest| {
-            if message.params.is_empty() {
-                return Err(Status::invalid_argument("missing parameters"));
-            }
-            if message.params.len() > MAX_BATCH {
-                return Err(Status::invalid_argument(format!(
-                    "{} certificates asked for in one call; ask for at most {MAX_BATCH}",
-                    message.params.len()
-                )));
-            }
-            let node = op.caller_id()?;
-            let mut results = Vec::with_capacity(message.params.len());
-            let mut records = Vec::with_capacity(message.params.len());
-            for params in &message.params {
-                results.push(match new_x509(server, &op, node, params, &mut records).await {
-                    Ok(svid) => {
-                        batch_new_x509svid_response::Result { status: Some(status::ok()), svid: Some(svid) }
-                    }
-                    Err(fault) => batch_new_x509svid_response::Result {
-                        status: Some(status::item(fault.code(), fault.message())),
-                        svid: None,
-                    },
-                });
-                // A large batch must not keep others from their turn.
-                tokio::task::yield_now().await;
-            }
-            // On the record before the answer leaves.
-            if !records.is_empty() {
-                server.roll.audit(records).await.map_err(|error| errors::write(&error))?;
-            }
-            Ok(BatchNewX509svidResponse { results })
-        })
+        operate(
+            server,
+            request,
+            async |op: Operation<policy::BatchNewX509Svid>, message: BatchNewX509svidRequest| {
+                if message.params.is_empty() {
+                    return Err(Status::invalid_argument("missing parameters"));
+                }
+                if message.params.len() > MAX_BATCH {
+                    return Err(Status::invalid_argument(format!(
+                        "{} certificates asked for in one call; ask for at most {MAX_BATCH}",
+                        message.params.len()
+                    )));
+                }
+                let node = op.caller_id()?;
+                let mut results = Vec::with_capacity(message.params.len());
+                let mut records = Vec::with_capacity(message.params.len());
+                for params in &message.params {
+                    results.push(
+                        match new_x509(server, &op, node, params, &mut records).await {
+                            Ok(svid) => batch_new_x509svid_response::Result {
+                                status: Some(status::ok()),
+                                svid: Some(svid),
+                            },
+                            Err(fault) => batch_new_x509svid_response::Result {
+                                status: Some(status::item(fault.code(), fault.message())),
+                                svid: None,
+                            },
+                        },
+                    );
+                    // A large batch must not keep others from their turn.
+                    tokio::task::yield_now().await;
+                }
+                // On the record before the answer leaves.
+                if !records.is_empty() {
+                    server
+                        .roll
+                        .audit(records)
+                        .await
+                        .map_err(|error| errors::write(&error))?;
+                }
+                Ok(BatchNewX509svidResponse { results })
+            },
+        )
         .await
     }
 
     /// # Path
     ///
     /// `core/policy` (nodes may), `core/roll/matching.rs`, `apps/server/signer.rs`, `core/svid/jwt`.
-    async fn new_jwtsvid(&self, request: Request<NewJwtsvidRequest>) -> Result<Response<NewJwtsvidResponse>, Status> {
+    async fn new_jwtsvid(
+        &self,
+        request: Request<NewJwtsvidRequest>,
+    ) -> Result<Response<NewJwtsvidResponse>, Status> {
         let server = &self.0;
-        operate(server, request, async |op: Operation<policy::NewJwtSvid>, message: NewJwtsvidRequest| {
-            if message.entry_id.is_empty() {
-                return Err(Status::invalid_argument("missing entry ID"));
-            }
-            let entry = entry_of_node(&op.roll, op.caller_id()?, &message.entry_id)?;
-            let ttl = entry.jwt_svid_ttl.unwrap_or(server.lifetimes.jwt_ttl);
-            let token_id = entry.jwt_svid_include_jti.then(random::uuid_bytes);
-            let signed = sign_jwt(server, &op, &entry.spiffe_id, &message.audience, ttl, token_id).await?;
-            let svid = write_jwt(&entry.spiffe_id, signed, &entry.hint);
-            Ok(NewJwtsvidResponse { svid: Some(svid) })
-        })
+        operate(
+            server,
+            request,
+            async |op: Operation<policy::NewJwtSvid>, message: NewJwtsvidRequest| {
+                if message.entry_id.is_empty() {
+                    return Err(Status::invalid_argument("missing entry ID"));
+                }
+                let entry = entry_of_node(&op.roll, op.caller_id()?, &message.entry_id)?;
+                let ttl = entry.jwt_svid_ttl.unwrap_or(server.lifetimes.jwt_ttl);
+                let token_id = entry.jwt_svid_include_jti.then(random::uuid_bytes);
+                let signed = sign_jwt(
+                    server,
+                    &op,
+                    &entry.spiffe_id,
+                    &message.audience,
+                    ttl,
+                    token_id,
+                )
+                .await?;
+                let svid = write_jwt(&entry.spiffe_id, signed, &entry.hint);
+                Ok(NewJwtsvidResponse { svid: Some(svid) })
+            },
+        )
         .await
     }
 
@@ -104,39 +131,58 @@ impl svid_server::Svid for SvidService {
         request: Request<MintX509svidRequest>,
     ) -> Result<Response<MintX509svidResponse>, Status> {
         let server = &self.0;
-        operate(server, request, async |op: Operation<policy::MintX509Svid>, message: MintX509svidRequest| {
-            let csr = parse_csr(&message.csr)?;
-            let [uri] = csr.uri_names.as_slice() else {
-                return Err(Status::invalid_argument(format!(
-                    "CSR must have exactly one URI SAN, the SPIFFE ID; it has {}",
-                    csr.uri_names.len()
-                )));
-            };
-            let spiffe_id = SpiffeId::parse(uri)
-                .map_err(|why| Status::invalid_argument(format!("CSR URI SAN \"{uri}\" is invalid: {why}")))?;
-            if spiffe_id.trust_domain() != &server.trust_domain {
-                return Err(Status::invalid_argument(format!(
-                    "CSR URI SAN \"{uri}\" is not a member of trust domain \"{}\"",
-                    server.trust_domain
-                )));
-            }
-            for name in &csr.dns_names {
-                rules::check_dns_name(name)
-                    .map_err(|why| Status::invalid_argument(format!("CSR DNS name \"{name}\" is not valid: {why}")))?;
-            }
-            let ttl = muster_wire::entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.x509_ttl);
-            let leaf = Leaf {
-                spiffe_id: &spiffe_id,
-                public_key: &csr.public_key,
-                dns_names: &csr.dns_names,
-                subject: (!csr.subject.is_empty()).then_some(&csr.subject),
-                ttl,
-            };
-            let signed = server.signer.sign_x509(&leaf, op.now).await.map_err(|e| e.status("X509-SVID"))?;
-            let record = x509_record(&op, &spiffe_id, &signed);
-            server.roll.audit(vec![record]).await.map_err(|error| errors::write(&error))?;
-            Ok(MintX509svidResponse { svid: Some(write_x509(&spiffe_id, signed, "")) })
-        })
+        operate(
+            server,
+            request,
+            async |op: Operation<policy::MintX509Svid>, message: MintX509svidRequest| {
+                let csr = parse_csr(&message.csr)?;
+                let [uri] = csr.uri_names.as_slice() else {
+                    return Err(Status::invalid_argument(format!(
+                        "CSR must have exactly one URI SAN, the SPIFFE ID; it has {}",
+                        csr.uri_names.len()
+                    )));
+                };
+                let spiffe_id = SpiffeId::parse(uri).map_err(|why| {
+                    Status::invalid_argument(format!("CSR URI SAN \"{uri}\" is invalid: {why}"))
+                })?;
+                if spiffe_id.trust_domain() != &server.trust_domain {
+                    return Err(Status::invalid_argument(format!(
+                        "CSR URI SAN \"{uri}\" is not a member of trust domain \"{}\"",
+                        server.trust_domain
+                    )));
+                }
+                for name in &csr.dns_names {
+                    rules::check_dns_name(name).map_err(|why| {
+                        Status::invalid_argument(format!(
+                            "CSR DNS name \"{name}\" is not valid: {why}"
+                        ))
+                    })?;
+                }
+                let ttl =
+                    muster_wire::entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.x509_ttl);
+                let leaf = Leaf {
+                    spiffe_id: &spiffe_id,
+                    public_key: &csr.public_key,
+                    dns_names: &csr.dns_names,
+                    subject: (!csr.subject.is_empty()).then_some(&csr.subject),
+                    ttl,
+                };
+                let signed = server
+                    .signer
+                    .sign_x509(&leaf, op.now)
+                    .await
+                    .map_err(|e| e.status("X509-SVID"))?;
+                let record = x509_record(&op, &spiffe_id, &signed);
+                server
+                    .roll
+                    .audit(vec![record])
+                    .await
+                    .map_err(|error| errors::write(&error))?;
+                Ok(MintX509svidResponse {
+                    svid: Some(write_x509(&spiffe_id, signed, "")),
+                })
+            },
+        )
         .await
     }
 
@@ -148,13 +194,21 @@ impl svid_server::Svid for SvidService {
         request: Request<MintJwtsvidRequest>,
     ) -> Result<Response<MintJwtsvidResponse>, Status> {
         let server = &self.0;
-        operate(server, request, async |op: Operation<policy::MintJwtSvid>, message: MintJwtsvidRequest| {
-            let spiffe_id = id::member(message.id.as_ref(), &server.trust_domain)
-                .map_err(|why| Status::invalid_argument(format!("invalid SPIFFE ID: {why}")))?;
-            let ttl = muster_wire::entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.jwt_ttl);
-            let signed = sign_jwt(server, &op, &spiffe_id, &message.audience, ttl, None).await?;
-            Ok(MintJwtsvidResponse { svid: Some(write_jwt(&spiffe_id, signed, "")) })
-        })
+        operate(
+            server,
+            request,
+            async |op: Operation<policy::MintJwtSvid>, message: MintJwtsvidRequest| {
+                let spiffe_id = id::member(message.id.as_ref(), &server.trust_domain)
+                    .map_err(|why| Status::invalid_argument(format!("invalid SPIFFE ID: {why}")))?;
+                let ttl =
+                    muster_wire::entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.jwt_ttl);
+                let signed =
+                    sign_jwt(server, &op, &spiffe_id, &message.audience, ttl, None).await?;
+                Ok(MintJwtsvidResponse {
+                    svid: Some(write_jwt(&spiffe_id, signed, "")),
+                })
+            },
+        )
         .await
     }
 
@@ -176,7 +230,12 @@ impl svid_server::Svid for SvidService {
         &self,
         request: Request<NewDownstreamX509caRequest>,
     ) -> Result<Response<NewDownstreamX509caResponse>, Status> {
-        not_served::<policy::NewDownstreamX509Ca, _, _>(&self.0, request, "signing for downstream servers").await
+        not_served::<policy::NewDownstreamX509Ca, _, _>(
+            &self.0,
+            request,
+            "signing for downstream servers",
+        )
+        .await
     }
 }
 
@@ -200,7 +259,11 @@ async fn new_x509(
         subject: None,
         ttl: entry.x509_svid_ttl.unwrap_or(server.lifetimes.x509_ttl),
     };
-    let signed = server.signer.sign_x509(&leaf, op.now).await.map_err(|e| e.status("X509-SVID"))?;
+    let signed = server
+        .signer
+        .sign_x509(&leaf, op.now)
+        .await
+        .map_err(|e| e.status("X509-SVID"))?;
     records.push(x509_record(op, &entry.spiffe_id, &signed).with("entry_id", entry.id.as_str()));
     Ok(write_x509(&entry.spiffe_id, signed, &entry.hint))
 }
@@ -217,7 +280,8 @@ pub(super) fn parse_csr(der: &[u8]) -> Result<SigningRequest, Status> {
     if der.is_empty() {
         return Err(Status::invalid_argument("missing CSR"));
     }
-    SigningRequest::parse(der).map_err(|why| Status::invalid_argument(format!("malformed CSR: {why}")))
+    SigningRequest::parse(der)
+        .map_err(|why| Status::invalid_argument(format!("malformed CSR: {why}")))
 }
 
 async fn sign_jwt<A>(
@@ -229,24 +293,46 @@ async fn sign_jwt<A>(
     token_id: Option<[u8; 16]>,
 ) -> Result<SignedJwt, Status> {
     if audience.iter().all(String::is_empty) {
-        return Err(Status::invalid_argument("at least one audience is required"));
+        return Err(Status::invalid_argument(
+            "at least one audience is required",
+        ));
     }
-    let signed =
-        server.signer.sign_jwt(spiffe_id, audience, ttl, token_id, op.now).await.map_err(|e| e.status("JWT-SVID"))?;
+    let signed = server
+        .signer
+        .sign_jwt(spiffe_id, audience, ttl, token_id, op.now)
+        .await
+        .map_err(|e| e.status("JWT-SVID"))?;
     let record = op
         .record(Event::SvidIssueJwt, spiffe_id.as_str())
-        .with("token_sha256", digest::hex(&digest::sha256(signed.svid.token.as_bytes())))
+        .with(
+            "token_sha256",
+            digest::hex(&digest::sha256(signed.svid.token.as_bytes())),
+        )
         .with("audience", audience.join(" "))
-        .with("expires_at", signed.svid.expires_at.unix_seconds().to_string())
+        .with(
+            "expires_at",
+            signed.svid.expires_at.unix_seconds().to_string(),
+        )
         .with("authority_id", signed.authority_id.as_str());
-    server.roll.audit(vec![record]).await.map_err(|error| errors::write(&error))?;
+    server
+        .roll
+        .audit(vec![record])
+        .await
+        .map_err(|error| errors::write(&error))?;
     Ok(signed)
 }
 
-pub(super) fn x509_record<A>(op: &Operation<A>, spiffe_id: &SpiffeId, signed: &SignedX509) -> Record {
+pub(super) fn x509_record<A>(
+    op: &Operation<A>,
+    spiffe_id: &SpiffeId,
+    signed: &SignedX509,
+) -> Record {
     op.record(Event::SvidIssueX509, spiffe_id.as_str())
         .with("serial_number", signed.leaf.serial.as_str())
-        .with("expires_at", signed.leaf.not_after.unix_seconds().to_string())
+        .with(
+            "expires_at",
+            signed.leaf.not_after.unix_seconds().to_string(),
+        )
         .with("authority_id", signed.authority_id.as_str())
 }
 

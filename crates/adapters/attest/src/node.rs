@@ -1,0 +1,3 @@
+//! Node attestors.
+
+pub mod join_token;

@@ -1,0 +1,108 @@
+//! Workload attestation: from a caller to facts.
+
+mod process;
+pub mod unix;
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use muster_plugin::workload::{AttestError, Fact, Process, WorkloadAttestor};
+
+pub use process::{process_of, verify};
+
+/// Asks every attestor about `process` at once and returns what all of them know.
+///
+/// An attestor that fails is logged and left out; only when none succeeds there is an error. When
+/// the process ends, or becomes another program or user meanwhile, there is an error whatever the
+/// attestors found: the facts were true of different things. Bounded only by its attestors, so give it a deadline;
+/// it may be dropped at any point.
+pub async fn attest(
+    attestors: &[Arc<dyn WorkloadAttestor>],
+    process: &Process,
+) -> Result<Vec<Fact>, AttestError> {
+    let results = join_all(attestors.iter().map(|attestor| attestor.attest(process))).await;
+    let mut facts = Vec::new();
+    let mut failure = None;
+    let mut succeeded = false;
+    for result in results {
+        match result {
+            Ok(found) => {
+                succeeded = true;
+                facts.extend(found);
+            }
+            Err(error) if error.is_about_the_process() => return Err(error),
+            Err(error) => {
+                tracing::warn!(pid = process.pid, %error, "a workload attestor is left out");
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    if !succeeded {
+        return Err(failure.unwrap_or(AttestError::NoAttestors));
+    }
+    verify(process)?;
+    Ok(facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use muster_model::Selector;
+    use muster_plugin::workload::Evidence;
+
+    use super::process::tests::own_process;
+    use super::*;
+
+    /// Answers with one fact, or fails.
+    struct Scripted(&'static str, bool);
+
+    #[async_trait]
+    impl WorkloadAttestor for Scripted {
+        fn kind(&self) -> &'static str {
+            self.0
+        }
+
+        async fn attest(&self, _process: &Process) -> Result<Vec<Fact>, AttestError> {
+            if self.1 {
+                return Ok(vec![Fact {
+                    selector: Selector::new(self.0, "x").unwrap(),
+                    evidence: Evidence::ProcStatus,
+                }]);
+            }
+            Err(AttestError::Failed {
+                kind: self.0,
+                reason: "as scripted".to_owned(),
+                source: None,
+            })
+        }
+    }
+
+    async fn run(script: &[(&'static str, bool)]) -> Result<Vec<String>, AttestError> {
+        let attestors: Vec<Arc<dyn WorkloadAttestor>> = script
+            .iter()
+            .map(|(kind, good)| Arc::new(Scripted(kind, *good)) as _)
+            .collect();
+        let facts = attest(&attestors, &own_process()).await?;
+        Ok(facts.iter().map(|fact| fact.selector.to_string()).collect())
+    }
+
+    #[tokio::test]
+    async fn a_failing_attestor_is_left_out() {
+        assert_eq!(
+            run(&[("a", true), ("b", false), ("c", true)])
+                .await
+                .unwrap(),
+            ["a:x", "c:x"]
+        );
+    }
+
+    #[tokio::test]
+    async fn only_when_none_succeeds_it_is_an_error() {
+        let error = run(&[("a", false), ("b", false)]).await.unwrap_err();
+        assert!(
+            matches!(error, AttestError::Failed { kind: "a", .. }),
+            "{error}"
+        );
+        assert!(matches!(run(&[]).await, Err(AttestError::NoAttestors)));
+    }
+}

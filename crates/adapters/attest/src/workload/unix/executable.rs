@@ -1,0 +1,294 @@
+//! The file that a process runs: its path and its digest.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use muster_plugin::workload::{AttestError, Change, FileId, Process};
+use nix::fcntl::readlinkat;
+use sha2::{Digest, Sha256};
+use tokio::sync::{OnceCell, Semaphore};
+
+use super::{DigestLimit, KIND};
+use crate::workload::process::{failed, open};
+
+/// How many files are looked at or hashed at once.
+const AT_ONCE: usize = 2;
+/// How many digests are kept.
+const KEPT: usize = 1_024;
+/// How much is read at once, in bytes.
+const BLOCK: usize = 128 * 1024;
+
+/// A file and its state: while all of it is the same, so is the content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct State {
+    id: FileId,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl State {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            id: FileId {
+                device: metadata.dev(),
+                inode: metadata.ino(),
+            },
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// What is known about a running file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Executable {
+    pub(super) path: Option<SeenPath>,
+    /// Lower-case hexadecimal.
+    pub(super) sha256: Option<String>,
+}
+
+/// A path, by whose view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum SeenPath {
+    /// It names the running file in the node's view as well.
+    Own(String),
+    /// Only the process sees the file there.
+    Foreign(String),
+}
+
+type Slot = Arc<OnceCell<[u8; 32]>>;
+
+/// Looks at executables, off the event loop, and remembers digests.
+#[derive(Debug)]
+pub(super) struct Executables {
+    places: Arc<Semaphore>,
+    digests: Mutex<Digests>,
+}
+
+#[derive(Debug, Default)]
+struct Digests {
+    known: HashMap<State, Slot>,
+    order: VecDeque<State>,
+}
+
+impl Executables {
+    pub(super) fn new() -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+            digests: Mutex::default(),
+        }
+    }
+
+    pub(super) async fn of(
+        &self,
+        process: &Process,
+        limit: DigestLimit,
+    ) -> Result<Executable, AttestError> {
+        let subject = process.clone();
+        let (file, state, path) = self.blocking(process, move || look(&subject)).await??;
+        let sha256 = match limit {
+            DigestLimit::Never => None,
+            DigestLimit::AtMost(most) if state.size > most => {
+                return Err(AttestError::Failed {
+                    kind: KIND,
+                    reason: format!(
+                        "the executable of process {} has {} bytes and workload_size_limit is {most}; raise the limit, or set it to 0 for none, or to -1 for no digests",
+                        process.pid, state.size
+                    ),
+                    source: None,
+                });
+            }
+            DigestLimit::AtMost(_) | DigestLimit::Unlimited => {
+                Some(self.digest(process, file, state).await?)
+            }
+        };
+        Ok(Executable { path, sha256 })
+    }
+
+    /// The digest of `file`, computed once however many ask.
+    async fn digest(
+        &self,
+        process: &Process,
+        file: File,
+        state: State,
+    ) -> Result<String, AttestError> {
+        let slot = self.slot(state);
+        let digest = slot
+            .get_or_try_init(|| async {
+                self.blocking(process, move || hash(file, state))
+                    .await?
+                    .map_err(|error| failed(process, KIND, "exe", error))
+            })
+            .await?;
+        Ok(muster_crypto::digest::hex(digest))
+    }
+
+    fn slot(&self, state: State) -> Slot {
+        let mut digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = digests.known.get(&state) {
+            return Arc::clone(slot);
+        }
+        if digests.order.len() >= KEPT
+            && let Some(oldest) = digests.order.pop_front()
+        {
+            digests.known.remove(&oldest);
+        }
+        let slot = Slot::default();
+        digests.known.insert(state, Arc::clone(&slot));
+        digests.order.push_back(state);
+        slot
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        process: &Process,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, AttestError> {
+        let stopped = |reason: String| AttestError::Failed {
+            kind: KIND,
+            reason: format!("process {}: {reason}", process.pid),
+            source: None,
+        };
+        let place = Arc::clone(&self.places)
+            .acquire_owned()
+            .await
+            .map_err(|error| stopped(error.to_string()))?;
+        tokio::task::spawn_blocking(move || {
+            let result = work();
+            drop(place);
+            result
+        })
+        .await
+        .map_err(|error| stopped(error.to_string()))
+    }
+}
+
+/// Opens the running file through the kernel's link, which no path lookup can redirect.
+fn look(process: &Process) -> Result<(File, State, Option<SeenPath>), AttestError> {
+    let failed = |error| failed(process, KIND, "exe", error);
+    let file = open(process, KIND, "exe")?;
+    let state = State::of(&file.metadata().map_err(failed)?);
+    if process.executable.is_some_and(|id| id != state.id) {
+        return Err(AttestError::Changed {
+            pid: process.pid,
+            change: Change::Program,
+        });
+    }
+    let path = readlinkat(&process.dir, "exe").map_err(|errno| failed(errno.into()))?;
+    Ok((file, state, seen_path(&path.into(), state.id)))
+}
+
+/// Judges a path. One that is not UTF-8 cannot be a selector; lossy conversion could make it
+/// another's.
+fn seen_path(path: &PathBuf, id: FileId) -> Option<SeenPath> {
+    let text = path.to_str()?.to_owned();
+    let same = std::fs::metadata(path).is_ok_and(|metadata| State::of(&metadata).id == id);
+    Some(if same {
+        SeenPath::Own(text)
+    } else {
+        SeenPath::Foreign(text)
+    })
+}
+
+fn hash(mut file: File, state: State) -> io::Result<[u8; 32]> {
+    let mut hasher = Sha256::new();
+    let mut block = vec![0; BLOCK];
+    let mut left = state.size;
+    loop {
+        let read = match file.read(&mut block) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        // A file that grows while it is read has no end.
+        left = left.checked_sub(read as u64).ok_or_else(changed)?;
+        hasher.update(block.get(..read).unwrap_or_default());
+    }
+    if left != 0 || State::of(&file.metadata()?) != state {
+        return Err(changed());
+    }
+    Ok(hasher.finalize().into())
+}
+
+fn changed() -> io::Error {
+    io::Error::other("the executable changed while it was hashed")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::workload::process::tests::own_process;
+
+    fn state(file: &File) -> State {
+        State::of(&file.metadata().unwrap())
+    }
+
+    #[test]
+    fn digests_are_of_the_content() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"abc").unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        let state = state(&file);
+        let digest = hash(file, state).unwrap();
+        assert_eq!(digest, muster_crypto::digest::sha256(b"abc"));
+    }
+
+    #[test]
+    fn a_file_that_changes_meanwhile_has_no_digest() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"abc").unwrap();
+        let before = state(&file);
+        file.write_all(b"d").unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        assert!(hash(file, before).is_err());
+    }
+
+    #[tokio::test]
+    async fn many_that_ask_at_once_hash_once() {
+        let executables = Executables::new();
+        let process = own_process();
+        let one = || executables.of(&process, DigestLimit::Unlimited);
+        let (a, b, c) = tokio::join!(one(), one(), one());
+        assert_eq!(a.unwrap(), b.unwrap());
+        let path = std::env::current_exe()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let content = std::fs::read(&path).unwrap();
+        let digest = muster_crypto::digest::hex(&muster_crypto::digest::sha256(&content));
+        let expected = Executable {
+            path: Some(SeenPath::Own(path)),
+            sha256: Some(digest),
+        };
+        assert_eq!(c.unwrap(), expected);
+        assert_eq!(executables.digests.lock().unwrap().known.len(), 1);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let executables = Executables::new();
+        for size in 0..2 * KEPT as u64 {
+            executables.slot(State {
+                id: FileId {
+                    device: 1,
+                    inode: 1,
+                },
+                size,
+                modified: (0, 0),
+                changed: (0, 0),
+            });
+        }
+        let digests = executables.digests.lock().unwrap();
+        assert_eq!((digests.known.len(), digests.order.len()), (KEPT, KEPT));
+    }
+}

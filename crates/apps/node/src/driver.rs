@@ -1,0 +1,463 @@
+//! The loop that turns the roster's actions into deeds.
+//!
+//! Everything that happens to the node's view, SVIDs and callers goes through one channel into
+//! one task. The order of deeds is the roster's; what must be on the disk before anyone sees it
+//! is written first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use muster_model::{Bundle, Revision, SelectorSet};
+use muster_roster::{
+    Action, CallId, Event, JwtBundles, JwtIdentity, Note, Refusal, Roster, Stats, StepFault,
+    ViewDigest, Want, X509Bundles, X509Update,
+};
+use muster_rt::Clock;
+use muster_rt::lifecycle::Shutdown;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::events::Events;
+use crate::material::{HeldJwt, HeldX509};
+use crate::signer::Signer;
+use crate::state::{BundleFile, StateError};
+use crate::upstream::Trust;
+
+/// How many things may have happened before the loop looks at the clock again.
+const BATCH: usize = 256;
+
+/// The roster of this node.
+pub(crate) type NodeRoster = Roster<HeldX509, HeldJwt>;
+type NodeAction = Action<HeldX509, HeldJwt>;
+pub(crate) type NodeEvent = Event<HeldX509, HeldJwt>;
+
+/// What a stream is told: its last full answer, and its end.
+pub(crate) struct Told<T> {
+    /// The last answer. A slow reader misses those in between (WAPI-09).
+    pub(crate) latest: Option<Arc<T>>,
+    /// Why the stream ends, once it does.
+    pub(crate) end: Option<Refusal>,
+}
+
+impl<T> Default for Told<T> {
+    fn default() -> Self {
+        Self {
+            latest: None,
+            end: None,
+        }
+    }
+}
+
+/// Where the answers to a call go.
+enum Reply {
+    X509Svids(watch::Sender<Told<X509Update<HeldX509>>>),
+    X509Bundles(watch::Sender<Told<X509Bundles>>),
+    JwtBundles(watch::Sender<Told<JwtBundles>>),
+    Trust(oneshot::Sender<Result<Arc<JwtBundles>, Refusal>>),
+    JwtSvids(oneshot::Sender<Result<Vec<JwtIdentity<HeldJwt>>, Refusal>>),
+}
+
+enum Command {
+    Event(NodeEvent),
+    Call {
+        call: CallId,
+        selectors: Arc<SelectorSet>,
+        want: Want,
+        reply: Reply,
+    },
+    Standing(oneshot::Sender<(Revision, ViewDigest)>),
+    Stats(oneshot::Sender<Stats>),
+}
+
+/// The way to the loop, for every other task. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Driver {
+    commands: mpsc::UnboundedSender<Command>,
+    next_call: Arc<AtomicU64>,
+}
+
+/// The loop has ended: the node is shutting down.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the node is shutting down")]
+pub(crate) struct Stopped;
+
+/// A call's place in the roster: ends the call when dropped.
+pub(crate) struct Place {
+    call: CallId,
+    driver: Driver,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // A call that has ended already is a no-op to the roster, and a loop that has ended needs
+        // no telling.
+        let _stopped = self.driver.tell(Event::CallEnded(self.call));
+    }
+}
+
+/// A stream of full answers.
+pub(crate) struct Subscription<T> {
+    pub(crate) answers: watch::Receiver<Told<T>>,
+    _place: Place,
+}
+
+impl Driver {
+    /// Opens a stream of X509-SVIDs.
+    pub(crate) fn x509_svids(
+        &self,
+        selectors: Arc<SelectorSet>,
+    ) -> Result<Subscription<X509Update<HeldX509>>, Stopped> {
+        self.subscribe(selectors, Want::X509Svids, Reply::X509Svids)
+    }
+
+    /// Opens a stream of X.509 bundles.
+    pub(crate) fn x509_bundles(
+        &self,
+        selectors: Arc<SelectorSet>,
+    ) -> Result<Subscription<X509Bundles>, Stopped> {
+        self.subscribe(selectors, Want::X509Bundles, Reply::X509Bundles)
+    }
+
+    /// Opens a stream of JWT bundles.
+    pub(crate) fn jwt_bundles(
+        &self,
+        selectors: Arc<SelectorSet>,
+    ) -> Result<Subscription<JwtBundles>, Stopped> {
+        self.subscribe(selectors, Want::JwtBundles, Reply::JwtBundles)
+    }
+
+    /// The bundles that a caller may validate tokens with.
+    pub(crate) async fn trust(
+        &self,
+        selectors: Arc<SelectorSet>,
+    ) -> Result<Result<Arc<JwtBundles>, Refusal>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let _place = self.call(selectors, Want::Trust, Reply::Trust(reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
+    /// Tokens for a caller.
+    pub(crate) async fn jwt_svids(
+        &self,
+        selectors: Arc<SelectorSet>,
+        want: Want,
+    ) -> Result<Result<Vec<JwtIdentity<HeldJwt>>, Refusal>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let _place = self.call(selectors, want, Reply::JwtSvids(reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
+    /// Tells the roster that something happened.
+    pub(crate) fn tell(&self, event: NodeEvent) -> Result<(), Stopped> {
+        self.send(Command::Event(event))
+    }
+
+    /// The revision and digest with which to open the stream from the server.
+    pub(crate) async fn standing(&self) -> Result<(Revision, ViewDigest), Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Standing(reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
+    /// How the roster stands.
+    pub(crate) async fn stats(&self) -> Result<Stats, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Stats(reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
+    fn subscribe<T>(
+        &self,
+        selectors: Arc<SelectorSet>,
+        want: Want,
+        reply: impl FnOnce(watch::Sender<Told<T>>) -> Reply,
+    ) -> Result<Subscription<T>, Stopped> {
+        let (sender, answers) = watch::channel(Told::default());
+        let place = self.call(selectors, want, reply(sender))?;
+        Ok(Subscription {
+            answers,
+            _place: place,
+        })
+    }
+
+    fn call(
+        &self,
+        selectors: Arc<SelectorSet>,
+        want: Want,
+        reply: Reply,
+    ) -> Result<Place, Stopped> {
+        let call = CallId(self.next_call.fetch_add(1, Ordering::Relaxed));
+        self.send(Command::Call {
+            call,
+            selectors,
+            want,
+            reply,
+        })?;
+        Ok(Place {
+            call,
+            driver: self.clone(),
+        })
+    }
+
+    fn send(&self, command: Command) -> Result<(), Stopped> {
+        self.commands.send(command).map_err(|_closed| Stopped)
+    }
+}
+
+/// The loop's own things.
+pub(crate) struct Loop {
+    roster: NodeRoster,
+    commands: mpsc::UnboundedReceiver<Command>,
+    replies: HashMap<CallId, Reply>,
+    clock: Arc<dyn Clock>,
+    signer: Signer,
+    events: Events,
+    trust: Trust,
+    bundle_file: BundleFile,
+    /// The last own bundle that was written to the disk.
+    kept_bundle: Option<Bundle>,
+    resync: watch::Sender<u64>,
+    in_step: watch::Sender<bool>,
+}
+
+/// What the loop needs besides the roster.
+pub(crate) struct Parts {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) signer: Signer,
+    pub(crate) events: Events,
+    pub(crate) trust: Trust,
+    pub(crate) bundle_file: BundleFile,
+    /// Grows when the stream from the server is to be opened anew.
+    pub(crate) resync: watch::Sender<u64>,
+    /// Whether the view is in step with the server.
+    pub(crate) in_step: watch::Sender<bool>,
+}
+
+/// The way to a loop that is yet to be made: other tasks need it first.
+pub(crate) struct Unstarted {
+    pub(crate) driver: Driver,
+    commands: mpsc::UnboundedReceiver<Command>,
+}
+
+impl Unstarted {
+    pub(crate) fn new() -> Self {
+        let (sender, commands) = mpsc::unbounded_channel();
+        Self {
+            driver: Driver {
+                commands: sender,
+                next_call: Arc::new(AtomicU64::new(1)),
+            },
+            commands,
+        }
+    }
+
+    /// The loop, ready to run.
+    pub(crate) fn start(self, roster: NodeRoster, parts: Parts) -> Loop {
+        Loop {
+            roster,
+            commands: self.commands,
+            replies: HashMap::new(),
+            clock: parts.clock,
+            signer: parts.signer,
+            events: parts.events,
+            trust: parts.trust,
+            bundle_file: parts.bundle_file,
+            kept_bundle: None,
+            resync: parts.resync,
+            in_step: parts.in_step,
+        }
+    }
+}
+
+impl Loop {
+    /// Runs until the shutdown begins. Streams end by themselves then, for they hear of it too.
+    pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), StateError> {
+        let mut ending = std::pin::pin!(shutdown.begun());
+        loop {
+            let wait = self.wait();
+            tokio::select! {
+                biased;
+                _reason = &mut ending => return Ok(()),
+                command = self.commands.recv() => {
+                    let Some(command) = command else { return Ok(()) };
+                    self.obey(command);
+                    // What else is there now is dealt with by the same glance at the clock.
+                    for _ in 0..BATCH {
+                        let Ok(command) = self.commands.try_recv() else { break };
+                        self.obey(command);
+                    }
+                }
+                () = tokio::time::sleep(wait) => self.hear(Event::Tick),
+            }
+            self.act().await?;
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        match self.roster.poll_timeout() {
+            // Rounded up, or the last part of a millisecond would be waited away in a spin.
+            Some(at) => at.saturating_sub(self.clock.now().mono) + Duration::from_millis(1),
+            // Nothing is due: any wait will do.
+            None => Duration::from_hours(1),
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Event(event) => {
+                if let Event::CallEnded(call) = &event {
+                    self.replies.remove(call);
+                }
+                self.hear(event);
+            }
+            Command::Call {
+                call,
+                selectors,
+                want,
+                reply,
+            } => {
+                self.replies.insert(call, reply);
+                self.hear(Event::Call {
+                    call,
+                    selectors,
+                    want,
+                });
+            }
+            // Whoever asked may be gone.
+            Command::Standing(reply) => drop(reply.send(self.roster.standing())),
+            Command::Stats(reply) => drop(reply.send(self.roster.stats())),
+        }
+    }
+
+    fn hear(&mut self, event: NodeEvent) {
+        self.roster.handle(event, self.clock.now());
+    }
+
+    /// Does what is to be done, in order.
+    async fn act(&mut self) -> Result<(), StateError> {
+        // Persist before publish: what a workload or a handshake learns of a new bundle, a restart
+        // of the node must know as well.
+        self.keep_bundle().await?;
+        while let Some(action) = self.roster.poll_action() {
+            self.perform(action);
+        }
+        let in_step = self.roster.is_in_step();
+        self.in_step.send_if_modified(|known| {
+            let changed = *known != in_step;
+            *known = in_step;
+            changed
+        });
+        Ok(())
+    }
+
+    async fn keep_bundle(&mut self) -> Result<(), StateError> {
+        let Some(bundle) = self.roster.own_bundle() else {
+            return Ok(());
+        };
+        if self.kept_bundle.as_ref() == Some(bundle) {
+            return Ok(());
+        }
+        let bundle = bundle.clone();
+        let (file, content) = (self.bundle_file.clone(), bundle.clone());
+        let written = tokio::task::spawn_blocking(move || file.write(&content)).await;
+        match written {
+            Ok(result) => result?,
+            // The runtime is going down.
+            Err(_cancelled) => return Ok(()),
+        }
+        self.trust.set(bundle.clone());
+        self.kept_bundle = Some(bundle);
+        Ok(())
+    }
+
+    fn perform(&mut self, action: NodeAction) {
+        match action {
+            Action::SignX509 { request, entries } => self.signer.sign_x509(request, entries),
+            Action::SignJwt {
+                request,
+                entry,
+                audience,
+            } => self.signer.sign_jwt(request, entry, audience),
+            Action::X509Svids(call, update) => {
+                if let Some(Reply::X509Svids(reply)) = self.replies.get(&call) {
+                    reply.send_modify(|told| told.latest = Some(update));
+                }
+            }
+            Action::X509Bundles(call, update) => {
+                if let Some(Reply::X509Bundles(reply)) = self.replies.get(&call) {
+                    reply.send_modify(|told| told.latest = Some(update));
+                }
+            }
+            Action::JwtBundles(call, update) => match self.replies.remove(&call) {
+                Some(Reply::Trust(reply)) => drop(reply.send(Ok(update))),
+                Some(Reply::JwtBundles(reply)) => {
+                    reply.send_modify(|told| told.latest = Some(update));
+                    self.replies.insert(call, Reply::JwtBundles(reply));
+                }
+                Some(
+                    other @ (Reply::X509Svids(_) | Reply::X509Bundles(_) | Reply::JwtSvids(_)),
+                ) => {
+                    self.replies.insert(call, other);
+                }
+                None => {}
+            },
+            Action::JwtSvids(call, tokens) => {
+                if let Some(Reply::JwtSvids(reply)) = self.replies.remove(&call) {
+                    drop(reply.send(Ok(tokens)));
+                }
+            }
+            Action::End(call, refusal) => match self.replies.remove(&call) {
+                Some(Reply::X509Svids(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
+                Some(Reply::X509Bundles(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
+                Some(Reply::JwtBundles(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
+                Some(Reply::Trust(reply)) => drop(reply.send(Err(refusal))),
+                Some(Reply::JwtSvids(reply)) => drop(reply.send(Err(refusal))),
+                None => {}
+            },
+            Action::Resync(fault) => self.start_over(&fault),
+            Action::Note(note) => self.note(note),
+        }
+    }
+
+    fn start_over(&self, fault: &StepFault) {
+        tracing::error!(reason = %fault, "the server's view of this node is not believed; starting over");
+        self.resync.send_modify(|count| *count += 1);
+    }
+
+    fn note(&self, note: Note) {
+        match &note {
+            Note::Issued {
+                entry,
+                spiffe_id,
+                serial,
+                ..
+            } => tracing::info!(entry_id = %entry, %spiffe_id, %serial, "X509-SVID signed"),
+            Note::NotSigned {
+                entry,
+                fault,
+                failures,
+            } => tracing::warn!(entry_id = %entry, ?fault, failures, "X509-SVID not signed"),
+            Note::RequestFailed {
+                entries,
+                fault,
+                failures,
+                again_in,
+            } => tracing::warn!(
+                entries,
+                ?fault,
+                failures,
+                ?again_in,
+                "a request to sign failed"
+            ),
+            Note::AuthorityGone { entry, serial } => tracing::warn!(
+                entry_id = %entry, %serial,
+                "X509-SVID dropped: its authority left the bundle or is tainted"
+            ),
+            Note::Expired { entry, serial } => {
+                tracing::warn!(entry_id = %entry, %serial, "X509-SVID expired before it was renewed");
+            }
+        }
+        self.events.note(note, self.clock.now().wall);
+    }
+}

@@ -1,0 +1,430 @@
+//! The node's standing with its server: its own SVID, and the long stream of its view.
+
+use std::time::Duration;
+
+use muster_model::{EntryId, Revision, TrustDomain};
+use muster_policy::NodeRefusal;
+use muster_proto::muster::node::v1::node_view_client::NodeViewClient;
+use muster_proto::muster::node::v1::{WatchRequest, WatchResponse};
+use muster_roster::{Event, Step, ViewDigest};
+use muster_rt::lifecycle::Shutdown;
+use muster_svid::lifetime::renew_at;
+use muster_svid::x509::X509Svid;
+use muster_wire::{bundle as wire_bundle, entry as wire_entry, status as wire_status};
+use tokio::sync::watch;
+use tonic::{Status, Streaming};
+
+use crate::config::Join;
+use crate::driver::{Driver, Stopped};
+use crate::join::{self, JoinError, RenewError};
+use crate::material::verifying;
+use crate::pace::Pace;
+use crate::state::{State, StateError};
+use crate::upstream::{MESSAGE_MAX, Upstream, UpstreamError};
+use crate::words;
+
+/// How long the server may take to begin its stream.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// A stream that lived so long was a good one: the next failure is the first again.
+const GOOD_STREAM: Duration = Duration::from_secs(10);
+/// How often the renewal looks at the civil clock, which may step.
+const CLOCK_CHECK: Duration = Duration::from_secs(5);
+/// How long after a renewal the next one may not be forced.
+const FORCED_INTERVAL: Duration = Duration::from_mins(1);
+/// The most rows that one step may bring before it is complete.
+const STEP_ROWS_MAX: usize = 2_000_000;
+
+/// Why the node cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    /// It cannot join.
+    #[error("cannot join the trust domain: {0}")]
+    Join(#[from] JoinError),
+    /// An operator banned it.
+    #[error(
+        "the node is banned: its SVID was removed; `muster node evict` lifts the ban, and a new join token lets the node in again"
+    )]
+    Banned,
+    /// Its SVID is good for nothing, and it cannot attest again by itself.
+    #[error(
+        "the server does not accept the node's SVID any more ({0}); it was removed: make a new join token with `muster token create`"
+    )]
+    Finished(NodeRefusal),
+    /// Its files.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Its own connection.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+}
+
+/// What the link is made of.
+pub(crate) struct Link {
+    pub(crate) upstream: Upstream,
+    pub(crate) state: State,
+    pub(crate) join: Join,
+    pub(crate) driver: Driver,
+    pub(crate) seed: u64,
+    /// Who the node is, told to everyone who waits for it.
+    pub(crate) node: watch::Sender<Option<X509Svid>>,
+    /// Grows when the stream is to be opened anew.
+    pub(crate) resync: watch::Receiver<u64>,
+    /// What the server said to others that may mean the end.
+    pub(crate) verdicts: watch::Receiver<Option<Status>>,
+}
+
+/// Why a stream ended.
+enum StreamEnd {
+    /// The server, or the way to it.
+    Status(Status),
+    /// What it sent was not understood.
+    Nonsense(String),
+    /// The roster does not believe it.
+    Resync,
+    /// A new connection is there to be used.
+    NewChannel,
+    /// The node is shutting down.
+    Stopped,
+}
+
+/// Why the node's standing with its server is over.
+enum End {
+    /// The server refuses the node.
+    Refused(NodeRefusal),
+    /// The node itself cannot go on.
+    Failed(LinkError),
+    /// The node is shutting down.
+    Stopped,
+}
+
+impl Link {
+    /// Joins if need be, then follows the view and renews the node's SVID until the shutdown.
+    pub(crate) async fn run(self, shutdown: Shutdown) -> Result<(), LinkError> {
+        let work = self.work();
+        tokio::select! {
+            result = work => result,
+            _reason = shutdown.begun() => Ok(()),
+        }
+    }
+
+    async fn work(mut self) -> Result<(), LinkError> {
+        self.come_in().await?;
+        let follower = Follower {
+            upstream: self.upstream.clone(),
+            driver: self.driver.clone(),
+            resync: self.resync.clone(),
+            verdicts: self.verdicts.clone(),
+            pace: Pace::new(self.seed),
+        };
+        // Side by side: a renewal that takes long must not keep the node from its view.
+        let end = tokio::select! {
+            end = follower.run() => end,
+            end = self.renew_in_time() => end,
+        };
+        match end {
+            End::Stopped => Ok(()),
+            End::Failed(error) => Err(error),
+            End::Refused(refusal) => {
+                self.state.forget_svid()?;
+                Err(match refusal {
+                    NodeRefusal::Banned => LinkError::Banned,
+                    NodeRefusal::Expired
+                    | NodeRefusal::NotAttested
+                    | NodeRefusal::NotActive
+                    | NodeRefusal::MustReattest => LinkError::Finished(refusal),
+                })
+            }
+        }
+    }
+
+    /// Uses the SVID that the node kept, or gets it one.
+    async fn come_in(&mut self) -> Result<(), LinkError> {
+        let known = join::load_trust(&self.state, &self.join, &self.upstream)?;
+        let now = self.upstream.clock().now().wall;
+        let kept = self
+            .state
+            .svid()
+            .filter(|svid| known && !svid.is_expired_at(now));
+        if let Some(svid) = kept.cloned() {
+            tracing::info!(node_id = %svid.spiffe_id, serial = %svid.serial, "using the SVID of an earlier run");
+            self.upstream.show(&svid)?;
+            self.announce(&svid);
+            return Ok(());
+        }
+        if let Some(svid) = self.state.svid() {
+            tracing::warn!(node_id = %svid.spiffe_id, serial = %svid.serial, "the node's SVID has expired; attesting anew");
+        }
+        if !known {
+            tracing::warn!(
+                "no bundle is configured: whoever answers is believed to be the server (insecure_bootstrap)"
+            );
+        }
+        let attestor = join::attestor(&self.join)?;
+        let mut pace = Pace::new(self.seed);
+        loop {
+            match join::attest(&self.upstream, &mut self.state, &*attestor).await {
+                Ok(()) => break,
+                Err(error) if error.may_pass() => {
+                    tracing::warn!(server = %self.upstream.address(), %error, "cannot join yet, will try again");
+                    tokio::time::sleep(pace.next()).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Some(svid) = self.state.svid().cloned() {
+            tracing::info!(node_id = %svid.spiffe_id, serial = %svid.serial, "the node is attested");
+            self.announce(&svid);
+        }
+        Ok(())
+    }
+
+    fn announce(&self, svid: &X509Svid) {
+        self.node.send_replace(Some(svid.clone()));
+    }
+
+    /// Renews the node's SVID each time it is due; returns only when that is over.
+    async fn renew_in_time(&mut self) -> End {
+        // A server that goes on signing with a tainted authority is not asked again and again.
+        let mut not_forced_before = Duration::ZERO;
+        loop {
+            self.renewal_due(not_forced_before).await;
+            if let Err(end) = self.renew().await {
+                return end;
+            }
+            not_forced_before = self.upstream.clock().now().mono + FORCED_INTERVAL;
+        }
+    }
+
+    /// Resolves when the node's SVID is due: by the civil clock, looked at often enough to notice
+    /// when it steps, or because its authority is no longer good.
+    async fn renewal_due(&self, not_forced_before: Duration) {
+        loop {
+            let Some(svid) = self.state.svid() else {
+                return std::future::pending().await;
+            };
+            let seed = format!("{} {}", svid.spiffe_id, svid.serial);
+            let at = renew_at(svid.not_before, svid.not_after, seed.as_bytes());
+            let now = self.upstream.clock().now();
+            if now.wall >= at {
+                return;
+            }
+            if now.mono >= not_forced_before && self.authority_is_gone(svid) {
+                tracing::warn!(
+                    node_id = %svid.spiffe_id, serial = %svid.serial,
+                    "the authority of the node's SVID left the bundle or is tainted: renewing at once"
+                );
+                return;
+            }
+            tokio::time::sleep(at.since(now.wall).min(CLOCK_CHECK)).await;
+        }
+    }
+
+    /// Whether no good authority of the bundle verifies the node's SVID.
+    fn authority_is_gone(&self, svid: &X509Svid) -> bool {
+        self.upstream.trust().bundle().is_some_and(|bundle| {
+            let authority = verifying(svid, &bundle.x509_authorities);
+            authority.is_none_or(|authority| authority.tainted)
+        })
+    }
+
+    async fn renew(&mut self) -> Result<(), End> {
+        let mut pace = Pace::new(self.seed);
+        loop {
+            match join::renew(&self.upstream, &mut self.state).await {
+                Ok(()) => break,
+                Err(RenewError::Join(error)) if !error.may_pass() => {
+                    return Err(End::Failed(error.into()));
+                }
+                Err(error) => {
+                    if let RenewError::Server(status) = &error
+                        && let Some(refusal) = wire_status::node_refusal(status)
+                    {
+                        return Err(End::Refused(refusal));
+                    }
+                    tracing::warn!(%error, "the node's SVID could not be renewed, will try again");
+                    tokio::time::sleep(pace.next()).await;
+                }
+            }
+        }
+        if let Some(svid) = self.state.svid().cloned() {
+            tracing::info!(node_id = %svid.spiffe_id, serial = %svid.serial, "the node's SVID is renewed");
+            self.announce(&svid);
+        }
+        Ok(())
+    }
+}
+
+/// Follows the node's view, stream after stream.
+struct Follower {
+    upstream: Upstream,
+    driver: Driver,
+    resync: watch::Receiver<u64>,
+    verdicts: watch::Receiver<Option<Status>>,
+    pace: Pace,
+}
+
+impl Follower {
+    async fn run(mut self) -> End {
+        loop {
+            let opened = self.upstream.clock().now().mono;
+            let end = self.follow().await;
+            if self.upstream.clock().now().mono.saturating_sub(opened) >= GOOD_STREAM {
+                self.pace.reset();
+            }
+            match end {
+                StreamEnd::Stopped => return End::Stopped,
+                StreamEnd::NewChannel => continue,
+                StreamEnd::Status(status) => {
+                    if let Some(refusal) = wire_status::node_refusal(&status) {
+                        return End::Refused(refusal);
+                    }
+                    tracing::warn!(
+                        server = %self.upstream.address(),
+                        code = ?status.code(),
+                        error = words::status(&status),
+                        "the stream from the server ended"
+                    );
+                }
+                StreamEnd::Nonsense(error) => {
+                    tracing::error!(server = %self.upstream.address(), error, "what the server sent is not believed");
+                }
+                StreamEnd::Resync => {}
+            }
+            tokio::time::sleep(self.pace.next()).await;
+        }
+    }
+
+    async fn follow(&mut self) -> StreamEnd {
+        self.resync.mark_unchanged();
+        self.verdicts.mark_unchanged();
+        let mut channels = self.upstream.changes();
+        channels.mark_unchanged();
+        let end = self.steps(&mut channels).await;
+        match self.driver.tell(Event::LinkDown) {
+            Ok(()) => end,
+            Err(Stopped) => StreamEnd::Stopped,
+        }
+    }
+
+    async fn steps(
+        &mut self,
+        channels: &mut watch::Receiver<tonic::transport::Channel>,
+    ) -> StreamEnd {
+        let Ok((revision, digest)) = self.driver.standing().await else {
+            return StreamEnd::Stopped;
+        };
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, self.open(revision, digest)).await;
+        let mut stream = match opened {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(status)) => return StreamEnd::Status(status),
+            Err(_elapsed) => {
+                return StreamEnd::Status(Status::deadline_exceeded(
+                    "the stream did not begin in time",
+                ));
+            }
+        };
+        tracing::info!(server = %self.upstream.address(), %revision, "following the server");
+        if self.driver.tell(Event::LinkUp).is_err() {
+            return StreamEnd::Stopped;
+        }
+        let mut gathered = Gathered::default();
+        loop {
+            let message = tokio::select! {
+                message = stream.message() => message,
+                _changed = self.resync.changed() => return StreamEnd::Resync,
+                _changed = channels.changed() => return StreamEnd::NewChannel,
+                _changed = self.verdicts.changed() => {
+                    let status = self.verdicts.borrow_and_update().clone();
+                    match status {
+                        Some(status) if wire_status::node_refusal(&status).is_some() => {
+                            return StreamEnd::Status(status);
+                        }
+                        _ => continue,
+                    }
+                }
+            };
+            let message = match message {
+                Ok(Some(message)) => message,
+                Ok(None) => {
+                    return StreamEnd::Status(Status::unavailable("the server ended the stream"));
+                }
+                Err(status) => return StreamEnd::Status(status),
+            };
+            match gathered.add(&message, self.upstream.trust_domain()) {
+                Ok(None) => {}
+                Ok(Some(step)) => {
+                    tracing::debug!(revision = %step.revision, replace = step.replace, "a step of the view");
+                    if self.driver.tell(Event::Step(step)).is_err() {
+                        return StreamEnd::Stopped;
+                    }
+                }
+                Err(why) => return StreamEnd::Nonsense(why),
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        revision: Revision,
+        digest: ViewDigest,
+    ) -> Result<Streaming<WatchResponse>, Status> {
+        let mut client =
+            NodeViewClient::new(self.upstream.channel()).max_decoding_message_size(MESSAGE_MAX);
+        let request = WatchRequest {
+            revision: revision.0,
+            digest: digest.as_bytes().to_vec().into(),
+            node_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        Ok(client.watch(request).await?.into_inner())
+    }
+}
+
+/// The messages of a step that is not complete yet.
+#[derive(Default)]
+struct Gathered(Option<Step>);
+
+impl Gathered {
+    /// Adds a message; the step when it is complete.
+    fn add(&mut self, message: &WatchResponse, own: &TrustDomain) -> Result<Option<Step>, String> {
+        let digest = ViewDigest::from_bytes(&message.digest)
+            .ok_or("the digest of the view does not have 32 bytes")?;
+        let step = self.0.get_or_insert_with(|| Step {
+            revision: Revision(message.revision),
+            replace: message.replace,
+            entries: Vec::new(),
+            removed_entries: Vec::new(),
+            bundles: Vec::new(),
+            removed_bundles: Vec::new(),
+            digest,
+        });
+        // A message of another step would silently lose the one that was not completed.
+        if step.revision.0 != message.revision || step.replace != message.replace {
+            return Err("a step was not completed before the next one began".to_owned());
+        }
+        step.digest = digest;
+        for entry in &message.entries {
+            step.entries
+                .push(wire_entry::read(entry).map_err(|e| e.to_string())?);
+        }
+        for id in &message.removed_entries {
+            let id = EntryId::parse(id).map_err(|e| format!("a removed entry: {e}"))?;
+            step.removed_entries.push(id);
+        }
+        for bundle in &message.bundles {
+            let bundle = wire_bundle::read(bundle, join::not_after).map_err(|e| e.to_string())?;
+            step.bundles.push(bundle);
+        }
+        for name in &message.removed_bundles {
+            let name =
+                TrustDomain::from_name_or_id(name).map_err(|e| format!("a removed bundle: {e}"))?;
+            if name == *own {
+                return Err("the server removed the bundle of its own trust domain".to_owned());
+            }
+            step.removed_bundles.push(name);
+        }
+        if step.entries.len() + step.removed_entries.len() > STEP_ROWS_MAX {
+            return Err(format!("a step has more than {STEP_ROWS_MAX} entries"));
+        }
+        Ok(message.complete.then(|| self.0.take()).flatten())
+    }
+}

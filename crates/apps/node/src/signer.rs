@@ -1,0 +1,244 @@
+//! Has the server sign: keys are made here and stay here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_crypto::{KeyType, PrivateKey};
+use muster_model::{EntryId, SpiffeId};
+use muster_proto::spire::api::server::svid::v1::svid_client::SvidClient;
+use muster_proto::spire::api::server::svid::v1::{
+    BatchNewX509svidRequest, NewJwtsvidRequest, NewX509svidParams, batch_new_x509svid_response,
+};
+use muster_roster::{Event, RequestId, SignFault, ToSign};
+use muster_svid::x509::{X509Svid, build_csr};
+use tokio::sync::watch;
+use tonic::{Code, Status};
+
+use crate::driver::{Driver, Stopped};
+use crate::material::{HeldJwt, HeldX509};
+use crate::upstream::{MESSAGE_MAX, Upstream};
+use crate::words;
+
+/// The longest that one request to sign may take.
+const RPC_TIMEOUT: Duration = Duration::from_secs(30);
+
+type X509Results = Vec<(EntryId, Result<Arc<HeldX509>, SignFault>)>;
+
+/// Makes keys and requests, sends them, checks the answers and tells the roster.
+#[derive(Clone)]
+pub(crate) struct Signer {
+    upstream: Upstream,
+    driver: Driver,
+    key_type: KeyType,
+    /// Who the node is; nothing can be signed before that is known.
+    node: watch::Receiver<Option<X509Svid>>,
+    /// Statuses of the server that may mean that the node is finished.
+    verdicts: watch::Sender<Option<Status>>,
+}
+
+impl Signer {
+    pub(crate) fn new(
+        upstream: Upstream,
+        driver: Driver,
+        key_type: KeyType,
+        node: watch::Receiver<Option<X509Svid>>,
+        verdicts: watch::Sender<Option<Status>>,
+    ) -> Self {
+        Self {
+            upstream,
+            driver,
+            key_type,
+            node,
+            verdicts,
+        }
+    }
+
+    /// Answers an [`Action::SignX509`](muster_roster::Action::SignX509), in any case.
+    pub(crate) fn sign_x509(&self, request: RequestId, entries: Vec<ToSign>) {
+        let signer = self.clone();
+        tokio::spawn(async move {
+            let event = match signer.x509(entries).await {
+                Ok(results) => Event::X509Signed { request, results },
+                Err(fault) => Event::X509SignFailed { request, fault },
+            };
+            ignore_stopped(signer.driver.tell(event));
+        });
+    }
+
+    /// Answers an [`Action::SignJwt`](muster_roster::Action::SignJwt), in any case.
+    pub(crate) fn sign_jwt(&self, request: RequestId, entry: ToSign, audience: Arc<[String]>) {
+        let signer = self.clone();
+        tokio::spawn(async move {
+            let result = signer.jwt(&entry, &audience).await.map(Arc::new);
+            ignore_stopped(signer.driver.tell(Event::JwtSigned { request, result }));
+        });
+    }
+
+    async fn x509(&self, entries: Vec<ToSign>) -> Result<X509Results, SignFault> {
+        let node = self.node_id()?;
+        let key_type = self.key_type;
+        let names: Vec<EntryId> = entries.into_iter().map(|e| e.entry).collect();
+        let count = names.len();
+        // RSA keys take seconds: never on a thread that serves.
+        let keys = blocking(move || make_keys(count, key_type)).await??;
+        let params = names
+            .iter()
+            .zip(&keys)
+            .map(|(entry, (_, csr))| NewX509svidParams {
+                entry_id: entry.as_str().to_owned(),
+                csr: csr.clone().into(),
+            })
+            .collect();
+        let mut client =
+            SvidClient::new(self.upstream.channel()).max_decoding_message_size(MESSAGE_MAX);
+        let rpc = client.batch_new_x509svid(BatchNewX509svidRequest { params });
+        let answer = self.timed("BatchNewX509SVID", rpc).await?.into_inner();
+        if answer.results.len() != count {
+            tracing::error!(
+                asked = count,
+                answered = answer.results.len(),
+                "the server answered for another number of entries than was asked for"
+            );
+            return Err(SignFault::NotWhatWasAsked);
+        }
+        let authorities = self.upstream.trust().bundle();
+        blocking(move || {
+            let authorities = authorities
+                .as_ref()
+                .map_or(&[][..], |b| &b.x509_authorities);
+            names
+                .into_iter()
+                .zip(keys)
+                .zip(answer.results)
+                .map(|((entry, (key, _)), result)| {
+                    let held = read_x509(&entry, result, &key)
+                        .map(|svid| Arc::new(HeldX509::new(svid, authorities, &node)));
+                    (entry, held)
+                })
+                .collect()
+        })
+        .await
+    }
+
+    async fn jwt(&self, entry: &ToSign, audience: &[String]) -> Result<HeldJwt, SignFault> {
+        let node = self.node_id()?;
+        let mut client =
+            SvidClient::new(self.upstream.channel()).max_decoding_message_size(MESSAGE_MAX);
+        let rpc = client.new_jwtsvid(NewJwtsvidRequest {
+            entry_id: entry.entry.as_str().to_owned(),
+            audience: audience.to_vec(),
+        });
+        let answer = self.timed("NewJWTSVID", rpc).await?.into_inner();
+        let token = answer.svid.map(|svid| svid.token).unwrap_or_default();
+        let authorities = self.upstream.trust().bundle();
+        let authorities = authorities.as_ref().map_or(&[][..], |b| &b.jwt_authorities);
+        HeldJwt::new(token, authorities, &node).map_err(|error| {
+            tracing::error!(entry_id = %entry.entry, %error, "the server's token is not believed");
+            SignFault::NotWhatWasAsked
+        })
+    }
+
+    fn node_id(&self) -> Result<SpiffeId, SignFault> {
+        let node = self.node.borrow();
+        node.as_ref()
+            .map(|svid| svid.spiffe_id.clone())
+            .ok_or(SignFault::Unavailable)
+    }
+
+    async fn timed<T>(
+        &self,
+        what: &'static str,
+        rpc: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, SignFault> {
+        let Ok(answer) = tokio::time::timeout(RPC_TIMEOUT, rpc).await else {
+            tracing::warn!(
+                rpc = what,
+                seconds = RPC_TIMEOUT.as_secs(),
+                "no answer in time"
+            );
+            return Err(SignFault::Unavailable);
+        };
+        answer.map_err(|status| {
+            tracing::warn!(rpc = what, code = ?status.code(), error = words::status(&status), "the server did not sign");
+            let fault = fault_of(status.code());
+            if status.code() == Code::PermissionDenied {
+                self.verdicts.send_replace(Some(status));
+            }
+            fault
+        })
+    }
+}
+
+/// Keys with their CSRs.
+type Keys = Vec<(PrivateKey, Vec<u8>)>;
+
+fn make_keys(count: usize, key_type: KeyType) -> Result<Keys, SignFault> {
+    let local = |error: &dyn std::fmt::Display| {
+        tracing::error!(%error, "a key or a request could not be made");
+        SignFault::Local
+    };
+    (0..count)
+        .map(|_| {
+            let key = PrivateKey::generate(key_type).map_err(|e| local(&e))?;
+            let csr = build_csr(&key, None).map_err(|e| local(&e))?;
+            Ok((key, csr))
+        })
+        .collect()
+}
+
+fn read_x509(
+    entry: &EntryId,
+    result: batch_new_x509svid_response::Result,
+    key: &PrivateKey,
+) -> Result<X509Svid, SignFault> {
+    let status = result.status.unwrap_or_default();
+    if status.code != 0 {
+        let code = Code::from_i32(status.code);
+        tracing::warn!(entry_id = %entry, ?code, error = status.message, "the server did not sign an entry");
+        return Err(fault_of(code));
+    }
+    let svid = result.svid.ok_or(SignFault::NotWhatWasAsked)?;
+    let chain = svid.cert_chain.iter().map(|der| der.to_vec()).collect();
+    X509Svid::new(chain, key).map_err(|error| {
+        tracing::error!(entry_id = %entry, %error, "the server's X509-SVID is not believed");
+        SignFault::NotWhatWasAsked
+    })
+}
+
+fn fault_of(code: Code) -> SignFault {
+    match code {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::Unauthenticated
+        | Code::Unimplemented
+        | Code::OutOfRange
+        | Code::AlreadyExists => SignFault::Refused,
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::ResourceExhausted
+        | Code::Aborted
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => SignFault::Unavailable,
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, SignFault> {
+    // A panic of the work, or a runtime that goes down.
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_join| SignFault::Local)
+}
+
+/// A loop that has ended needs no answer.
+fn ignore_stopped(told: Result<(), Stopped>) {
+    if let Err(stopped) = told {
+        tracing::debug!(%stopped, "an answer came too late");
+    }
+}

@@ -1,0 +1,229 @@
+//! The SPIFFE Workload API.
+//!
+//! [`WorkloadApi`] checks the security header, attests the caller and hands over to one function
+//! per RPC; `grpc` writes the answers.
+
+mod answers;
+mod caller;
+mod grpc;
+mod jwt;
+mod streams;
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Extensions, HeaderMap, Request, Response};
+use muster_model::TrustDomain;
+use muster_plugin::workload::WorkloadAttestor;
+use muster_proto::workload::{
+    JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, WitBundlesRequest, WitsvidRequest,
+    X509BundlesRequest, X509svidRequest,
+};
+use muster_rt::Clock;
+use muster_rt::lifecycle::Shutdown;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tower::Service;
+
+use self::caller::CallerAttestor;
+use crate::driver::Driver;
+use crate::events::Events;
+
+/// The service's name on the wire: the standard's file has no package.
+pub(crate) const NAME: &str = "SpiffeWorkloadAPI";
+const SECURITY_HEADER: &str = "workload.spiffe.io";
+
+/// The service. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct WorkloadApi(Arc<Inner>);
+
+struct Inner {
+    trust_domain: TrustDomain,
+    driver: Driver,
+    callers: CallerAttestor,
+    clock: Arc<dyn Clock>,
+    shutdown: Shutdown,
+    calls: Arc<Semaphore>,
+}
+
+impl NamedService for WorkloadApi {
+    const NAME: &'static str = NAME;
+}
+
+impl WorkloadApi {
+    pub(crate) fn new(
+        trust_domain: TrustDomain,
+        driver: Driver,
+        attestors: Vec<Arc<dyn WorkloadAttestor>>,
+        events: Events,
+        clock: Arc<dyn Clock>,
+        shutdown: Shutdown,
+        max_calls: usize,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            trust_domain,
+            driver,
+            callers: CallerAttestor {
+                attestors,
+                events,
+                clock: clock.clone(),
+            },
+            clock,
+            shutdown,
+            calls: Arc::new(Semaphore::new(max_calls.min(Semaphore::MAX_PERMITS))),
+        }))
+    }
+}
+
+impl Service<Request<Body>> for WorkloadApi {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let api = self.0.clone();
+        Box::pin(async move {
+            // What is known before the first message goes out without a message (WAPI-16).
+            Ok(api.answer(request).await.unwrap_or_else(Status::into_http))
+        })
+    }
+}
+
+impl Inner {
+    async fn answer(self: Arc<Self>, request: Request<Body>) -> Result<Response<Body>, Status> {
+        // Before anything is done for the caller, attestation included (WEP-04).
+        check_security_header(request.headers())?;
+        let place = self.clone().enter()?;
+        let method = request
+            .uri()
+            .path()
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        let caller = request.extensions().clone();
+        match method.as_str() {
+            "FetchX509SVID" => {
+                grpc::read::<X509svidRequest>(request).await?;
+                self.fetch_x509_svid(&caller, place).await
+            }
+            "FetchX509Bundles" => {
+                grpc::read::<X509BundlesRequest>(request).await?;
+                self.fetch_x509_bundles(&caller, place).await
+            }
+            "FetchJWTBundles" => {
+                grpc::read::<JwtBundlesRequest>(request).await?;
+                self.fetch_jwt_bundles(&caller, place).await
+            }
+            "FetchJWTSVID" => {
+                let message = grpc::read::<JwtsvidRequest>(request).await?;
+                self.until_shutdown(self.fetch_jwt_svid(&caller, message))
+                    .await
+            }
+            "ValidateJWTSVID" => {
+                let message = grpc::read::<ValidateJwtsvidRequest>(request).await?;
+                self.until_shutdown(self.validate_jwt_svid(&caller, message))
+                    .await
+            }
+            // WIT-01: not implemented, and said so only after the header was checked.
+            "FetchWITSVID" => {
+                grpc::read::<WitsvidRequest>(request).await?;
+                Err(Status::unimplemented("the WIT profile is not implemented"))
+            }
+            "FetchWITBundles" => {
+                grpc::read::<WitBundlesRequest>(request).await?;
+                Err(Status::unimplemented("the WIT profile is not implemented"))
+            }
+            // WEP-12, WAPI-02.
+            _ => Err(Status::unimplemented(format!(
+                "{NAME} has no method {method:?}"
+            ))),
+        }
+    }
+
+    /// A place among the calls that are open at the same time.
+    fn enter(self: Arc<Self>) -> Result<OwnedSemaphorePermit, Status> {
+        self.calls
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_full| Status::unavailable("too many calls are open; try again later"))
+    }
+
+    /// A call that is still being answered when the node shuts down is told so.
+    async fn until_shutdown(
+        &self,
+        work: impl Future<Output = Result<Response<Body>, Status>>,
+    ) -> Result<Response<Body>, Status> {
+        tokio::select! {
+            answer = work => answer,
+            _reason = self.shutdown.begun() => Err(shutting_down()),
+        }
+    }
+}
+
+/// What every call is told that is open when the node shuts down (WAPI-14).
+fn shutting_down() -> Status {
+    Status::unavailable("the node is shutting down; connect again")
+}
+
+/// Exactly one value, and exactly `true` (WEP-04, WEP-05).
+fn check_security_header(headers: &HeaderMap) -> Result<(), Status> {
+    let mut values = headers.get_all(SECURITY_HEADER).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) if value.as_bytes() == b"true" => Ok(()),
+        _ => Err(Status::invalid_argument(
+            "security header missing from request",
+        )),
+    }
+}
+
+/// What a request brings along besides its message.
+type CallerFacts = Extensions;
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    /// WEP-04, WEP-05.
+    #[test]
+    fn the_security_header_is_true_and_there_once() {
+        let check = |values: &[&'static str], accepted: bool| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(SECURITY_HEADER, HeaderValue::from_static(value));
+            }
+            let result = check_security_header(&headers);
+            assert_eq!(result.is_ok(), accepted, "{values:?}");
+            if let Err(status) = result {
+                assert_eq!(status.code(), tonic::Code::InvalidArgument);
+                assert_eq!(status.message(), "security header missing from request");
+            }
+        };
+        check(&["true"], true);
+        for bad in [
+            "",
+            "True",
+            "TRUE",
+            "1",
+            "true ",
+            " true",
+            "true,true",
+            "false",
+        ] {
+            check(&[bad], false);
+        }
+        check(&[], false);
+        check(&["true", "true"], false);
+        check(&["false", "true"], false);
+    }
+}

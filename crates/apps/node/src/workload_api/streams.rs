@@ -1,0 +1,186 @@
+//! The streaming calls: FetchX509SVID, FetchX509Bundles, FetchJWTBundles.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream;
+use http::Response;
+use muster_peer::Caller;
+use muster_roster::{JwtBundles, X509Bundles, X509Update};
+use muster_rt::lifecycle::Reason;
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::Status;
+use tonic::body::Body;
+
+use super::caller::still_the_same;
+use super::{CallerFacts, Inner, answers, grpc, shutting_down};
+use crate::driver::{Stopped, Subscription};
+use crate::material::HeldX509;
+
+impl Inner {
+    /// # Path
+    ///
+    /// `adapters/attest` (who the caller is), `core/roster` (what it gets and when),
+    /// `core/svid/x509` (what an SVID is).
+    pub(super) async fn fetch_x509_svid(
+        self: Arc<Self>,
+        caller: &CallerFacts,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Response<Body>, Status> {
+        let attested = self.callers.attest(caller).await?;
+        let subscription = self
+            .driver
+            .x509_svids(attested.selectors)
+            .map_err(stopped)?;
+        let follow = Follow::new(self, attested.caller, subscription, place, "FetchX509SVID");
+        follow
+            .answer(|update: &X509Update<HeldX509>| {
+                answers::frame(&update.encoded, || answers::x509_svids(update))
+            })
+            .await
+    }
+
+    /// # Path
+    ///
+    /// `adapters/attest`, `core/roster`.
+    pub(super) async fn fetch_x509_bundles(
+        self: Arc<Self>,
+        caller: &CallerFacts,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Response<Body>, Status> {
+        let attested = self.callers.attest(caller).await?;
+        let subscription = self
+            .driver
+            .x509_bundles(attested.selectors)
+            .map_err(stopped)?;
+        let follow = Follow::new(
+            self,
+            attested.caller,
+            subscription,
+            place,
+            "FetchX509Bundles",
+        );
+        follow
+            .answer(|update: &X509Bundles| {
+                answers::frame(&update.encoded, || answers::x509_bundles(update))
+            })
+            .await
+    }
+
+    /// # Path
+    ///
+    /// `adapters/attest`, `core/roster`, `core/svid/bundle.rs` (what a key set is).
+    pub(super) async fn fetch_jwt_bundles(
+        self: Arc<Self>,
+        caller: &CallerFacts,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Response<Body>, Status> {
+        let attested = self.callers.attest(caller).await?;
+        let subscription = self
+            .driver
+            .jwt_bundles(attested.selectors)
+            .map_err(stopped)?;
+        let follow = Follow::new(
+            self,
+            attested.caller,
+            subscription,
+            place,
+            "FetchJWTBundles",
+        );
+        follow
+            .answer(|update: &JwtBundles| {
+                answers::frame(&update.encoded, || answers::jwt_bundles(update))
+            })
+            .await
+    }
+}
+
+pub(super) fn stopped(_stopped: Stopped) -> Status {
+    shutting_down()
+}
+
+/// A stream under way.
+struct Follow<T> {
+    api: Arc<Inner>,
+    caller: Caller,
+    subscription: Subscription<T>,
+    exited: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
+    ended: Pin<Box<dyn Future<Output = Reason> + Send>>,
+    _place: OwnedSemaphorePermit,
+    rpc: &'static str,
+}
+
+impl<T: Send + Sync + 'static> Follow<T> {
+    fn new(
+        api: Arc<Inner>,
+        caller: Caller,
+        subscription: Subscription<T>,
+        place: OwnedSemaphorePermit,
+        rpc: &'static str,
+    ) -> Self {
+        let process = caller.clone();
+        let shutdown = api.shutdown.clone();
+        Self {
+            api,
+            caller,
+            subscription,
+            exited: Box::pin(async move { process.exited().await }),
+            ended: Box::pin(async move { shutdown.begun().await }),
+            _place: place,
+            rpc,
+        }
+    }
+
+    /// The response: its first message as soon as there is one, then the others.
+    async fn answer(
+        mut self,
+        frame: fn(&T) -> Result<Bytes, Status>,
+    ) -> Result<Response<Body>, Status> {
+        let first = self.next(frame).await?;
+        let rest = stream::unfold(Some(self), move |follow| async move {
+            let mut follow = follow?;
+            match follow.next(frame).await {
+                Ok(bytes) => Some((Ok(bytes), Some(follow))),
+                // Whatever the stream held is let go before its end is on the wire.
+                Err(status) => Some((Err(status), None)),
+            }
+        });
+        Ok(grpc::streaming(first, rest))
+    }
+
+    /// The next message, or why there is none.
+    async fn next(&mut self, frame: fn(&T) -> Result<Bytes, Status>) -> Result<Bytes, Status> {
+        loop {
+            tokio::select! {
+                biased;
+                _reason = &mut self.ended => return Err(shutting_down()),
+                exited = &mut self.exited => {
+                    return Err(match exited {
+                        Ok(()) => Status::unavailable("the process that opened the stream has ended"),
+                        Err(error) => {
+                            tracing::error!(pid = self.caller.pid(), %error, "a process cannot be watched");
+                            Status::unavailable("workload attestation failed")
+                        }
+                    });
+                }
+                changed = self.subscription.answers.changed() => {
+                    // The roster is gone only when the node is.
+                    changed.map_err(|_closed| shutting_down())?;
+                }
+            }
+            let (latest, end) = {
+                let told = self.subscription.answers.borrow_and_update();
+                (told.latest.clone(), told.end)
+            };
+            if let Some(refusal) = end {
+                return Err(self.api.callers.refuse(&self.caller, refusal, self.rpc));
+            }
+            if let Some(latest) = latest {
+                still_the_same(&self.caller)?;
+                return frame(&latest);
+            }
+        }
+    }
+}

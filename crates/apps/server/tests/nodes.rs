@@ -1,0 +1,259 @@
+//! Nodes: joining, renewing, being banned and evicted, and what they may call.
+#![expect(
+    clippy::unwrap_used,
+    clippy::unnecessary_wraps,
+    reason = "the helpers of a test fail by panicking"
+)]
+
+use muster_policy::NodeRefusal;
+use muster_proto::muster::node::v1::WatchRequest;
+use muster_proto::spire::api::server::agent::v1::{
+    BanAgentRequest, CreateJoinTokenRequest, DeleteAgentRequest, ListAgentsRequest,
+};
+use muster_proto::spire::api::server::entry::v1::{
+    GetAuthorizedEntriesRequest, ListEntriesRequest,
+};
+use muster_proto::spire::api::types;
+use muster_testkit::{ServerConfig, ServerProcess, TestNode};
+use muster_wire::status::node_refusal;
+use tonic::Code;
+
+const SERVER: &str = env!("CARGO_BIN_EXE_muster-server");
+
+async fn server(dir: &tempfile::TempDir) -> ServerProcess {
+    ServerProcess::start(SERVER, ServerConfig::new(dir.path())).await
+}
+
+fn wire_id(node: &TestNode) -> Option<types::Spiffeid> {
+    Some(muster_wire::id::write(node.id()))
+}
+
+async fn try_authorized(node: &TestNode) -> Result<usize, tonic::Status> {
+    let answer = node
+        .entries()
+        .await
+        .get_authorized_entries(GetAuthorizedEntriesRequest::default())
+        .await?;
+    Ok(answer.into_inner().entries.len())
+}
+
+#[tokio::test]
+async fn a_token_admits_one_node_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let bundle = server.bundle().await;
+    let token = server.join_token().await;
+    let node = TestNode::attest(server.address(), &bundle, &token)
+        .await
+        .unwrap();
+    assert_eq!(
+        node.id().as_str(),
+        format!("spiffe://example.org/spire/agent/join_token/{token}")
+    );
+    assert_eq!(try_authorized(&node).await.unwrap(), 0);
+
+    let again = TestNode::attest(server.address(), &bundle, &token)
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(
+        again.message(),
+        "failed to attest: join token does not exist or has already been used"
+    );
+    let guessed = TestNode::attest(server.address(), &bundle, "guess")
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(
+        guessed.message(),
+        again.message(),
+        "a used token and an unknown one are answered alike"
+    );
+
+    let listed = server
+        .agents()
+        .list_agents(ListAgentsRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .agents;
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].x509svid_serial_number, node.svid.serial.as_str());
+    assert!(!listed[0].can_reattest && !listed[0].banned);
+}
+
+#[tokio::test]
+async fn a_token_with_an_alias_gives_the_node_a_second_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let alias = types::Spiffeid {
+        trust_domain: "example.org".into(),
+        path: "/my-node".into(),
+    };
+    let request = CreateJoinTokenRequest {
+        ttl: 60,
+        token: "chosen".into(),
+        agent_id: Some(alias),
+    };
+    let token = server
+        .agents()
+        .create_join_token(request.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(token.value, "chosen");
+    let twice = server
+        .agents()
+        .create_join_token(request)
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(twice.code(), Code::AlreadyExists);
+    let node = TestNode::attest(server.address(), &server.bundle().await, "chosen")
+        .await
+        .unwrap();
+    assert_eq!(
+        try_authorized(&node).await.unwrap(),
+        1,
+        "the alias entry is the node's"
+    );
+    let zero = CreateJoinTokenRequest {
+        ttl: 0,
+        ..Default::default()
+    };
+    assert_eq!(
+        server
+            .agents()
+            .create_join_token(zero)
+            .await
+            .err()
+            .unwrap()
+            .code(),
+        Code::InvalidArgument
+    );
+    let slash = CreateJoinTokenRequest {
+        ttl: 1,
+        token: "a/b".into(),
+        agent_id: None,
+    };
+    assert_eq!(
+        server
+            .agents()
+            .create_join_token(slash)
+            .await
+            .err()
+            .unwrap()
+            .code(),
+        Code::InvalidArgument
+    );
+}
+
+#[tokio::test]
+async fn the_old_certificate_is_good_until_the_new_one_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let old = TestNode::attest(
+        server.address(),
+        &server.bundle().await,
+        &server.join_token().await,
+    )
+    .await
+    .unwrap();
+    let new = old.renew().await.unwrap();
+    try_authorized(&old).await.unwrap();
+    try_authorized(&new).await.unwrap();
+    let refused = try_authorized(&old).await.unwrap_err();
+    assert_eq!(node_refusal(&refused), Some(NodeRefusal::NotActive));
+    try_authorized(&new).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_ban_holds_for_open_connections_and_streams_and_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let bundle = server.bundle().await;
+    let token = server.join_token().await;
+    let node = TestNode::attest(server.address(), &bundle, &token)
+        .await
+        .unwrap();
+    let mut open = node.entries().await;
+    open.get_authorized_entries(GetAuthorizedEntriesRequest::default())
+        .await
+        .unwrap();
+    let mut stream = node
+        .views()
+        .await
+        .watch(WatchRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(stream.message().await.unwrap().unwrap().complete);
+
+    server
+        .agents()
+        .ban_agent(BanAgentRequest { id: wire_id(&node) })
+        .await
+        .unwrap();
+    let ended = stream.message().await.unwrap_err();
+    assert_eq!(node_refusal(&ended), Some(NodeRefusal::Banned));
+    let refused = open
+        .get_authorized_entries(GetAuthorizedEntriesRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(node_refusal(&refused), Some(NodeRefusal::Banned));
+    assert!(
+        refused
+            .message()
+            .starts_with("authorization denied for method ")
+    );
+    let listed = server
+        .agents()
+        .list_agents(ListAgentsRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .agents;
+    assert!(listed[0].banned && listed[0].x509svid_serial_number.is_empty());
+
+    server
+        .agents()
+        .delete_agent(DeleteAgentRequest { id: wire_id(&node) })
+        .await
+        .unwrap();
+    let refused = try_authorized(&node).await.unwrap_err();
+    assert_eq!(node_refusal(&refused), Some(NodeRefusal::NotAttested));
+    let gone = server
+        .agents()
+        .delete_agent(DeleteAgentRequest { id: wire_id(&node) })
+        .await
+        .unwrap_err();
+    assert_eq!(gone.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_node_may_not_administer() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let node = TestNode::attest(
+        server.address(),
+        &server.bundle().await,
+        &server.join_token().await,
+    )
+    .await
+    .unwrap();
+    let refused = node
+        .entries()
+        .await
+        .list_entries(ListEntriesRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert_eq!(node_refusal(&refused), None);
+    // And the admin socket is no node.
+    let refused = server
+        .entries()
+        .get_authorized_entries(GetAuthorizedEntriesRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+}

@@ -1,0 +1,516 @@
+//! The machine.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_model::{Bundle, EntryId, Now, Revision, SelectorSet, TrustDomain};
+
+use crate::ViewDigest;
+use crate::calls::{Call, JwtCall, Kind};
+use crate::event::{Action, CallId, Encoded, Event, JwtBundles, Refusal, Want};
+use crate::groups::{Group, GroupId};
+use crate::index::{EntryIndex, GroupIndex};
+use crate::jwt::Tokens;
+use crate::material::{JwtMaterial, X509Material};
+use crate::time::{Agenda, Alarm};
+use crate::view::{Changed, Difference, Step, View};
+use crate::x509::Holdings;
+
+/// What the machine is told once.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's trust domain.
+    pub trust_domain: TrustDomain,
+    /// A number that no other node has: the machine has no dice, and what must differ from node
+    /// to node, such as the wait after a failure, is spread by a hash of it.
+    pub seed: u64,
+    /// How long a call without a match waits for one. Zero answers at once.
+    pub hold: Duration,
+    /// Whether callers without identity get the own trust domain's bundles (WAPI-37).
+    pub allow_unauthenticated_verifiers: bool,
+    /// The most X509-SVIDs to hold for entries that nobody streams; those that are streamed count,
+    /// and are held beyond it.
+    pub x509_cache_max: usize,
+    /// The most JWT-SVIDs to hold.
+    pub jwt_cache_max: usize,
+}
+
+/// How the machine stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Whether the stream from the server is open.
+    pub connected: bool,
+    /// Whether the view is what the server means, as far as the node can know.
+    pub in_step: bool,
+    /// The revision that the view stands at.
+    pub revision: Revision,
+    /// Entries in the view.
+    pub entries: usize,
+    /// X509-SVIDs held.
+    pub x509_svids: usize,
+    /// JWT-SVIDs held.
+    pub jwt_svids: usize,
+    /// Open calls that have had an answer: streams.
+    pub streams: usize,
+    /// Open calls that wait for their first answer.
+    pub waiting: usize,
+}
+
+/// The node's machine: see the crate's documentation.
+pub struct Roster<X, J> {
+    pub(crate) config: Config,
+    pub(crate) now: Now,
+    pub(crate) link: Link,
+    pub(crate) view: View,
+    entry_index: EntryIndex,
+    group_index: GroupIndex,
+    groups_of: HashMap<EntryId, BTreeSet<GroupId>>,
+    pub(crate) groups: BTreeMap<GroupId, Group<X>>,
+    by_selectors: HashMap<Arc<SelectorSet>, GroupId>,
+    next_group: u64,
+    pub(crate) calls: BTreeMap<CallId, Call<X, J>>,
+    pub(crate) holdings: Holdings<X>,
+    pub(crate) tokens: Tokens<J>,
+    pub(crate) agenda: Agenda,
+    stale_groups: BTreeSet<GroupId>,
+    pub(crate) stale_calls: BTreeSet<CallId>,
+    pub(crate) fresh: Vec<Action<X, J>>,
+    actions: VecDeque<Action<X, J>>,
+}
+
+/// The stream from the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    Down,
+    /// Open, and its first complete step is awaited.
+    Catching,
+    InStep,
+}
+
+impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
+    /// A machine that knows nothing yet.
+    pub fn new(config: Config, now: Now) -> Self {
+        Self {
+            now,
+            link: Link::Down,
+            view: View::new(config.trust_domain.clone()),
+            entry_index: EntryIndex::default(),
+            group_index: GroupIndex::default(),
+            groups_of: HashMap::new(),
+            groups: BTreeMap::new(),
+            by_selectors: HashMap::new(),
+            next_group: 0,
+            calls: BTreeMap::new(),
+            holdings: Holdings::new(config.x509_cache_max, config.seed),
+            tokens: Tokens::new(config.jwt_cache_max, config.seed),
+            agenda: Agenda::default(),
+            stale_groups: BTreeSet::new(),
+            stale_calls: BTreeSet::new(),
+            fresh: Vec::new(),
+            actions: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// Hears `event`. Afterwards [`Roster::poll_action`] may have something to do and
+    /// [`Roster::poll_timeout`] another instant.
+    ///
+    /// Events about calls and requests that the machine no longer knows are no-ops.
+    pub fn handle(&mut self, event: Event<X, J>, now: Now) {
+        self.now = now;
+        while let Some(alarm) = self.agenda.pop(now) {
+            self.on_alarm(alarm);
+        }
+        self.on_event(event);
+        self.settle();
+    }
+
+    /// The next thing to do. Call it until it returns `None` after each [`Roster::handle`], and
+    /// do things in the order given; calling it more often does no harm.
+    pub fn poll_action(&mut self) -> Option<Action<X, J>> {
+        self.actions.pop_front()
+    }
+
+    /// The monotonic instant at which to hand in [`Event::Tick`] if nothing else happens before;
+    /// `None` when only an event can change anything. Ask again after each [`Roster::handle`]; a
+    /// tick that comes too early or too often is a no-op.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.agenda.next(self.now)
+    }
+
+    /// The revision and digest with which to open the stream from the server: those of no view
+    /// after an [`Action::Resync`].
+    pub fn standing(&self) -> (Revision, ViewDigest) {
+        self.view.standing()
+    }
+
+    /// The bundle of the node's own trust domain, as the view has it.
+    pub fn own_bundle(&self) -> Option<&Bundle> {
+        self.view.own_bundle().map(|held| &held.bundle)
+    }
+
+    /// Whether the view is what the server means, as far as the node can know.
+    pub fn is_in_step(&self) -> bool {
+        self.link == Link::InStep
+    }
+
+    /// How the machine stands.
+    pub fn stats(&self) -> Stats {
+        let waiting = self.calls.values().filter(|c| c.is_waiting()).count();
+        Stats {
+            connected: self.link != Link::Down,
+            in_step: self.link == Link::InStep,
+            revision: self.view.revision,
+            entries: self.view.entries.len(),
+            x509_svids: self.holdings.held(),
+            jwt_svids: self.tokens.held(),
+            streams: self.calls.len() - waiting,
+            waiting,
+        }
+    }
+
+    fn on_alarm(&mut self, alarm: Alarm) {
+        match alarm {
+            Alarm::Renew(entry) => self.holdings.renew(&entry, &mut self.agenda),
+            Alarm::Expire(entry) => {
+                if self
+                    .holdings
+                    .expire(&entry, &mut self.agenda, &mut self.fresh)
+                {
+                    self.entry_stale(&entry);
+                }
+            }
+            Alarm::Retry(entry) => {
+                self.holdings.retry(&entry, &mut self.fresh);
+            }
+            Alarm::Resume => self.holdings.resume(&mut self.agenda),
+            Alarm::Call(call) => {
+                self.stale_calls.insert(call);
+            }
+            Alarm::Settle(group) => {
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.settled = true;
+                    self.stale_calls.extend(&group.calls);
+                }
+            }
+            Alarm::RetryJwt(request) => self.tokens.retry(request),
+        }
+    }
+
+    fn on_event(&mut self, event: Event<X, J>) {
+        match event {
+            Event::Tick => {}
+            Event::LinkUp => {
+                self.link = Link::Catching;
+                self.holdings.resume(&mut self.agenda);
+            }
+            Event::LinkDown => self.link = Link::Down,
+            Event::Step(step) => self.on_step(step),
+            Event::Call {
+                call,
+                selectors,
+                want,
+            } => self.on_call(call, selectors, want),
+            Event::CallEnded(call) => self.end(call),
+            Event::X509Signed { request, results } => {
+                let authorities = self
+                    .view
+                    .own_bundle()
+                    .map_or(&[][..], |b| &b.bundle.x509_authorities);
+                let fresh = self.holdings.signed(
+                    request,
+                    results,
+                    authorities,
+                    self.now,
+                    &mut self.agenda,
+                    &mut self.fresh,
+                );
+                for entry in &fresh {
+                    self.entry_stale(entry);
+                }
+            }
+            Event::X509SignFailed { request, fault } => self.holdings.sign_failed(
+                request,
+                fault,
+                self.now,
+                &mut self.agenda,
+                &mut self.fresh,
+            ),
+            Event::JwtSigned { request, result } => {
+                let authorities = self.view.own_bundle().map_or(&[][..], |b| &b.jwt);
+                if let Some(outcome) = self.tokens.signed(request, result, authorities, self.now) {
+                    self.on_token(request, &outcome);
+                }
+            }
+        }
+    }
+
+    fn on_step(&mut self, step: Step) {
+        // A step of a stream that has ended says nothing about the present.
+        if self.link == Link::Down {
+            return;
+        }
+        match self.view.apply(step) {
+            Ok(difference) => {
+                self.link = Link::InStep;
+                self.on_difference(&difference);
+            }
+            Err(fault) => {
+                self.link = Link::Down;
+                self.fresh.push(Action::Resync(fault));
+            }
+        }
+    }
+
+    fn on_difference(&mut self, difference: &Difference) {
+        for Changed { before, after } in &difference.entries {
+            let Some(id) = before.as_ref().or(after.as_ref()).map(|e| &e.id) else {
+                continue;
+            };
+            let old_groups = self.groups_of.remove(id).unwrap_or_default();
+            self.entry_index.remove(id);
+            let mut new_groups = BTreeSet::new();
+            // What an external store holds is not for the Workload API.
+            if let Some(entry) = after.as_ref().filter(|e| !e.store_svid) {
+                self.entry_index.add(entry);
+                new_groups = self.group_index.matching(entry);
+                self.holdings
+                    .entry_changed(before.as_deref(), entry, &mut self.agenda);
+            } else {
+                self.holdings.entry_removed(id, &mut self.agenda);
+            }
+            let tokens_change = match (before, after) {
+                (Some(b), Some(a)) => {
+                    b.spiffe_id != a.spiffe_id
+                        || b.jwt_svid_ttl != a.jwt_svid_ttl
+                        || b.jwt_svid_include_jti != a.jwt_svid_include_jti
+                }
+                _ => true,
+            };
+            if tokens_change {
+                let waiters = self.tokens.forget(id, &mut self.agenda);
+                for call in &waiters {
+                    self.with_jwt_call(*call, |jwt| {
+                        jwt.asked.remove(id);
+                    });
+                }
+                for group in &old_groups {
+                    let calls = self.groups.get(group).map(|g| g.calls.clone());
+                    for call in calls.unwrap_or_default() {
+                        self.with_jwt_call(call, |jwt| {
+                            jwt.tokens.remove(id);
+                        });
+                    }
+                }
+            }
+            for group in old_groups.difference(&new_groups) {
+                self.with_group(*group, |group, holdings| {
+                    group.matches.remove(id);
+                    if group.x509_calls > 0 {
+                        holdings.unsubscribe(id);
+                    }
+                });
+            }
+            for group in new_groups.difference(&old_groups) {
+                self.with_group(*group, |group, holdings| {
+                    group.matches.insert(id.clone());
+                    if group.x509_calls > 0 {
+                        holdings.subscribe(id);
+                    }
+                });
+            }
+            self.stale_groups.extend(old_groups.union(&new_groups));
+            if !new_groups.is_empty() {
+                self.groups_of.insert(id.clone(), new_groups);
+            }
+        }
+        if difference.bundles.contains(&self.config.trust_domain) {
+            self.on_own_bundle();
+        }
+        if !difference.bundles.is_empty() {
+            self.stale_groups.extend(self.groups.keys());
+        }
+    }
+
+    fn on_own_bundle(&mut self) {
+        let Some(bundle) = self.view.own_bundle() else {
+            return;
+        };
+        let changed = self.holdings.bundle_changed(
+            &bundle.bundle.x509_authorities,
+            self.now,
+            &mut self.agenda,
+            &mut self.fresh,
+        );
+        let outcomes = self.tokens.keys_changed(&bundle.jwt, self.now);
+        for entry in &changed {
+            self.entry_stale(entry);
+        }
+        for (request, outcome) in outcomes {
+            self.on_token(request, &outcome);
+        }
+    }
+
+    fn on_call(&mut self, call: CallId, selectors: Arc<SelectorSet>, want: Want) {
+        if self.calls.contains_key(&call) {
+            return;
+        }
+        let kind = match want {
+            Want::X509Svids => Kind::X509Svids(None),
+            Want::X509Bundles => Kind::X509Bundles(None),
+            Want::JwtBundles => Kind::JwtBundles(None),
+            Want::Trust => Kind::Trust,
+            Want::JwtSvids {
+                mut audience,
+                spiffe_id,
+            } => {
+                audience.sort_unstable();
+                audience.dedup();
+                Kind::JwtSvids(JwtCall {
+                    audience: audience.into(),
+                    spiffe_id,
+                    tokens: BTreeMap::new(),
+                    asked: BTreeMap::new(),
+                    fault: None,
+                })
+            }
+        };
+        let group = self.join(selectors);
+        let call_state = Call {
+            group,
+            arrived: self.now.mono,
+            kind,
+        };
+        let streams_x509 = call_state.is_x509();
+        self.calls.insert(call, call_state);
+        self.with_group(group, |group, holdings| {
+            group.calls.insert(call);
+            if streams_x509 {
+                group.x509_calls += 1;
+                if group.x509_calls == 1 {
+                    group.matches.iter().for_each(|id| holdings.subscribe(id));
+                }
+            }
+        });
+        self.stale_calls.insert(call);
+    }
+
+    fn join(&mut self, selectors: Arc<SelectorSet>) -> GroupId {
+        if let Some(group) = self.by_selectors.get(&selectors) {
+            return *group;
+        }
+        self.next_group += 1;
+        let id = GroupId(self.next_group);
+        let matches = self.entry_index.matching(&selectors, &self.view.entries);
+        for entry in &matches {
+            self.groups_of.entry(entry.clone()).or_default().insert(id);
+        }
+        self.group_index.add(id, &selectors);
+        self.by_selectors.insert(selectors.clone(), id);
+        self.groups.insert(id, Group::new(selectors, matches));
+        id
+    }
+
+    /// Forgets a call and whatever was only there for it.
+    pub(crate) fn end(&mut self, id: CallId) {
+        let Some(call) = self.calls.remove(&id) else {
+            return;
+        };
+        self.agenda.clear(&Alarm::Call(id));
+        self.stale_calls.remove(&id);
+        let streamed_x509 = call.is_x509();
+        if let Kind::JwtSvids(jwt) = call.kind {
+            for request in jwt.asked.into_values() {
+                self.tokens.leave(request, id, &mut self.agenda);
+            }
+        }
+        self.with_group(call.group, |group, holdings| {
+            group.calls.remove(&id);
+            if streamed_x509 {
+                group.x509_calls -= 1;
+                if group.x509_calls == 0 {
+                    group.matches.iter().for_each(|id| holdings.unsubscribe(id));
+                }
+            }
+        });
+        if self
+            .groups
+            .get(&call.group)
+            .is_some_and(|g| g.calls.is_empty())
+            && let Some(group) = self.groups.remove(&call.group)
+        {
+            for entry in &group.matches {
+                if let Some(groups) = self.groups_of.get_mut(entry) {
+                    groups.remove(&call.group);
+                    if groups.is_empty() {
+                        self.groups_of.remove(entry);
+                    }
+                }
+            }
+            self.group_index.remove(call.group, &group.selectors);
+            self.by_selectors.remove(&group.selectors);
+            self.stale_groups.remove(&call.group);
+            self.agenda.clear(&Alarm::Settle(call.group));
+        }
+    }
+
+    /// Tells whoever has to be told, then asks for what is wanted.
+    fn settle(&mut self) {
+        for id in std::mem::take(&mut self.stale_groups) {
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.stale();
+                self.stale_calls.extend(&group.calls);
+            }
+        }
+        // Evaluating a call ends it at most; it never makes another one stale.
+        while let Some(call) = self.stale_calls.pop_first() {
+            self.evaluate(call);
+        }
+        self.holdings.balance(&mut self.agenda);
+        self.holdings.pump(&mut self.fresh);
+        self.tokens.pump(&mut self.fresh);
+        self.actions.extend(self.fresh.drain(..));
+    }
+
+    fn entry_stale(&mut self, entry: &EntryId) {
+        if let Some(groups) = self.groups_of.get(entry) {
+            self.stale_groups.extend(groups);
+        }
+    }
+
+    fn with_group(&mut self, id: GroupId, change: impl FnOnce(&mut Group<X>, &mut Holdings<X>)) {
+        if let Some(group) = self.groups.get_mut(&id) {
+            change(group, &mut self.holdings);
+        }
+    }
+
+    pub(crate) fn with_jwt_call(&mut self, id: CallId, change: impl FnOnce(&mut JwtCall<J>)) {
+        if let Some(Call {
+            kind: Kind::JwtSvids(jwt),
+            ..
+        }) = self.calls.get_mut(&id)
+        {
+            change(jwt);
+        }
+    }
+
+    /// The bundles that a caller may validate tokens with: always at least the own ones.
+    pub(crate) fn trust(&self, group: GroupId) -> JwtBundles {
+        JwtBundles {
+            by_domain: self.groups.get(&group).map_or_else(BTreeMap::new, |g| {
+                g.jwt_bundles(&self.view, &self.config.trust_domain)
+            }),
+            encoded: Encoded::default(),
+        }
+    }
+
+    /// The refusal of a call for which nothing matched to the end of its wait.
+    pub(crate) fn refusal_of_miss(&self, other_identities: bool) -> Refusal {
+        match self.link {
+            Link::InStep if other_identities => Refusal::IdentityNotGranted,
+            Link::InStep => Refusal::NoIdentity,
+            Link::Down | Link::Catching => Refusal::OutOfStep,
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! What the node may answer to, as its server says: entries and bundles at a revision.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use muster_model::{Bundle, Entry, EntryId, JwtAuthority, Revision, TrustDomain};
+
+use crate::ViewDigest;
+
+/// A complete step of the view: what changed between two revisions, or everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The revision that the view stands at afterwards.
+    pub revision: Revision,
+    /// Whether the step replaces the view: what it does not list is gone.
+    pub replace: bool,
+    /// Entries to add or to replace.
+    pub entries: Vec<Entry>,
+    /// Entries that are no longer the node's.
+    pub removed_entries: Vec<EntryId>,
+    /// Bundles to add or to replace.
+    pub bundles: Vec<Bundle>,
+    /// Bundles that are no longer the node's.
+    pub removed_bundles: Vec<TrustDomain>,
+    /// The digest of the view afterwards, by the server's reckoning.
+    pub digest: ViewDigest,
+}
+
+/// Why a step was not believed. The view stays as it was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StepFault {
+    /// The revision is lower than the one that the view stands at.
+    #[error("the server's revision went back from {from} to {to}")]
+    RevisionWentBack {
+        /// Where the view stands.
+        from: Revision,
+        /// What the step says.
+        to: Revision,
+    },
+    /// An entry gives an identity of a foreign trust domain.
+    #[error("entry {0} gives an identity of a foreign trust domain")]
+    ForeignEntry(EntryId),
+    /// An entry has no selectors and would match every caller.
+    #[error("entry {0} has no selectors and would match every caller")]
+    EntryWithoutSelectors(EntryId),
+    /// The trust domain's own bundle would be gone or have no X.509 authority.
+    #[error("the step would empty the bundle of the node's own trust domain")]
+    OwnBundleEmptied,
+    /// The digests differ: node and server do not mean the same view.
+    #[error("the view's digest is not the one that the server computed")]
+    DigestMismatch,
+}
+
+/// A bundle and the two forms in which it leaves the node, shared by all who receive it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HeldBundle {
+    pub(crate) bundle: Bundle,
+    /// The X.509 authorities, DER, one after the other; empty when there are none.
+    pub(crate) x509: Arc<[u8]>,
+    pub(crate) jwt: Arc<[JwtAuthority]>,
+}
+
+impl HeldBundle {
+    /// Keeps the forms of `before` where they did not change, so that equality of what is sent
+    /// can be seen by pointer.
+    fn new(bundle: Bundle, before: Option<&HeldBundle>) -> Self {
+        let x509: Arc<[u8]> = bundle.x509_concatenated().into();
+        let x509 = before
+            .filter(|b| b.x509 == x509)
+            .map_or(x509, |b| b.x509.clone());
+        let jwt = before
+            .filter(|b| *b.jwt == *bundle.jwt_authorities)
+            .map_or_else(|| bundle.jwt_authorities.clone().into(), |b| b.jwt.clone());
+        Self { bundle, x509, jwt }
+    }
+}
+
+/// The node's view.
+#[derive(Debug)]
+pub(crate) struct View {
+    trust_domain: TrustDomain,
+    pub(crate) revision: Revision,
+    digest: ViewDigest,
+    /// A step was not believed: the view stays in use, and only a full one is taken up.
+    doubted: bool,
+    pub(crate) entries: BTreeMap<EntryId, Arc<Entry>>,
+    pub(crate) bundles: BTreeMap<TrustDomain, Arc<HeldBundle>>,
+}
+
+/// A changed entry: what it was and what it is.
+#[derive(Debug)]
+pub(crate) struct Changed {
+    pub(crate) before: Option<Arc<Entry>>,
+    pub(crate) after: Option<Arc<Entry>>,
+}
+
+/// What a step changed.
+#[derive(Debug, Default)]
+pub(crate) struct Difference {
+    pub(crate) entries: Vec<Changed>,
+    /// The trust domains whose bundle changed, came or went.
+    pub(crate) bundles: Vec<TrustDomain>,
+}
+
+impl View {
+    pub(crate) fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            trust_domain,
+            revision: Revision::default(),
+            digest: ViewDigest::default(),
+            doubted: false,
+            entries: BTreeMap::new(),
+            bundles: BTreeMap::new(),
+        }
+    }
+
+    /// The bundle of the node's own trust domain.
+    pub(crate) fn own_bundle(&self) -> Option<&Arc<HeldBundle>> {
+        self.bundles.get(&self.trust_domain)
+    }
+
+    /// The revision and digest with which to ask for what comes next.
+    pub(crate) fn standing(&self) -> (Revision, ViewDigest) {
+        if self.doubted {
+            (Revision::default(), ViewDigest::default())
+        } else {
+            (self.revision, self.digest)
+        }
+    }
+
+    /// Applies a step as a whole, or refuses it as a whole.
+    ///
+    /// After a refusal the node starts over, as one that has no view. Then a full view is taken
+    /// whatever its revision: a server that was restored from a backup has gone back for good.
+    pub(crate) fn apply(&mut self, step: Step) -> Result<Difference, StepFault> {
+        let difference = self.try_apply(step);
+        self.doubted = difference.is_err();
+        difference
+    }
+
+    fn try_apply(&mut self, step: Step) -> Result<Difference, StepFault> {
+        let starts_over = self.doubted && step.replace;
+        if step.revision < self.revision && !starts_over {
+            return Err(StepFault::RevisionWentBack {
+                from: self.revision,
+                to: step.revision,
+            });
+        }
+        for entry in &step.entries {
+            if *entry.spiffe_id.trust_domain() != self.trust_domain {
+                return Err(StepFault::ForeignEntry(entry.id.clone()));
+            }
+            if entry.selectors.is_empty() {
+                return Err(StepFault::EntryWithoutSelectors(entry.id.clone()));
+            }
+        }
+
+        let mut entries: BTreeMap<EntryId, Option<Arc<Entry>>> = BTreeMap::new();
+        let mut bundles: BTreeMap<TrustDomain, Option<Arc<HeldBundle>>> = BTreeMap::new();
+        if step.replace {
+            entries.extend(self.entries.keys().map(|id| (id.clone(), None)));
+            bundles.extend(self.bundles.keys().map(|td| (td.clone(), None)));
+        }
+        entries.extend(step.removed_entries.into_iter().map(|id| (id, None)));
+        entries.extend(
+            step.entries
+                .into_iter()
+                .map(|e| (e.id.clone(), Some(Arc::new(e)))),
+        );
+        bundles.extend(step.removed_bundles.into_iter().map(|td| (td, None)));
+        for bundle in step.bundles {
+            let td = bundle.trust_domain.clone();
+            let held = HeldBundle::new(bundle, self.bundles.get(&td).map(AsRef::as_ref));
+            bundles.insert(td, Some(Arc::new(held)));
+        }
+
+        let own = bundles
+            .get(&self.trust_domain)
+            .map_or_else(|| self.own_bundle(), Option::as_ref);
+        if own.is_none_or(|b| b.x509.is_empty()) {
+            return Err(StepFault::OwnBundleEmptied);
+        }
+        let mut digest = self.digest;
+        for (id, after) in &entries {
+            if let Some(before) = self.entries.get(id) {
+                digest.remove_entry(before);
+            }
+            if let Some(after) = after {
+                digest.add_entry(after);
+            }
+        }
+        for (td, after) in &bundles {
+            if let Some(before) = self.bundles.get(td) {
+                digest.remove_bundle(&before.bundle);
+            }
+            if let Some(after) = after {
+                digest.add_bundle(&after.bundle);
+            }
+        }
+        if digest != step.digest {
+            return Err(StepFault::DigestMismatch);
+        }
+
+        self.revision = step.revision;
+        self.digest = digest;
+        let mut difference = Difference::default();
+        for (id, after) in entries {
+            let before = match after.clone() {
+                Some(entry) => self.entries.insert(id, entry),
+                None => self.entries.remove(&id),
+            };
+            if before != after {
+                difference.entries.push(Changed { before, after });
+            }
+        }
+        for (td, after) in bundles {
+            let before = match after.clone() {
+                Some(bundle) => self.bundles.insert(td.clone(), bundle),
+                None => self.bundles.remove(&td),
+            };
+            if before != after {
+                difference.bundles.push(td);
+            }
+        }
+        Ok(difference)
+    }
+}

@@ -1,0 +1,59 @@
+//! The machine in a virtual world: one server, one roster, callers, a link and two clocks, with
+//! everything going wrong that can. Each step checks what must never happen; the end checks what
+//! must happen at last.
+
+#[cfg(test)]
+mod checks;
+#[cfg(test)]
+mod material;
+#[cfg(test)]
+mod ops;
+#[cfg(test)]
+mod scenes;
+#[cfg(test)]
+mod server;
+#[cfg(test)]
+mod world;
+
+use proptest::prelude::*;
+
+use ops::Op;
+use world::World;
+
+proptest! {
+    #[test]
+    fn whatever_happens(ops in prop::collection::vec(ops::op(), 1..120)) {
+        let mut world = World::new();
+        for op in ops {
+            world.perform(op);
+        }
+        world.come_to_rest();
+    }
+
+    #[test]
+    fn a_small_cache_changes_nothing_for_callers(
+        ops in prop::collection::vec(ops::op(), 1..80)
+    ) {
+        let mut world = World::with_caches(2, 2);
+        for op in ops {
+            world.perform(op);
+        }
+        world.come_to_rest();
+    }
+
+    #[test]
+    fn a_server_that_only_comes_and_goes(
+        flaps in prop::collection::vec((any::<bool>(), 0u32..90_000), 1..40)
+    ) {
+        let mut world = World::new();
+        for n in 0..6 {
+            world.perform(Op::AddEntry { selectors: n, hint: 0, flags: 0 });
+        }
+        world.perform(Op::Deliver);
+        for (up, millis) in flaps {
+            world.perform(if up { Op::ServerUp } else { Op::ServerDown });
+            world.perform(Op::Advance { millis });
+        }
+        world.come_to_rest();
+    }
+}

@@ -1,0 +1,325 @@
+//! The world.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_model::{
+    Bundle, Entry, EntryId, JwtAuthority, Now, Selector, SelectorSet, Timestamp, TrustDomain,
+    X509Authority,
+};
+use muster_roster::{
+    CallId, Config, Event, JwtBundles, JwtIdentity, Refusal, RequestId, Roster, ToSign, ViewDigest,
+    Want, X509Bundles, X509Update,
+};
+
+use crate::material::{Cert, Token};
+use crate::ops::{Op, want_of};
+
+pub(crate) const HOLD: Duration = Duration::from_secs(10);
+pub(crate) const X509_LIFE: Duration = Duration::from_mins(1);
+pub(crate) const JWT_LIFE: Duration = Duration::from_secs(30);
+pub(crate) const SKEW: Duration = Duration::from_secs(10);
+
+pub(crate) struct Caller {
+    pub(crate) selectors: Arc<SelectorSet>,
+    pub(crate) want: Want,
+    pub(crate) called_at: Duration,
+    pub(crate) open: bool,
+    pub(crate) told: usize,
+    pub(crate) x509: Option<Arc<X509Update<Cert>>>,
+    pub(crate) x509_bundles: Option<Arc<X509Bundles>>,
+    pub(crate) jwt_bundles: Option<Arc<JwtBundles>>,
+    pub(crate) tokens: Option<Vec<JwtIdentity<Token>>>,
+    pub(crate) ended: Option<Refusal>,
+}
+
+pub(crate) enum Pending {
+    X509(RequestId, Vec<ToSign>),
+    Jwt(RequestId, ToSign, Arc<[String]>),
+}
+
+/// What one side believes.
+#[derive(Clone, Default)]
+pub(crate) struct Belief {
+    pub(crate) revision: u64,
+    pub(crate) entries: BTreeMap<EntryId, Entry>,
+    pub(crate) bundles: BTreeMap<TrustDomain, Bundle>,
+}
+
+impl Belief {
+    pub(crate) fn digest(&self) -> ViewDigest {
+        let mut digest = ViewDigest::default();
+        self.entries.values().for_each(|e| digest.add_entry(e));
+        self.bundles.values().for_each(|b| digest.add_bundle(b));
+        digest
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) roster: Roster<Cert, Token>,
+    pub(crate) now: Now,
+    /// How far the node's civil clock is from the server's, in milliseconds.
+    pub(crate) skew: i64,
+    pub(crate) server: Belief,
+    /// What was delivered to the roster, and so what it must go by.
+    pub(crate) node: Belief,
+    pub(crate) up: bool,
+    pub(crate) in_step: bool,
+    pub(crate) callers: BTreeMap<CallId, Caller>,
+    pub(crate) pending: Vec<Pending>,
+    pub(crate) asked: usize,
+    pub(crate) asked_per_entry: BTreeMap<EntryId, usize>,
+    next: u64,
+}
+
+pub(crate) fn own() -> TrustDomain {
+    TrustDomain::parse("example.org").unwrap()
+}
+
+pub(crate) fn foreign(n: u8) -> TrustDomain {
+    TrustDomain::parse(&format!("foreign{}.test", n % 2)).unwrap()
+}
+
+pub(crate) fn selectors(mask: u8) -> SelectorSet {
+    (0..4)
+        .filter(|bit| mask & (1 << bit) != 0)
+        .map(|bit| Selector::new("s", bit.to_string()).unwrap())
+        .collect()
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with_caches(1000, 1000)
+    }
+
+    pub(crate) fn with_caches(x509_cache_max: usize, jwt_cache_max: usize) -> Self {
+        let now = Now {
+            wall: Timestamp::from_unix_seconds(1_700_000_000),
+            mono: Duration::from_secs(1000),
+        };
+        let config = Config {
+            trust_domain: own(),
+            seed: 7,
+            hold: HOLD,
+            allow_unauthenticated_verifiers: false,
+            x509_cache_max,
+            jwt_cache_max,
+        };
+        let mut world = Self {
+            roster: Roster::new(config, now),
+            now,
+            skew: 0,
+            server: Belief::default(),
+            node: Belief::default(),
+            up: false,
+            in_step: false,
+            callers: BTreeMap::new(),
+            pending: Vec::new(),
+            asked: 0,
+            asked_per_entry: BTreeMap::new(),
+            next: 0,
+        };
+        world.server.bundles.insert(own(), Bundle::empty(own()));
+        world.perform(Op::AddRoot);
+        world.perform(Op::AddKey);
+        world.perform(Op::ServerUp);
+        world
+    }
+
+    pub(crate) fn server_now(&self) -> Timestamp {
+        Timestamp::from_unix_millis(self.now.wall.unix_millis() - self.skew)
+    }
+
+    pub(crate) fn fresh(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    pub(crate) fn change_own(&mut self, change: impl FnOnce(&mut Bundle)) {
+        self.server.revision += 1;
+        let bundle = self.server.bundles.get_mut(&own()).unwrap();
+        change(bundle);
+        bundle.sequence_number += 1;
+    }
+
+    pub(crate) fn perform(&mut self, op: Op) {
+        match op {
+            Op::AddEntry {
+                selectors: mask,
+                hint,
+                flags,
+            } => self.add_entry(mask, hint, flags),
+            Op::RemoveEntry(which) => {
+                if let Some(id) = pick(self.server.entries.keys().cloned(), which) {
+                    self.server.revision += 1;
+                    self.server.entries.remove(&id);
+                }
+            }
+            Op::UpdateEntry { which, change } => self.update_entry(which, change),
+            Op::AddRoot => {
+                let der: Arc<[u8]> = self.fresh().to_be_bytes().into();
+                let expires_at = self.server_now().plus(Duration::from_hours(24));
+                self.change_own(|b| {
+                    b.x509_authorities.push(X509Authority {
+                        der,
+                        expires_at,
+                        tainted: false,
+                    });
+                });
+            }
+            // A server never empties its bundle and signs with the newest good root.
+            Op::RemoveRoot(which) => self.change_own(|b| {
+                let good = b.x509_authorities.iter().filter(|a| !a.tainted).count();
+                let at = usize::from(which) % b.x509_authorities.len();
+                if good > 1 || (good == 1 && b.x509_authorities[at].tainted) {
+                    b.x509_authorities.remove(at);
+                }
+            }),
+            Op::TaintRoot(which) => self.change_own(|b| {
+                let good = b.x509_authorities.iter().filter(|a| !a.tainted).count();
+                let at = usize::from(which) % b.x509_authorities.len();
+                if good > 1 {
+                    b.x509_authorities[at].tainted = true;
+                }
+            }),
+            Op::AddKey => {
+                let key_id = self.fresh().to_string();
+                self.change_own(|b| {
+                    b.jwt_authorities.push(JwtAuthority {
+                        key_id,
+                        public_key: Arc::new([]),
+                        expires_at: None,
+                        tainted: false,
+                    });
+                });
+            }
+            Op::RemoveKey(which) => self.change_own(|b| {
+                if b.jwt_authorities.len() > 1 {
+                    let at = usize::from(which) % b.jwt_authorities.len();
+                    b.jwt_authorities.remove(at);
+                }
+            }),
+            Op::Foreign(which) => self.change_foreign(which),
+            Op::Deliver => self.deliver(),
+            Op::Garble(how) => self.garble(how),
+            Op::Call {
+                selectors: mask,
+                want,
+            } => {
+                self.call(mask, want_of(want));
+            }
+            Op::HangUp(which) => {
+                let open = self
+                    .callers
+                    .iter()
+                    .filter(|(_, c)| c.open)
+                    .map(|(id, _)| *id);
+                if let Some(id) = pick(open, which) {
+                    self.callers.get_mut(&id).unwrap().open = false;
+                    self.hear(Event::CallEnded(id));
+                }
+            }
+            Op::Answer { which, how } => self.answer(which, how),
+            Op::ServerUp => {
+                if !self.up {
+                    self.up = true;
+                    self.hear(Event::LinkUp);
+                }
+            }
+            Op::ServerDown => self.server_down(),
+            Op::Advance { millis } => self.advance(Duration::from_millis(millis.into()), false),
+            Op::StepClock(forward) => {
+                let by = if forward { 3_600_000 } else { -3_600_000 };
+                if (self.skew + by).abs() <= 3_600_000 {
+                    self.skew += by;
+                    self.now.wall = Timestamp::from_unix_millis(self.now.wall.unix_millis() + by);
+                    self.hear(Event::Tick);
+                }
+            }
+        }
+    }
+
+    fn server_down(&mut self) {
+        if self.up {
+            self.up = false;
+            self.in_step = false;
+            self.hear(Event::LinkDown);
+        }
+        self.fail_pending();
+    }
+
+    pub(crate) fn call(&mut self, mask: u8, want: Want) -> CallId {
+        let id = CallId(self.fresh());
+        let selectors = Arc::new(selectors(mask % 16));
+        self.callers.insert(
+            id,
+            Caller {
+                selectors: selectors.clone(),
+                want: want.clone(),
+                called_at: self.now.mono,
+                open: true,
+                told: 0,
+                x509: None,
+                x509_bundles: None,
+                jwt_bundles: None,
+                tokens: None,
+                ended: None,
+            },
+        );
+        self.hear(Event::Call {
+            call: id,
+            selectors,
+            want,
+        });
+        id
+    }
+
+    fn answer(&mut self, which: u8, how: u8) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let at = usize::from(which) % self.pending.len();
+        let pending = self.pending.swap_remove(at);
+        // A third of the answers is bad in one way or another.
+        let bad = if how.is_multiple_of(3) { how / 3 } else { 0 };
+        self.answer_with(pending, bad);
+    }
+
+    pub(crate) fn fail_pending(&mut self) {
+        for pending in std::mem::take(&mut self.pending) {
+            self.answer_with(pending, 1);
+        }
+    }
+
+    /// Lets time pass, with every tick that the machine asks for. With `prompt` the server answers
+    /// at once.
+    pub(crate) fn advance(&mut self, by: Duration, prompt: bool) {
+        let end = self.now.mono + by;
+        let mut idle = 0;
+        loop {
+            while prompt && !self.pending.is_empty() {
+                let pending = self.pending.remove(0);
+                self.answer_with(pending, 0);
+            }
+            let at = self.roster.poll_timeout().filter(|at| *at <= end);
+            let Some(at) = at else { break };
+            let by = at.saturating_sub(self.now.mono);
+            idle = if by.is_zero() { idle + 1 } else { 0 };
+            assert!(idle < 5, "the machine asks to be woken and does nothing");
+            self.now = self.now.plus(by.max(Duration::from_micros(1)));
+            self.hear(Event::Tick);
+        }
+        self.now = self.now.plus(end.saturating_sub(self.now.mono));
+        self.hear(Event::Tick);
+    }
+}
+
+pub(crate) fn pick<T>(items: impl Iterator<Item = T>, which: u8) -> Option<T> {
+    let mut items: Vec<T> = items.collect();
+    if items.is_empty() {
+        return None;
+    }
+    let at = usize::from(which) % items.len();
+    Some(items.swap_remove(at))
+}

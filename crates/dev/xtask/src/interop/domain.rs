@@ -1,0 +1,178 @@
+//! A whole trust domain in processes of its own, by `muster dev`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::getuid;
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::shell::{Failure, Talker, quietly};
+
+/// The trust domain of every run.
+pub(super) const TRUST_DOMAIN: &str = "example.org";
+
+const READY_WITHIN: Duration = Duration::from_mins(1);
+const STOPPED_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long what is issued lives, as `muster dev` takes it.
+pub(super) struct Lifetimes {
+    x509: &'static str,
+    jwt: &'static str,
+    authority: &'static str,
+}
+
+impl Lifetimes {
+    /// Two rotations within half a minute.
+    pub(super) const CHECKS: Self = Self {
+        x509: "8s",
+        jwt: "60s",
+        authority: "60s",
+    };
+    /// SVIDs and the authority itself change within half a minute.
+    pub(super) const ROTATION: Self = Self {
+        x509: "6s",
+        jwt: "60s",
+        authority: "24s",
+    };
+}
+
+/// Who a program is: the name that it gets, and what sets it apart from the others.
+#[derive(Clone)]
+pub(super) struct Identity {
+    pub(super) spiffe_id: String,
+    /// The group that only this program runs with. Without root it cannot have one, so then all
+    /// programs share one uid, and with it one identity.
+    gid: Option<u32>,
+}
+
+impl Identity {
+    /// The identity of the program with this name and number.
+    pub(super) fn new(name: &str, number: u32) -> Self {
+        if getuid().is_root() {
+            Self {
+                spiffe_id: format!("spiffe://{TRUST_DOMAIN}/interop/{name}"),
+                gid: Some(42_000 + number),
+            }
+        } else {
+            Self {
+                spiffe_id: format!("spiffe://{TRUST_DOMAIN}/interop"),
+                gid: None,
+            }
+        }
+    }
+
+    /// Runs the command as this identity.
+    pub(super) fn assume(&self, command: &mut Command) {
+        use std::os::unix::process::CommandExt as _;
+        if let Some(gid) = self.gid {
+            command.gid(gid);
+        }
+    }
+}
+
+/// The first line of `muster dev --json`.
+#[derive(Deserialize)]
+struct Ready {
+    event: String,
+    server_admin_socket: PathBuf,
+    workload_socket: PathBuf,
+    node_id: String,
+}
+
+/// A running trust domain. It ends with this value.
+pub(super) struct Domain {
+    muster: PathBuf,
+    process: Option<Talker>,
+    ready: Ready,
+    // Removed last.
+    _folder: TempDir,
+}
+
+impl Domain {
+    /// Starts `muster dev` and waits until it is ready.
+    pub(super) fn start(muster: &Path, lifetimes: &Lifetimes) -> Result<Self, Failure> {
+        // The path of a socket may have 107 bytes, so the folder is not under target/.
+        let folder = tempfile::Builder::new()
+            .prefix("muster-interop-")
+            .tempdir()?;
+        let mut dev = Command::new(muster);
+        dev.args(["dev", "--no-demo", "--json", "--trust-domain", TRUST_DOMAIN])
+            .args(["--x509-ttl", lifetimes.x509, "--jwt-ttl", lifetimes.jwt])
+            .args(["--ca-ttl", lifetimes.authority])
+            .arg("--dir")
+            .arg(folder.path().join("d"));
+        let process = Talker::start(&mut dev)?;
+        let Some(first) = process.line_within(READY_WITHIN) else {
+            process.signal(Signal::SIGTERM)?;
+            let ended = process.finish_within(STOPPED_WITHIN)?;
+            return Err(
+                format!("muster dev is not ready ({}):\n{}", ended.how, ended.errors).into(),
+            );
+        };
+        let ready: Ready = serde_json::from_str(&first)
+            .map_err(|error| format!("the first line of muster dev: {error}: {first}"))?;
+        if ready.event != "ready" {
+            return Err(format!("the first event of muster dev is not \"ready\": {first}").into());
+        }
+        Ok(Self {
+            muster: muster.to_path_buf(),
+            process: Some(process),
+            ready,
+            _folder: folder,
+        })
+    }
+
+    /// Where workloads ask.
+    pub(super) fn workload_socket(&self) -> &Path {
+        &self.ready.workload_socket
+    }
+
+    /// Where operators ask the server.
+    pub(super) fn server_admin_socket(&self) -> &Path {
+        &self.ready.server_admin_socket
+    }
+
+    /// Creates the entry of an identity; one that is there already is as good.
+    pub(super) fn register(&self, identity: &Identity) -> Result<(), Failure> {
+        let mut create = Command::new(&self.muster);
+        create
+            .args(["entry", "create", "--json", "--server-socket"])
+            .arg(&self.ready.server_admin_socket)
+            .args(["--parent-id", &self.ready.node_id])
+            .args(["--spiffe-id", &identity.spiffe_id])
+            .args(["--selector", &format!("unix:uid:{}", getuid())]);
+        if let Some(gid) = identity.gid {
+            create.args(["--selector", &format!("unix:gid:{gid}")]);
+        }
+        match quietly(&mut create) {
+            Err(error) if error.to_string().contains("exists") => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+
+    /// Ends the trust domain as Ctrl-C does; it must end well, and in time.
+    pub(super) fn stop(mut self) -> Result<(), Failure> {
+        let Some(process) = self.process.take() else {
+            return Ok(());
+        };
+        process.signal(Signal::SIGINT)?;
+        let ended = process.finish_within(STOPPED_WITHIN)?;
+        if ended.well {
+            return Ok(());
+        }
+        Err(format!("on SIGINT, {}\n{}", ended.how, ended.errors).into())
+    }
+}
+
+impl Drop for Domain {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.take() {
+            // On the way out of an error; what matters is that nothing is left behind.
+            drop(process.signal(Signal::SIGINT));
+            drop(process.finish_within(STOPPED_WITHIN));
+        }
+    }
+}

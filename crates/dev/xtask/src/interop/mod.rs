@@ -1,0 +1,193 @@
+//! `cargo xtask interop`: software that we did not write, against real processes of Muster.
+//!
+//! Every client is installed from its own package registry into `target/interop`, then run three
+//! times over: as a caller that nobody registered, as a registered workload, and in mutual TLS with
+//! another language while SVIDs and authorities change. A client or a toolchain that is missing is
+//! a failure, not a skip. What the programs print is in `tests/interop/README.md`.
+
+mod clients;
+mod domain;
+mod examples;
+mod grpcurl;
+mod mutual_tls;
+mod results;
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+
+use self::clients::Client;
+use self::domain::{Domain, Lifetimes};
+use self::results::{Line, Results};
+use crate::shell::{Failure, Stopwatch, Talker, build_release, last_lines, release_binary, target};
+
+/// What an unregistered caller is put through.
+const DENIED: &[&str] = &["denied"];
+
+/// What a registered workload is put through.
+const CHECKS: &[&str] = &[
+    "x509-svid",
+    "x509-bundles",
+    "jwt-svid",
+    "jwt-bundles",
+    "jwt-valid",
+    "jwt-tampered",
+    "rotation",
+];
+
+/// Longer than every deadline inside the client programs together.
+const PROGRAM_WITHIN: Duration = Duration::from_mins(7);
+
+/// Which clients to run, and where the results go.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
+    /// examples. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// The file that the results are written to.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Also rewrite the table in README.md from the results.
+    #[arg(long)]
+    readme: bool,
+    /// Use this `muster` instead of building one for release.
+    #[arg(long, value_name = "FILE")]
+    muster: Option<PathBuf>,
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
+}
+
+/// Installs, runs, judges, and writes the results.
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    for name in &options.only {
+        if !clients::NAMES.contains(&name.as_str())
+            && !["grpcurl", "mtls", "examples"].contains(&name.as_str())
+        {
+            return Err(format!("--only {name}: there is no such client").into());
+        }
+    }
+    let muster = if let Some(binary) = &options.muster {
+        binary.clone()
+    } else {
+        println!("building muster for release");
+        build_release(&["muster-cli"])?;
+        release_binary("muster")
+    };
+    let home = target().join("interop");
+    std::fs::create_dir_all(&home)?;
+    let mut results = Results::default();
+
+    let needed = |name: &str| {
+        options.wants(name)
+            || (options.wants("mtls") && mutual_tls::CLIENTS.contains(&name))
+            || (options.wants("examples") && examples::CLIENTS.contains(&name))
+    };
+    let watch = Stopwatch::start();
+    let clients = clients::install(&home, &needed, &mut results);
+    let grpcurl = if options.wants("grpcurl") {
+        grpcurl::install(&home, &mut results)
+    } else {
+        None
+    };
+    println!("installed the clients in {} s", watch.seconds());
+
+    let chosen: Vec<&Client> = clients
+        .iter()
+        .filter(|client| options.wants(client.name))
+        .collect();
+    if !chosen.is_empty() || grpcurl.is_some() {
+        let watch = Stopwatch::start();
+        let domain = Domain::start(&muster, &Lifetimes::CHECKS)?;
+        run_checks(&domain, &chosen, grpcurl.as_ref(), &mut results)?;
+        domain.stop()?;
+        println!("ran the checks in {} s", watch.seconds());
+    }
+    if options.wants("mtls") || options.wants("examples") {
+        let watch = Stopwatch::start();
+        let domain = Domain::start(&muster, &Lifetimes::ROTATION)?;
+        if options.wants("mtls") {
+            mutual_tls::run(&domain, &clients, &mut results)?;
+        }
+        if options.wants("examples") {
+            examples::run(&domain, &home, &clients, &mut results)?;
+        }
+        domain.stop()?;
+        println!("ran mutual TLS and the examples in {} s", watch.seconds());
+    }
+
+    let file = options.out.clone().unwrap_or(home.join("results.json"));
+    results.write(&file)?;
+    println!("\n{}\n{}", results.table(), file.display());
+    if options.readme {
+        results.rewrite_readme()?;
+    }
+    results.verdict()
+}
+
+/// First as strangers, all at once; then each with an entry of its own.
+fn run_checks(
+    domain: &Domain,
+    clients: &[&Client],
+    grpcurl: Option<&Client>,
+    results: &mut Results,
+) -> Result<(), Failure> {
+    run_all(domain, clients, DENIED, results);
+    for client in clients.iter().copied().chain(grpcurl) {
+        domain.register(&client.identity)?;
+    }
+    run_all(domain, clients, CHECKS, results);
+    if let Some(grpcurl) = grpcurl {
+        grpcurl::run(domain, grpcurl, results);
+    }
+    Ok(())
+}
+
+fn run_all(domain: &Domain, clients: &[&Client], checks: &[&str], results: &mut Results) {
+    let lines: Vec<Line> = thread::scope(|scope| {
+        let running: Vec<_> = clients
+            .iter()
+            .map(|client| scope.spawn(move || run_client(domain, client, checks)))
+            .collect();
+        running
+            .into_iter()
+            .flat_map(|run| run.join().unwrap_or_default())
+            .collect()
+    });
+    for line in lines {
+        results.add(line);
+    }
+}
+
+/// Runs one program; a check of which it says nothing has failed.
+fn run_client(domain: &Domain, client: &Client, checks: &[&str]) -> Vec<Line> {
+    let mut command = client.command();
+    command
+        .arg("checks")
+        .arg(domain.workload_socket())
+        .arg(&client.identity.spiffe_id)
+        .args(checks);
+    let ended = Talker::start(&mut command).and_then(|mut program| {
+        program.close_input();
+        program.finish_within(PROGRAM_WITHIN)
+    });
+    let (mut lines, complaint) = match ended {
+        Ok(ended) => {
+            let complaint = format!("{}: {}", ended.how, last_lines(&ended.errors, 3));
+            (results::parse(&ended.output), complaint)
+        }
+        Err(error) => (Vec::new(), error.to_string()),
+    };
+    for check in checks {
+        if !lines.iter().any(|line| line.check == *check) {
+            lines.push(Line::failed(client.name, check, &complaint));
+        }
+    }
+    lines
+}

@@ -1,0 +1,189 @@
+//! What the clients found: the lines, the table, the file, and the place in the README.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::shell::{Failure, root};
+
+const BEGIN: &str = "<!-- interop: begin -->";
+const END: &str = "<!-- interop: end -->";
+
+/// One check by one client, as its program prints it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Line {
+    pub(super) client: String,
+    pub(super) version: String,
+    pub(super) check: String,
+    pub(super) ok: bool,
+    pub(super) detail: String,
+}
+
+impl Line {
+    /// A check that never came to a result of its own.
+    pub(super) fn failed(client: &str, check: &str, why: &str) -> Self {
+        Self {
+            client: client.to_owned(),
+            version: String::new(),
+            check: check.to_owned(),
+            ok: false,
+            detail: why.to_owned(),
+        }
+    }
+}
+
+/// The result lines in what a program printed; other lines are its own business.
+pub(super) fn parse(output: &str) -> Vec<Line> {
+    output
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
+}
+
+/// All lines of one run.
+#[derive(Default)]
+pub(super) struct Results {
+    lines: Vec<Line>,
+}
+
+impl Results {
+    /// Takes a line, and shows it.
+    pub(super) fn add(&mut self, line: Line) {
+        let mark = if line.ok { "ok  " } else { "FAIL" };
+        println!(
+            "{mark} {:<12} {:<16} {}",
+            line.client, line.check, line.detail
+        );
+        self.lines.push(line);
+    }
+
+    /// Writes the lines as a JSON array.
+    pub(super) fn write(&self, file: &Path) -> Result<(), Failure> {
+        let mut text = serde_json::to_string_pretty(&self.lines)?;
+        text.push('\n');
+        fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()).into())
+    }
+
+    /// A Markdown table: a row a client, a column a check.
+    pub(super) fn table(&self) -> String {
+        let mut checks: Vec<&str> = Vec::new();
+        let mut rows: BTreeMap<&str, BTreeMap<&str, bool>> = BTreeMap::new();
+        let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for line in &self.lines {
+            if !checks.contains(&line.check.as_str()) {
+                checks.push(&line.check);
+            }
+            // A check that ran more than once holds only if it held each time.
+            let cell = rows.entry(&line.client).or_default().entry(&line.check);
+            *cell.or_insert(true) &= line.ok;
+            if !line.version.is_empty() {
+                versions
+                    .entry(&line.client)
+                    .or_default()
+                    .insert(&line.version);
+            }
+        }
+        let mut table = format!("| client | {} |\n", checks.join(" | "));
+        table.push_str(&"|---".repeat(checks.len() + 1));
+        table.push_str("|\n");
+        for (client, cells) in rows {
+            let version = versions
+                .get(client)
+                .and_then(|all| all.first())
+                .unwrap_or(&"");
+            // Writing to a String cannot fail.
+            let _infallible = write!(table, "| {} |", format!("{client} {version}").trim());
+            for check in &checks {
+                let cell = match cells.get(check) {
+                    Some(true) => "✓",
+                    Some(false) => "✗",
+                    None => "",
+                };
+                let _infallible = write!(table, " {cell} |");
+            }
+            table.push('\n');
+        }
+        table
+    }
+
+    /// Puts the table between the markers of README.md.
+    pub(super) fn rewrite_readme(&self) -> Result<(), Failure> {
+        let file = root().join("README.md");
+        let text = fs::read_to_string(&file)?;
+        fs::write(&file, between(&text, &self.table())?)?;
+        Ok(())
+    }
+
+    /// An error that names what failed.
+    pub(super) fn verdict(&self) -> Result<(), Failure> {
+        let failed: Vec<String> = self
+            .lines
+            .iter()
+            .filter(|line| !line.ok)
+            .map(|line| format!("  {} {}: {}", line.client, line.check, line.detail))
+            .collect();
+        if self.lines.is_empty() {
+            return Err("not one check was run".into());
+        }
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let all = self.lines.len();
+        Err(format!("{} of {all} checks\n{}", failed.len(), failed.join("\n")).into())
+    }
+}
+
+fn between(text: &str, table: &str) -> Result<String, Failure> {
+    let missing = || format!("README.md has no {BEGIN} ... {END} to put the table between");
+    let (before, rest) = text.split_once(BEGIN).ok_or_else(missing)?;
+    let (_, after) = rest.split_once(END).ok_or_else(missing)?;
+    Ok(format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(client: &str, check: &str, ok: bool) -> Line {
+        Line {
+            client: client.into(),
+            version: "1".into(),
+            check: check.into(),
+            ok,
+            detail: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_table_has_a_row_a_client_and_a_column_a_check() {
+        let results = Results {
+            lines: vec![
+                line("go", "fetch", true),
+                line("go", "tls", true),
+                line("go", "tls", false),
+                line("py", "fetch", true),
+            ],
+        };
+        assert_eq!(
+            results.table(),
+            "| client | fetch | tls |\n|---|---|---|\n| go 1 | ✓ | ✗ |\n| py 1 | ✓ |  |\n"
+        );
+        assert!(results.verdict().is_err());
+    }
+
+    #[test]
+    fn no_check_at_all_is_a_failure() {
+        assert!(Results::default().verdict().is_err());
+    }
+
+    #[test]
+    fn the_readme_is_changed_between_the_markers_only() {
+        let text = format!("a {BEGIN} old {END} b");
+        let changed = between(&text, "new\n").unwrap();
+        assert_eq!(changed, format!("a {BEGIN}\n\nnew\n\n{END} b"));
+        assert!(between("nothing", "new").is_err());
+    }
+}
