@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The command under test, with nothing of the developer's own environment that it would obey.
-pub fn muster() -> Command {
+pub(crate) fn muster() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
     for name in [
         "XDG_RUNTIME_DIR",
@@ -27,17 +27,17 @@ pub fn muster() -> Command {
 }
 
 /// A trust domain that serves, in its own world of temporary files.
-pub struct Dev {
+pub(crate) struct Dev {
     process: Child,
     lines: BufReader<ChildStdout>,
-    pub ready: Value,
+    pub(crate) ready: Value,
     /// Where it makes its temporary directory.
-    pub tmp: TempDir,
+    pub(crate) tmp: TempDir,
 }
 
 impl Dev {
     /// Starts `muster dev --json` and reads its first line.
-    pub fn start(flags: &[&str]) -> Self {
+    pub(crate) fn start(flags: &[&str]) -> Self {
         let tmp = tempfile::tempdir_in("/tmp").unwrap();
         let mut process = muster()
             .args(["dev", "--json"])
@@ -59,7 +59,7 @@ impl Dev {
     }
 
     /// Reads lines until one of this kind.
-    pub fn until(&mut self, event: &str) -> Value {
+    pub(crate) fn until(&mut self, event: &str) -> Value {
         loop {
             let line = next_line(&mut self.lines)
                 .unwrap_or_else(|| panic!("muster dev ended before {event:?}"));
@@ -69,28 +69,28 @@ impl Dev {
         }
     }
 
-    pub fn pid(&self, whose: &str) -> u32 {
+    pub(crate) fn pid(&self, whose: &str) -> u32 {
         u32::try_from(self.ready[whose].as_u64().unwrap()).unwrap()
     }
 
-    pub fn path(&self, whose: &str) -> PathBuf {
+    pub(crate) fn path(&self, whose: &str) -> PathBuf {
         PathBuf::from(self.ready[whose].as_str().unwrap())
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.process.id()).unwrap();
         kill(Pid::from_raw(pid), signal).unwrap();
     }
 
     /// Waits for the end: exit code (none if killed) and standard error.
-    pub fn wait(self) -> (Option<i32>, String, TempDir) {
+    pub(crate) fn wait(self) -> (Option<i32>, String, TempDir) {
         let output = self.process.wait_with_output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         (output.status.code(), said, self.tmp)
     }
 
     /// Runs a command against the server of this trust domain.
-    pub fn ask(&self, words: &[&str]) -> Output {
+    pub(crate) fn ask(&self, words: &[&str]) -> Output {
         muster()
             .args(words)
             .env("MUSTER_SERVER_SOCKET", self.path("server_admin_socket"))
@@ -103,7 +103,7 @@ impl Dev {
     }
 
     /// The same with `--json`; the command must succeed.
-    pub fn json(&self, words: &[&str]) -> Value {
+    pub(crate) fn json(&self, words: &[&str]) -> Value {
         let output = self.ask(&[words, &["--json"]].concat());
         assert!(output.status.success(), "{words:?}: {output:?}");
         serde_json::from_slice(&output.stdout).unwrap()
@@ -117,19 +117,19 @@ fn next_line(lines: &mut BufReader<ChildStdout>) -> Option<Value> {
 }
 
 /// A handle on a process by which its end can be awaited.
-pub fn watch(pid: u32) -> OwnedFd {
+pub(crate) fn watch(pid: u32) -> OwnedFd {
     muster_peer::pidfd::open(pid).unwrap()
 }
 
 /// Waits until a process has ended.
-pub fn assert_gone(process: &OwnedFd) {
+pub(crate) fn assert_gone(process: &OwnedFd) {
     let mut polled = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
     let gone = poll(&mut polled, PollTimeout::from(10_000_u16)).unwrap();
     assert_eq!(gone, 1, "the process did not end within 10 s");
 }
 
 /// Names in a directory.
-pub fn names(directory: &Path) -> Vec<String> {
+pub(crate) fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

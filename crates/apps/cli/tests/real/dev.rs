@@ -1,11 +1,9 @@
 //! `muster dev` as a person and a script meet it: real processes, real sockets.
 
-mod common;
-
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use common::{Dev, assert_gone, muster, names, watch};
+use crate::common::{Dev, assert_gone, muster, names, watch};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;

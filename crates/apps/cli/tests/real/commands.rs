@@ -1,12 +1,10 @@
 //! The commands against a running trust domain: answers, files, exit codes.
 
-mod common;
-
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 
-use common::{Dev, muster, names};
+use crate::common::{Dev, muster, names};
 use nix::sys::signal::Signal;
 
 fn said(output: &std::process::Output) -> String {
@@ -107,9 +105,9 @@ fn an_operator_registers_inspects_and_removes() {
 
     let nodes = dev.json(&["node", "list"]);
     assert_eq!(nodes["agents"].as_array().unwrap().len(), 1);
-    let node = dev.json(&["node", "show", &node_id]);
-    assert_eq!(node["attestation_type"], "join_token");
-    assert_eq!(node["banned"], false);
+    let shown = dev.json(&["node", "show", &node_id]);
+    assert_eq!(shown["attestation_type"], "join_token");
+    assert_eq!(shown["banned"], false);
     let missing = dev.ask(&[
         "node",
         "ban",
@@ -198,6 +196,35 @@ fn a_workload_fetches_validates_and_writes() {
     let document = dev.ask(&["bundle", "show", "--format", "spiffe"]);
     let document: serde_json::Value = serde_json::from_slice(&document.stdout).unwrap();
     assert_eq!(document["keys"].as_array().unwrap().len(), 2, "{document}");
+    dev.signal(Signal::SIGTERM);
+}
+
+#[test]
+fn a_watcher_sees_rotations_one_a_line() {
+    let mut dev = Dev::start(&["--x509-ttl", "3s"]);
+    dev.until("received");
+    let mut watcher = muster()
+        .args(["workload", "fetch", "x509", "--watch", "--json", "--socket"])
+        .arg(format!("unix://{}", dev.path("workload_socket").display()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
+    let mut serial = || {
+        let line: serde_json::Value =
+            serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        line["svids"][0]["serial_number"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let serials = [serial(), serial(), serial()];
+    assert!(
+        serials[0] != serials[1] && serials[1] != serials[2],
+        "{serials:?}"
+    );
+    watcher.kill().unwrap();
+    watcher.wait().unwrap();
     dev.signal(Signal::SIGTERM);
 }
 
