@@ -28,7 +28,7 @@ pub(crate) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            handshakes: 256,
+            handshakes: 2048,
             handshake_timeout: Duration::from_secs(10),
             connections: 16_384,
         }

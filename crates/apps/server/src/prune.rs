@@ -7,7 +7,7 @@ use muster_audit::Event;
 use muster_model::{JoinToken, Timestamp};
 use muster_policy::{Caller, Permit, Prune, decide};
 use muster_roll::{Roll, bundle, node};
-use muster_store::Transaction;
+use muster_store::{Retention, Store, Transaction};
 
 use crate::operation::record;
 use crate::server::Server;
@@ -16,6 +16,31 @@ use crate::server::Server;
 const PERIOD: Duration = Duration::from_secs(10);
 /// Rows removed in one transaction, so that a great many do not hold up other writers.
 const ROWS: usize = 500;
+
+/// How much of the change log stays: what a second server or a restored backup may have missed.
+const CHANGES_KEPT: u64 = 100_000;
+/// How often the change log is shortened.
+const CHANGES_PERIOD: Duration = Duration::from_mins(10);
+
+/// Shortens the change log for ever.
+pub(crate) async fn shorten_change_log(store: Arc<dyn Store>) {
+    let mut ticks = tokio::time::interval(CHANGES_PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let keep = Retention {
+            revisions: CHANGES_KEPT,
+            since: Timestamp::EPOCH,
+        };
+        match store.prune_changes(keep).await {
+            Ok(0) => {}
+            Ok(forgotten) => tracing::debug!(forgotten, "change log shortened"),
+            Err(error) => {
+                tracing::warn!(%error, "the change log could not be shortened; trying again")
+            }
+        }
+    }
+}
 
 /// Prunes for ever.
 pub(crate) async fn run(server: Arc<Server>) {

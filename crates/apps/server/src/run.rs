@@ -101,11 +101,12 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
 
     let keys = open_keys(&config.keys).await?;
     let store = SqliteStore::open(&config.database).map_err(failed("roll"))?;
+    let store: Arc<dyn Store> = Arc::new(store);
     let loaded = store.load().await.map_err(failed("roll"))?;
     check_trust_domain(&loaded, &config.trust_domain)?;
     let roll = Roll::load(config.trust_domain.clone(), loaded);
     tracing::info!(revision = %roll.head(), entries = roll.entry_count(), nodes = roll.node_count(), "roll loaded");
-    let (writer, handle) = RollWriter::new(Arc::new(store), roll);
+    let (writer, handle) = RollWriter::new(Arc::clone(&store), roll);
 
     let (refusals, notes) = Refusals::new();
     let server = Arc::new(Server {
@@ -196,6 +197,10 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
             &shutdown,
             server_svid::run(Arc::clone(&server), identity, key_type, renew_at),
         ),
+    );
+    supervisor.essential(
+        "change log",
+        until_end(&shutdown, prune::shorten_change_log(store)),
     );
     supervisor.essential(
         "pruning",

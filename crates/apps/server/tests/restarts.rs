@@ -165,8 +165,8 @@ async fn a_roll_of_another_trust_domain_is_refused() {
 #[tokio::test]
 async fn authorities_rotate_and_are_known_before_they_sign() {
     let dir = tempfile::tempdir().unwrap();
-    let config =
-        ServerConfig::new(dir.path()).with("[authority]\nttl = \"6s\"\n[svid]\nx509_ttl = \"2s\"\nnode_ttl = \"5s\"");
+    let config = ServerConfig::new(dir.path())
+        .with("[authority]\nttl = \"6s\"\n[svid]\nx509_ttl = \"2s\"\nnode_ttl = \"5s\"");
     let server = ServerProcess::start(SERVER, config).await;
     let node = TestNode::attest(
         server.address(),

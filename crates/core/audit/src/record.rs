@@ -119,7 +119,11 @@ mod tests {
         let record = Record {
             at_ms: 1_700_000_000_123,
             event: Event::SvidIssueX509,
-            actor: Actor { class: "node".into(), spiffe_id: Some("spiffe://td/spire/agent/x".into()), ..Actor::default() },
+            actor: Actor {
+                class: "node".into(),
+                spiffe_id: Some("spiffe://td/spire/agent/x".into()),
+                ..Actor::default()
+            },
             decision: Decision::Allowed,
             subject: "spiffe://td/w".into(),
             detail: BTreeMap::new(),

@@ -18,8 +18,8 @@ pub use actions::{
     Bundles, CountAgents, CountBundles, CountEntries, CreateJoinToken, DeleteAgent, Entries,
     GetAgent, GetAuthorizedEntries, GetBundle, GetEntry, GetFederatedBundle, Journals, ListAgents,
     ListEntries, ListFederatedBundles, MintJwtSvid, MintWitSvid, MintX509Svid, NewDownstreamX509Ca,
-    NewJwtSvid, Nodes, PostStatus, PromoteNode, Prune, PublishJwtAuthority, PublishWitAuthority, RenewAgent,
-    RotateAuthority, SyncAuthorizedEntries, Tokens, WatchNodeView, Writes,
+    NewJwtSvid, Nodes, PostStatus, PromoteNode, Prune, PublishJwtAuthority, PublishWitAuthority,
+    RenewAgent, RotateAuthority, SyncAuthorizedEntries, Tokens, WatchNodeView, Writes,
 };
 pub use caller::{Caller, Class, NodeCheck, NodeRefusal};
 pub use decide::{Denial, Permit, Principal, decide};

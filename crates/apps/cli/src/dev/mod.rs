@@ -25,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use self::children::Children;
+use self::children::{Children, Which};
 use self::demo::Report;
 use self::happening::Happening;
 use self::place::Place;
@@ -185,7 +185,14 @@ async fn demonstrate(
                 show.registered = true;
                 setup::register_demo(&running).await?;
             }
-            failure = children.first_death() => return Err(failure),
+            (which, failure) = children.next_death() => {
+                // A dead server is an outage, and an outage is worth watching: the node goes on.
+                let watchable = which != Which::Demo && children.any_daemon();
+                if dev.once || !watchable {
+                    return Err(failure);
+                }
+                screen.died(which, &failure)?;
+            }
             () = &mut deadline, if dev.once => return Err(Failure::new(
                 Exit::Failed,
                 show.overdue(),

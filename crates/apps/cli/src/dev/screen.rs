@@ -10,6 +10,7 @@ use muster_rt::{Clock, SystemClock, telemetry};
 use serde_json::json;
 
 use super::Dev;
+use super::children::Which;
 use super::demo::Report;
 use super::happening::{self, Happening, millis, seconds, selector};
 use super::place::Place;
@@ -119,6 +120,23 @@ impl Screen {
             Happening::Demo(report) => self.reported(report),
         };
         self.say(&text)
+    }
+
+    /// Tells that a process died, and that the rest goes on.
+    pub(super) fn died(&mut self, which: Which, failure: &Failure) -> Result<(), Failure> {
+        if self.json {
+            let line =
+                json!({ "event": "died", "process": which.name(), "reason": failure.to_string() });
+            return output::write(&format!("{line}\n"));
+        }
+        let rest = match which {
+            Which::Server => "the node goes on with what it holds; Ctrl-C ends it too",
+            Which::Node | Which::Demo => "the rest goes on; Ctrl-C ends it too",
+        };
+        self.say(&format!(
+            "{} {failure}\n         {rest}\n",
+            self.ink(Ink::Bad, "died    ")
+        ))
     }
 
     fn attested(&self, what: &Attested) -> String {
