@@ -27,6 +27,8 @@ const (
 	dialWithin    = 240 * time.Second
 	wantedSVIDs   = 3
 	wantedIssuers = 2
+	// A dialer goes on for so long after it has seen enough, so that the listener has too.
+	encore = 50
 )
 
 // tally counts handshakes, and whom they were with.
@@ -140,9 +142,12 @@ func dial(ctx context.Context, api *workloadapi.Client, peer spiffeid.ID, addres
 	seen := newTally()
 	pacer := time.NewTicker(pace)
 	defer pacer.Stop()
-	for deadline := time.Now().Add(dialWithin); !seen.done() && time.Now().Before(deadline); <-pacer.C {
+	for deadline, left := time.Now().Add(dialWithin), encore; left > 0 && time.Now().Before(deadline); <-pacer.C {
 		certificate, err := greet(ctx, address, mode, dialer)
 		seen.record(source, certificate, err)
+		if seen.done() {
+			left--
+		}
 	}
 	return seen.summary()
 }

@@ -27,6 +27,8 @@ DIAL_WITHIN = 240.0
 PACE = 0.02
 WANTED_SVIDS = 3
 WANTED_ISSUERS = 2
+# A dialer goes on for so long after it has seen enough, so that the listener has too.
+ENCORE = 50
 
 
 class Failure(Exception):
@@ -340,7 +342,8 @@ def dial(source, peer, address):
     tally = Tally()
     host, port = address.rsplit(":", 1)
     deadline = time.monotonic() + DIAL_WITHIN
-    while not tally.enough() and time.monotonic() < deadline:
+    left = ENCORE
+    while left > 0 and time.monotonic() < deadline:
         try:
             plain = socket.create_connection((host, int(port)), timeout=10)
             plain.settimeout(None)
@@ -358,6 +361,7 @@ def dial(source, peer, address):
                 connection.close()
         except Exception as error:  # noqa: BLE001 - counted
             tally.fail(error)
+        left -= tally.enough()
         time.sleep(PACE)
     return tally.summary()
 

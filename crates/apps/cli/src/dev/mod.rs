@@ -35,7 +35,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::Output;
 
 /// How long the workload's call is awaited before its entry is written all the same.
-const HELD: Duration = Duration::from_secs(3);
+const HELD: Duration = Duration::from_secs(8);
 /// With `--once`: how long the first SVID may take, and by how much a rotation may be late.
 const FIRST: Duration = Duration::from_mins(1);
 const LATE: Duration = Duration::from_secs(15);

@@ -22,6 +22,11 @@ use crate::time::rough;
 /// How many characters of serial numbers and key identifiers are shown: enough to tell them apart.
 const SHORT: usize = 12;
 
+/// The longest selector that the column beside it makes room for.
+const WIDE: usize = 48;
+/// Added before a time is cut to whole seconds.
+const HALF_A_SECOND: Duration = Duration::from_millis(500);
+
 /// Tells what happens: lines of JSON, or text with a countdown where there is a terminal.
 pub(super) struct Screen {
     json: bool,
@@ -152,7 +157,9 @@ impl Screen {
             .iter()
             .map(|fact| (selector(fact.selector.as_ref()), fact.how.as_str()))
             .collect();
-        let widest = facts.iter().map(|(text, _)| text.len()).max().unwrap_or(0);
+        let lengths = facts.iter().map(|(text, _)| text.len());
+        // A digest does not push the rest away.
+        let widest = lengths.filter(|length| *length <= WIDE).max().unwrap_or(0);
         let facts = facts.into_iter().map(|(selector, how)| {
             let how = self.ink(Ink::Faint, how);
             format!("         {selector:widest$}  {how}\n")
@@ -189,12 +196,15 @@ impl Screen {
             short(&what.authority_id),
             clock_time(from),
             clock_time(until),
-            rough(Timestamp::from_unix_seconds(until).since(now)),
+            rough(Timestamp::from_unix_seconds(until).since(now) + HALF_A_SECOND),
         );
         match self.next {
             // A terminal has the countdown.
             Some(next) if !self.terminal => {
-                format!("{text}         rotates in {}\n", rough(next.since(now)))
+                format!(
+                    "{text}         rotates in {}\n",
+                    rough(next.since(now) + HALF_A_SECOND)
+                )
             }
             Some(_) | None => text,
         }
