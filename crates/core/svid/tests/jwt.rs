@@ -352,7 +352,7 @@ fn full_bundle(key: &PrivateKey) -> Bundle {
     }
 }
 
-/// BND-01, -02, -03, BND-05, BND-07, BND-09, BND-11, -12: what the document says, member by member.
+/// BND-01, -02, -03, BND-07, BND-09, BND-11, -12: what the document says, member by member.
 #[test]
 fn bundles_return_from_their_document() {
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
