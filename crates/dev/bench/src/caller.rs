@@ -18,9 +18,9 @@ use muster_proto::spire::api::types::{self, AttestationData, Entry, Selector};
 use muster_svid::x509::{Certificate, X509Svid, build_csr};
 use muster_tls::{Connector, Identity};
 use tokio::net::TcpStream;
+use tonic::Request;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
 use tower::service_fn;
 
 use crate::Failure;
@@ -28,12 +28,12 @@ use crate::clock::wall;
 use crate::subject::{Server, TRUST_DOMAIN};
 
 /// A Workload API request with its security header.
-pub(crate) fn with_header<T>(message: T) -> Result<Request<T>, Status> {
+pub(crate) fn with_header<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request
         .metadata_mut()
         .insert("workload.spiffe.io", MetadataValue::from_static("true"));
-    Ok(request)
+    request
 }
 
 /// A registration entry by selectors of the `unix` attestor.

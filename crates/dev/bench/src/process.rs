@@ -77,7 +77,9 @@ pub(crate) fn load_average() -> Result<String, Failure> {
 
 /// Best effort: containers and virtual machines often forbid it.
 pub(crate) fn raise_file_limit() {
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        drop(setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        println!("the limit of open files stays as it is: {error}");
     }
 }

@@ -57,7 +57,7 @@ async fn wait(options: &Options) -> Result<(u64, u32), Failure> {
     loop {
         let mut api = SpiffeWorkloadApiClient::new(channel.clone());
         let first = async {
-            let answer = api.fetch_x509svid(with_header(X509svidRequest {})?).await?;
+            let answer = api.fetch_x509svid(with_header(X509svidRequest {})).await?;
             answer.into_inner().message().await
         };
         match first.await {

@@ -48,7 +48,8 @@ pub(super) async fn measure(domain: &Domain, sizes: &Sizes) -> Result<Vec<Figure
         .await
         .map_err(|_| "the server does not sign for the node")?;
 
-    let x509 = drive(domain, &node, sizes.signing, BATCH, |mut api| {
+    let first_id = ids.first().cloned().unwrap_or_default();
+    let x509 = drive(domain, &node, sizes.signing, BATCH, move |mut api| {
         let (ids, csr) = (ids.clone(), csr.clone());
         async move {
             sign(&mut api, &ids, &csr).await?;
@@ -63,8 +64,8 @@ pub(super) async fn measure(domain: &Domain, sizes: &Sizes) -> Result<Vec<Figure
         Figure::time("a batch of 50 X509-SVIDs, p99", times.quantile(99)),
     ];
 
-    let jwt = drive(domain, &node, sizes.signing, 1, |mut api| {
-        let entry_id = ids.first().cloned().unwrap_or_default();
+    let jwt = drive(domain, &node, sizes.signing, 1, move |mut api| {
+        let entry_id = first_id.clone();
         async move {
             let audience = vec!["bench".to_owned()];
             api.new_jwtsvid(NewJwtsvidRequest { entry_id, audience })

@@ -51,7 +51,7 @@ pub(super) async fn open(domain: &Domain) -> Result<Open, Failure> {
     let channel = muster_peer::connect(&domain.workload_socket).await?;
     let mut api = SpiffeWorkloadApiClient::new(channel);
     let mut stream = api
-        .fetch_x509svid(with_header(X509svidRequest {})?)
+        .fetch_x509svid(with_header(X509svidRequest {}))
         .await?
         .into_inner();
     let first = stream.message().await?.ok_or("the stream ended with OK")?;

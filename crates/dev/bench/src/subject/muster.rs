@@ -69,13 +69,19 @@ pub(super) fn prepare_server(muster: &Path) -> Result<Prepared, Failure> {
     let at = |name: &str| folder.path().join(name);
     let config = at("server.toml");
     let admin_socket = at("api.sock");
-    fs::write(
-        &config,
-        format!(
-            "trust_domain = {TRUST_DOMAIN:?}\nlisten = \"127.0.0.1:0\"\ndata_dir = {:?}\nadmin_socket = {admin_socket:?}\n[log]\nlevel = \"warn\"\n",
-            at("data"),
-        ),
-    )?;
+    let (data, admin) = (at("data"), admin_socket.display());
+    let text = format!(
+        r#"trust_domain = "{TRUST_DOMAIN}"
+listen = "127.0.0.1:0"
+data_dir = "{}"
+admin_socket = "{admin}"
+
+[log]
+level = "warn"
+"#,
+        data.display(),
+    );
+    fs::write(&config, text)?;
     Ok(Prepared {
         program: muster.with_file_name("muster-server"),
         arguments: vec!["run".into(), "--config".into(), config],

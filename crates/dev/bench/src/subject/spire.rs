@@ -49,11 +49,11 @@ pub(super) async fn start(binaries: &Path) -> Result<Domain, Failure> {
         &agent_config,
         format!(
             r#"agent {{
-  data_dir = {:?}
+  data_dir = "{}"
   log_level = "ERROR"
   server_address = "127.0.0.1"
   server_port = "{port}"
-  socket_path = {workload_socket:?}
+  socket_path = "{}"
   trust_domain = "{TRUST_DOMAIN}"
   insecure_bootstrap = true
 }}
@@ -63,7 +63,8 @@ plugins {{
   WorkloadAttestor "unix" {{ plugin_data {{}} }}
 }}
 "#,
-            at("agent"),
+            at("agent").display(),
+            workload_socket.display(),
         ),
     )?;
     let agent = spawn(
@@ -125,9 +126,9 @@ fn write_server(folder: &Path, port: u16) -> Result<std::path::PathBuf, Failure>
   bind_address = "127.0.0.1"
   bind_port = "{port}"
   trust_domain = "{TRUST_DOMAIN}"
-  data_dir = {data:?}
+  data_dir = "{}"
   log_level = "ERROR"
-  socket_path = {:?}
+  socket_path = "{}"
   ratelimit {{
     attestation = false
     signing = false
@@ -137,16 +138,17 @@ plugins {{
   DataStore "sql" {{
     plugin_data {{
       database_type = "sqlite3"
-      connection_string = {:?}
+      connection_string = "{}"
     }}
   }}
-  KeyManager "disk" {{ plugin_data {{ keys_path = {:?} }} }}
+  KeyManager "disk" {{ plugin_data {{ keys_path = "{}" }} }}
   NodeAttestor "join_token" {{ plugin_data {{}} }}
 }}
 "#,
-            folder.join("server.sock"),
-            data.join("datastore.sqlite3"),
-            data.join("keys.json"),
+            data.display(),
+            folder.join("server.sock").display(),
+            data.join("datastore.sqlite3").display(),
+            data.join("keys.json").display(),
         ),
     )?;
     Ok(config)
