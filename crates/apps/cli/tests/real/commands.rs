@@ -5,7 +5,6 @@ use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 
 use crate::common::{Dev, muster, names};
-use nix::sys::signal::Signal;
 
 fn said(output: &std::process::Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -117,14 +116,13 @@ fn an_operator_registers_inspects_and_removes() {
     dev.json(&["node", "ban", &node_id]);
     assert_eq!(dev.json(&["node", "show", &node_id])["banned"], true);
     dev.json(&["node", "evict", &node_id]);
-    dev.signal(Signal::SIGTERM);
 }
 
 #[test]
 fn a_workload_fetches_validates_and_writes() {
     let mut dev = Dev::start(&["--x509-ttl", "1h"]);
     dev.until("received");
-    let dir = dev.tmp.path().join("svids");
+    let dir = dev.scratch().join("svids");
     let to = dir.to_str().unwrap();
 
     let fetched = dev.json(&["workload", "fetch", "x509", "--write", to]);
@@ -154,7 +152,7 @@ fn a_workload_fetches_validates_and_writes() {
     assert_eq!(bad.status.code(), Some(1), "{bad:?}");
     assert!(said(&bad).contains("the token is not valid"), "{bad:?}");
 
-    let minted = dev.tmp.path().join("minted");
+    let minted = dev.scratch().join("minted");
     let mint = dev.ask(&[
         "mint",
         "x509",
@@ -196,7 +194,6 @@ fn a_workload_fetches_validates_and_writes() {
     let document = dev.ask(&["bundle", "show", "--format", "spiffe"]);
     let document: serde_json::Value = serde_json::from_slice(&document.stdout).unwrap();
     assert_eq!(document["keys"].as_array().unwrap().len(), 2, "{document}");
-    dev.signal(Signal::SIGTERM);
 }
 
 #[test]
@@ -225,7 +222,6 @@ fn a_watcher_sees_rotations_one_a_line() {
     );
     watcher.kill().unwrap();
     watcher.wait().unwrap();
-    dev.signal(Signal::SIGTERM);
 }
 
 #[test]

@@ -28,11 +28,11 @@ pub(crate) fn muster() -> Command {
 
 /// A trust domain that serves, in its own world of temporary files.
 pub(crate) struct Dev {
-    process: Child,
-    lines: BufReader<ChildStdout>,
+    process: Option<Child>,
+    lines: Option<BufReader<ChildStdout>>,
     pub(crate) ready: Value,
     /// Where it makes its temporary directory.
-    pub(crate) tmp: TempDir,
+    pub(crate) tmp: Option<TempDir>,
 }
 
 impl Dev {
@@ -51,22 +51,32 @@ impl Dev {
         let ready = next_line(&mut lines).expect("muster dev ended before it was ready");
         assert_eq!(ready["event"], "ready", "{ready}");
         Self {
-            process,
-            lines,
+            process: Some(process),
+            lines: Some(lines),
             ready,
-            tmp,
+            tmp: Some(tmp),
         }
     }
 
     /// Reads lines until one of this kind.
     pub(crate) fn until(&mut self, event: &str) -> Value {
         loop {
-            let line = next_line(&mut self.lines)
+            let line = next_line(self.lines.as_mut().unwrap())
                 .unwrap_or_else(|| panic!("muster dev ended before {event:?}"));
             if line["event"] == event {
                 return line;
             }
         }
+    }
+
+    /// A directory that goes with the trust domain.
+    pub(crate) fn scratch(&self) -> &Path {
+        self.tmp.as_ref().unwrap().path()
+    }
+
+    /// Closes our end of its standard output.
+    pub(crate) fn stop_reading(&mut self) {
+        self.lines = None;
     }
 
     pub(crate) fn pid(&self, whose: &str) -> u32 {
@@ -78,15 +88,15 @@ impl Dev {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.process.id()).unwrap();
+        let pid = i32::try_from(self.process.as_ref().unwrap().id()).unwrap();
         kill(Pid::from_raw(pid), signal).unwrap();
     }
 
     /// Waits for the end: exit code (none if killed) and standard error.
-    pub(crate) fn wait(self) -> (Option<i32>, String, TempDir) {
-        let output = self.process.wait_with_output().unwrap();
+    pub(crate) fn wait(mut self) -> (Option<i32>, String, TempDir) {
+        let output = self.process.take().unwrap().wait_with_output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
-        (output.status.code(), said, self.tmp)
+        (output.status.code(), said, self.tmp.take().unwrap())
     }
 
     /// Runs a command against the server of this trust domain.
@@ -107,6 +117,16 @@ impl Dev {
         let output = self.ask(&[words, &["--json"]].concat());
         assert!(output.status.success(), "{words:?}: {output:?}");
         serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+/// A test that fails leaves nothing running: the children die with their parent.
+impl Drop for Dev {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
     }
 }
 

@@ -95,22 +95,38 @@ fn children_die_with_a_killed_parent_and_the_next_run_sweeps_up() {
     assert_eq!(names(tmp.path()), Vec::<String>::new());
 }
 
+fn kill_now(pid: u32) {
+    kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
+}
+
 #[test]
-fn a_child_that_dies_is_named_with_the_end_of_its_log() {
-    for (whose, name) in [("server_pid", "the server"), ("node_pid", "the node")] {
-        let dev = Dev::start(&["--no-demo"]);
-        let pid = i32::try_from(dev.pid(whose)).unwrap();
-        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-        let (code, said, tmp) = dev.wait();
-        assert_eq!(code, Some(1));
-        assert!(
-            said.starts_with(&format!(
-                "muster: {name} was killed by signal 9; the end of its log"
-            )),
-            "{said}"
-        );
-        assert_eq!(names(tmp.path()), Vec::<String>::new());
-    }
+fn a_dead_server_is_an_outage_to_watch_and_a_dead_node_after_it_the_end() {
+    let mut dev = Dev::start(&[]);
+    dev.until("received");
+    kill_now(dev.pid("server_pid"));
+    let died = dev.until("died");
+    assert_eq!(died["process"], "server");
+    // The node serves what it holds.
+    let held = dev.json(&["workload", "fetch", "x509"]);
+    assert_eq!(held["svids"][0]["spiffe_id"], "spiffe://example.org/demo");
+
+    kill_now(dev.pid("node_pid"));
+    let (code, said, tmp) = dev.wait();
+    assert_eq!(code, Some(1));
+    let expected = "muster: the node was killed by signal 9; the end of its log";
+    assert!(said.starts_with(expected), "{said}");
+    assert_eq!(names(tmp.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_everything() {
+    let mut dev = Dev::start(&[]);
+    let processes = [watch(dev.pid("server_pid")), watch(dev.pid("node_pid"))];
+    dev.stop_reading();
+    let (code, said, tmp) = dev.wait();
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    processes.iter().for_each(assert_gone);
+    assert_eq!(names(tmp.path()), Vec::<String>::new());
 }
 
 #[test]
