@@ -1,5 +1,7 @@
 //! What is acknowledged survives: the loss of the process, and the loss of power at any byte.
 
+#![expect(clippy::unwrap_used, reason = "what a test needs, it expects")]
+
 mod common;
 
 use std::fs;
@@ -45,11 +47,12 @@ async fn check(path: &Path) -> u64 {
 
 /// The child: commits for as long as it lives, and says what was acknowledged.
 async fn commit_for_ever(path: &Path) {
+    let mut output = std::io::stdout();
     let store = SqliteStore::open(path).unwrap();
     let mut next = store.load().await.unwrap().next_ordinal;
     loop {
         let head = store.commit(batch(next)).await.unwrap();
-        writeln!(std::io::stdout(), "acknowledged {}", head.0).unwrap();
+        writeln!(output, "acknowledged {}", head.0).unwrap();
         next += BATCH;
     }
 }
@@ -80,9 +83,9 @@ async fn a_killed_writer_loses_nothing_that_it_acknowledged() {
             let (_, number) = line.split_once("acknowledged ")?;
             Some(number.parse::<u64>().unwrap())
         });
-        let heard = acknowledgements.nth(round * 5 % 17).unwrap();
+        let first = acknowledgements.nth(round * 5 % 17).unwrap();
         child.kill().unwrap();
-        let last = acknowledgements.last().unwrap_or(heard);
+        let last = acknowledgements.last().unwrap_or(first);
         child.wait().unwrap();
         let head = check(&path).await;
         assert!(head >= last, "{last} was acknowledged, {head} is there");

@@ -1,5 +1,7 @@
 //! What goes wrong with files, and what is said about it.
 
+#![expect(clippy::unwrap_used, reason = "what a test needs, it expects")]
+
 mod common;
 
 use std::fs::{self, Permissions};
@@ -299,6 +301,9 @@ async fn what_cannot_be_written_is_refused() {
     set("folder", 0o700);
     set("empty", 0o700);
     let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && told.contains("1 passed"), "{told}");
+    assert!(
+        output.status.success() && told.contains("1 passed"),
+        "{told}"
+    );
     assert_eq!(reopened(&dir.path().join("folder/roll.db")).await, Ok(1));
 }
