@@ -344,6 +344,16 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
             &mut self.fresh,
         );
         let outcomes = self.tokens.keys_changed(&bundle.jwt, self.now);
+        // Also what calls that wait for several tokens have collected so far (JWTI-14): it is asked
+        // for again when they are looked at next.
+        for call in self.calls.values_mut() {
+            if let Kind::JwtSvids(jwt) = &mut call.kind {
+                jwt.tokens.retain(|_, held| {
+                    let key = held.token.verified_by(&bundle.jwt);
+                    key.is_some_and(|key| !key.tainted)
+                });
+            }
+        }
         for entry in &changed {
             self.entry_stale(entry);
         }
