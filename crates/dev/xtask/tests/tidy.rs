@@ -1,6 +1,12 @@
 //! The laws of the house that no compiler knows: layers, dependencies, lints, the length and the
 //! language of files. Start at [`Layer`]. Each test prints every breach, not only the first.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may; clippy sees the functions that are marked as tests only"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

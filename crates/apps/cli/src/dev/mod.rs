@@ -107,7 +107,13 @@ pub(crate) async fn run(dev: Dev, output: Output) -> Result<(), Failure> {
     screen.ending();
     children.stop().await;
     let closed = place.close();
-    let outcome = outcome.and(closed);
+    let outcome = match outcome.and(closed) {
+        // Whoever waits for a rotation must not take our silence for one.
+        Err(failure) if dev.once && failure.exit == Exit::ReaderGone => Err(Failure::failed(
+            "standard output was closed before the workload saw a rotation",
+        )),
+        outcome => outcome,
+    };
     if let Err(failure) = &outcome {
         screen.failed(failure);
     }

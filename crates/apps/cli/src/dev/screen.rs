@@ -34,6 +34,8 @@ pub(super) struct Screen {
     /// The last line can be written over.
     terminal: bool,
     clock: SystemClock,
+    /// The demonstration's SPIFFE ID, once there is a demonstration.
+    demo: Option<String>,
     /// When the demonstration's SVID will be renewed.
     next: Option<Timestamp>,
     /// A countdown stands on the last line.
@@ -57,6 +59,7 @@ impl Screen {
             colour: !json && telemetry::colour_on_stdout(),
             terminal: !json && io::stdout().is_terminal(),
             clock: SystemClock::new(),
+            demo: None,
             next: None,
             counting: false,
         }
@@ -80,6 +83,9 @@ impl Screen {
     }
 
     pub(super) fn ready(&mut self, dev: &Dev, running: &Running) -> Result<(), Failure> {
+        if !dev.no_demo {
+            self.demo = running.demo_id().ok().map(|id| id.to_string());
+        }
         if self.json {
             return output::write(&format!("{}\n", happening::ready(running)));
         }
@@ -106,7 +112,9 @@ impl Screen {
         let text = match happening {
             Happening::Attested { what, .. } => self.attested(what),
             Happening::Issued { what, .. } => {
-                self.next = millis(what.renew_at.as_ref()).map(Timestamp::from_unix_millis);
+                if Some(&what.spiffe_id) == self.demo.as_ref() {
+                    self.next = renewal(what);
+                }
                 self.issued(what)
             }
             Happening::Refused { what, .. } => format!(
@@ -198,9 +206,9 @@ impl Screen {
             clock_time(until),
             rough(Timestamp::from_unix_seconds(until).since(now) + HALF_A_SECOND),
         );
-        match self.next {
-            // A terminal has the countdown.
-            Some(next) if !self.terminal => {
+        match renewal(what) {
+            // The demonstration has its countdown on a terminal.
+            Some(next) if !self.terminal || self.demo.as_ref() != Some(&what.spiffe_id) => {
                 format!(
                     "{text}         rotates in {}\n",
                     rough(next.since(now) + HALF_A_SECOND)
@@ -317,6 +325,11 @@ fn how_to_try(dev: &Dev, running: &Running, heading: impl Fn(&str) -> String) ->
         heading("Try it from another shell, with this or any SPIFFE client:"),
         shell_quote(&running.workload_address()),
     )
+}
+
+/// When the node will renew what it was issued.
+fn renewal(what: &Issued) -> Option<Timestamp> {
+    millis(what.renew_at.as_ref()).map(Timestamp::from_unix_millis)
 }
 
 /// The time of day in UTC.

@@ -114,6 +114,7 @@ impl Inner {
                 .get(td)
                 .map(|keys| answers::jwt_bundle(td, keys))
         };
+        // WAPI-46.
         let now = self.clock.now().wall;
         let valid =
             validate(&request.svid, &request.audience, bundle_of, now).map_err(|error| {

@@ -25,6 +25,7 @@ use tonic::transport::Server;
 
 use crate::authority::{Ca, JwtKey};
 use crate::connection;
+use crate::rig::within;
 use crate::services::Services;
 
 pub(crate) const TOKEN: &str = "11111111-2222-3333-4444-555555555555";
@@ -74,7 +75,7 @@ pub(crate) struct Mind {
     pub(crate) jwt_ttl: Duration,
     pub(crate) node_ttl: Duration,
     /// RPCs that came, by name.
-    pub(crate) heard: Vec<&'static str>,
+    pub(crate) heard: watch::Sender<Vec<&'static str>>,
     /// Revisions with which streams were opened.
     pub(crate) resumed: Vec<u64>,
     /// Public keys for which the node asked, SubjectPublicKeyInfo.
@@ -109,11 +110,15 @@ impl Mind {
 
     /// As if the node were killed now: what is on its disk at this moment.
     pub(crate) fn photograph(&mut self, what: &'static str) {
-        self.heard.push(what);
         if let Some((from, to)) = &self.photographs {
             let number = std::fs::read_dir(to).unwrap().count();
             copy_directory(from, &to.join(format!("{number:02}-{what}")));
         }
+        self.hear(what);
+    }
+
+    pub(crate) fn hear(&self, what: &'static str) {
+        self.heard.send_modify(|heard| heard.push(what));
     }
 }
 
@@ -168,7 +173,7 @@ impl Double {
             x509_ttl: Duration::from_hours(1),
             jwt_ttl: Duration::from_mins(5),
             node_ttl: Duration::from_hours(1),
-            heard: Vec::new(),
+            heard: watch::Sender::default(),
             resumed: Vec::new(),
             node_keys: Vec::new(),
             photographs: None,
@@ -274,10 +279,21 @@ impl Double {
         format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
     }
 
+    /// How often an RPC came.
     pub(crate) fn heard(&self, what: &str) -> usize {
-        let mind = self.shared.mind();
-        mind.heard.iter().filter(|heard| **heard == what).count()
+        count(&self.shared.mind().heard.borrow(), what)
     }
+
+    /// Waits until an RPC has come so often.
+    pub(crate) async fn hears(&self, what: &'static str, times: usize) {
+        let mut heard = self.shared.mind().heard.subscribe();
+        let enough = heard.wait_for(|heard| count(heard, what) >= times);
+        within(what, enough).await.unwrap();
+    }
+}
+
+fn count(heard: &[&'static str], what: &str) -> usize {
+    heard.iter().filter(|heard| **heard == what).count()
 }
 
 pub(crate) fn entry(name: &str, path: &str, selectors: &[&str], now: Timestamp) -> Entry {

@@ -181,12 +181,7 @@ async fn whenever_the_node_is_killed_it_can_come_back() {
     let node = rig.run();
     let first = rig.in_step(&double).await.serial_number;
     rig.info(|info| info.serial_number != first).await;
-    within("the node follows with its new SVID", async {
-        while double.heard("Watch") < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    double.hears("Watch", 2).await;
     assert!(node.stop().await);
     double.change(|mind| {
         mind.photographs = None;

@@ -181,8 +181,8 @@ impl Rig {
                 if wanted(&info) {
                     return info;
                 }
-                // The node has no event for this: looking again is all there is.
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                // The node has no event for this: looking again is all there is, and the call
+                // itself takes its time.
             }
         })
         .await
@@ -201,7 +201,7 @@ async fn channel(path: &Path) -> Channel {
         loop {
             match muster_peer::connect(path).await {
                 Ok(channel) => return channel,
-                Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
+                Err(_) => tokio::task::yield_now().await,
             }
         }
     })

@@ -193,8 +193,8 @@ impl svid::svid_server::Svid for Services {
         request: Request<svid::BatchNewX509svidRequest>,
     ) -> Result<Response<svid::BatchNewX509svidResponse>, Status> {
         self.node(&request)?;
-        let mut mind = self.0.mind();
-        mind.heard.push("BatchNewX509SVID");
+        let mind = self.0.mind();
+        mind.hear("BatchNewX509SVID");
         let results = request
             .into_inner()
             .params
@@ -222,8 +222,8 @@ impl svid::svid_server::Svid for Services {
         request: Request<svid::NewJwtsvidRequest>,
     ) -> Result<Response<svid::NewJwtsvidResponse>, Status> {
         self.node(&request)?;
-        let mut mind = self.0.mind();
-        mind.heard.push("NewJWTSVID");
+        let mind = self.0.mind();
+        mind.hear("NewJWTSVID");
         let request = request.into_inner();
         let entry = mind
             .entries
@@ -371,8 +371,8 @@ impl bundle::bundle_server::Bundle for Services {
         &self,
         _: Request<bundle::GetBundleRequest>,
     ) -> Result<Response<types::Bundle>, Status> {
-        let mut mind = self.0.mind();
-        mind.heard.push("GetBundle");
+        let mind = self.0.mind();
+        mind.hear("GetBundle");
         Ok(Response::new(wire_bundle::write(&mind.bundle(), None)))
     }
 

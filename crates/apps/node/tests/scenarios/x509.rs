@@ -335,6 +335,10 @@ async fn many_streams_are_told_the_same() {
         }
     }
     rig.info(|info| info.streams == 200).await;
+    // WAPI-04: at once, when all is there.
+    let mut client = rig.client().await;
+    let first = tokio::time::timeout(Duration::from_secs(1), fetch_x509(&mut client)).await;
+    assert!(first.expect("within a second").is_ok());
     double.rotate_ca();
     let mut answers = Vec::new();
     for stream in &mut streams {

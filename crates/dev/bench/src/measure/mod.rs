@@ -1,0 +1,181 @@
+//! What is measured. Start at [`all`]; each measurement is a module of its own.
+
+mod arrival;
+mod connections;
+mod entries;
+mod signing;
+mod streams;
+mod tokens;
+mod workload;
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::Failure;
+use crate::clock::Stopwatch;
+use crate::subject::Kind;
+
+/// The measurements, by the names that `--only` takes.
+pub(crate) const NAMES: [&str; 6] = [
+    "arrival",
+    "signing",
+    "connections",
+    "streams",
+    "tokens",
+    "entries",
+];
+
+/// How much of each is done.
+pub(crate) struct Sizes {
+    /// Workloads that wait for their entry.
+    pub(crate) waiters: usize,
+    /// For how long signatures are asked for.
+    pub(crate) signing: Duration,
+    /// Tokens fetched, one after another.
+    pub(crate) tokens: usize,
+    /// Connections opened, one after another.
+    pub(crate) connections: usize,
+    /// Streams open at once.
+    pub(crate) streams: usize,
+    /// Entries under one parent.
+    pub(crate) entries: usize,
+    /// How long a peer may take for its entries.
+    pub(crate) peer_entries: Duration,
+}
+
+impl Sizes {
+    /// The counts that the bars are meant for.
+    pub(crate) const FULL: Self = Self {
+        waiters: 1000,
+        signing: Duration::from_secs(10),
+        tokens: 20_000,
+        connections: 3000,
+        streams: 1000,
+        entries: 100_000,
+        peer_entries: Duration::from_mins(2),
+    };
+    /// The same in under a minute.
+    pub(crate) const QUICK: Self = Self {
+        waiters: 40,
+        signing: Duration::from_secs(1),
+        tokens: 2000,
+        connections: 200,
+        streams: 200,
+        entries: 5000,
+        peer_entries: Duration::from_secs(10),
+    };
+}
+
+/// A bar that a figure should clear.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Bar {
+    /// Not more than this.
+    AtMost(f64),
+    /// Not less than this.
+    AtLeast(f64),
+}
+
+/// Something that was measured.
+#[derive(Clone, Serialize)]
+pub(crate) struct Figure {
+    /// What it is, unique in a run.
+    pub(crate) what: String,
+    /// Its value.
+    pub(crate) value: f64,
+    /// Of what.
+    pub(crate) unit: &'static str,
+    /// Whether more is better, for the ratio; `None` where there is nothing to compare.
+    pub(crate) more_is_better: Option<bool>,
+    /// What it should be.
+    pub(crate) bar: Option<Bar>,
+}
+
+impl Figure {
+    fn new(what: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self {
+            what: what.into(),
+            value,
+            unit,
+            more_is_better: None,
+            bar: None,
+        }
+    }
+
+    /// A time in milliseconds: less is better.
+    fn time(what: impl Into<String>, value: f64) -> Self {
+        Self {
+            more_is_better: Some(false),
+            ..Self::new(what, value, "ms")
+        }
+    }
+
+    /// A rate by the second: more is better.
+    fn rate(what: impl Into<String>, value: f64) -> Self {
+        Self {
+            more_is_better: Some(true),
+            ..Self::new(what, value, "/s")
+        }
+    }
+
+    /// Memory in MiB: less is better.
+    fn memory(what: impl Into<String>, value: f64) -> Self {
+        Self {
+            more_is_better: Some(false),
+            ..Self::new(what, value, "MiB")
+        }
+    }
+
+    fn at_most(mut self, limit: f64) -> Self {
+        self.bar = Some(Bar::AtMost(limit));
+        self
+    }
+
+    fn at_least(mut self, limit: f64) -> Self {
+        self.bar = Some(Bar::AtLeast(limit));
+        self
+    }
+}
+
+/// Runs every wanted measurement on one kind of processes, one after another.
+pub(crate) async fn all(
+    kind: &Kind,
+    sizes: &Sizes,
+    wanted: &(dyn Fn(&str) -> bool + Sync),
+) -> Result<Vec<Figure>, Failure> {
+    let mut figures = Vec::new();
+    let told = |name: &str, watch: &Stopwatch| {
+        println!(
+            "{}: {name} took {:.0} s",
+            kind.name(),
+            watch.elapsed().as_secs_f64()
+        );
+    };
+    if NAMES.iter().any(|name| *name != "entries" && wanted(name)) {
+        let domain = kind.start().await?;
+        // Signing comes before there are a thousand entries, tokens last: they kill the server.
+        for name in ["signing", "arrival", "connections", "streams", "tokens"] {
+            if !wanted(name) {
+                continue;
+            }
+            let watch = Stopwatch::start();
+            let outcome = match name {
+                "signing" => signing::measure(&domain, sizes).await,
+                "arrival" => arrival::measure(&domain, sizes).await,
+                "connections" => connections::measure(&domain, sizes).await,
+                "streams" => streams::measure(&domain, sizes).await,
+                _ => tokens::measure(&domain, sizes).await,
+            };
+            figures.extend(outcome.map_err(|error| format!("{} {name}: {error}", kind.name()))?);
+            told(name, &watch);
+        }
+    }
+    if wanted("entries") {
+        let watch = Stopwatch::start();
+        let outcome = entries::measure(kind, sizes).await;
+        figures.extend(outcome.map_err(|error| format!("{} entries: {error}", kind.name()))?);
+        told("entries", &watch);
+    }
+    Ok(figures)
+}
