@@ -150,7 +150,7 @@ pub(crate) fn write_entry(entry: &Entry) -> Result<String, Fault> {
 }
 
 pub(crate) fn read_entry(row: Row<'_>, names: &mut Names) -> Result<Arc<Entry>, Fault> {
-    let read = || -> Result<Arc<Entry>, Fail> {
+    let mut read = || -> Result<Arc<Entry>, Fail> {
         let doc: EntryDoc<'_> = parse(row.doc)?;
         Ok(Arc::new(Entry {
             id: EntryId::parse(row.key).map_err(|why| why.to_string())?,
@@ -178,7 +178,6 @@ pub(crate) fn read_entry(row: Row<'_>, names: &mut Names) -> Result<Arc<Entry>, 
             changed_at: row.revision,
         }))
     };
-    let mut read = read;
     read().map_err(|cause| fault("entries", row.key, cause))
 }
 
@@ -420,10 +419,10 @@ pub(crate) fn trust_domain(name: &str) -> Result<TrustDomain, Fail> {
 }
 
 /// The fault of a row.
-pub(crate) fn fault(table: &'static str, row: impl ToString, cause: Fail) -> Fault {
+pub(crate) fn fault(table: &'static str, row: impl Into<String>, cause: Fail) -> Fault {
     Fault::Row {
         table,
-        row: row.to_string(),
+        row: row.into(),
         cause,
     }
 }

@@ -58,10 +58,6 @@ pub(crate) fn corrupt(path: &Path, cause: String) -> StoreError {
     }
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "SQLite's codes are many and may grow; what has no remedy of its own is told as it is"
-)]
 fn sqlite(error: &rusqlite::Error, path: &Path) -> StoreError {
     let path = path.to_owned();
     let cause = error.to_string();
@@ -73,6 +69,28 @@ fn sqlite(error: &rusqlite::Error, path: &Path) -> StoreError {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => corrupt(&path, cause),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy { path },
         Some(ErrorCode::ConstraintViolation) => StoreError::Conflict { path, cause },
+        _ => StoreError::Unavailable { path, cause },
+    }
+}
+
+/// What the operating system says about the file at `path`, or about one beside it.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the kinds of I/O errors are many and grow; what has no remedy of its own is told as it is"
+)]
+pub(crate) fn io(path: &Path, error: &std::io::Error) -> StoreError {
+    use std::io::ErrorKind;
+
+    let (path, cause) = (path.to_owned(), error.to_string());
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            StoreError::ReadOnly { path, cause }
+        }
+        ErrorKind::StorageFull => StoreError::Full { path },
+        ErrorKind::NotFound => StoreError::Unavailable {
+            path,
+            cause: format!("{cause}; create its folder first"),
+        },
         _ => StoreError::Unavailable { path, cause },
     }
 }

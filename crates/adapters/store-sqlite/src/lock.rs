@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use muster_store::StoreError;
 
+use crate::error::io;
+
 /// The right to use a database file, until dropped or until the process ends.
 ///
 /// A file of its own is locked, because SQLite's locks on the database would be lost when any
@@ -21,16 +23,7 @@ impl Lock {
     /// Takes the lock of the database at `database`, its real path, without waiting.
     pub(crate) fn take(database: &Path) -> Result<Self, StoreError> {
         let path = lock_path(database);
-        let unusable = |error: std::io::Error| {
-            let (path, cause) = (path.clone(), error.to_string());
-            match error.kind() {
-                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                    StoreError::ReadOnly { path, cause }
-                }
-                std::io::ErrorKind::StorageFull => StoreError::Full { path },
-                _ => StoreError::Unavailable { path, cause },
-            }
-        };
+        let unusable = |error: std::io::Error| io(&path, &error);
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)

@@ -135,15 +135,12 @@ fn read_change(
     names: &mut Names,
 ) -> Result<Change, Fault> {
     let (kind, key) = (text(row, 1)?, text(row, 2)?);
-    let fault = |cause: String| codec::fault("changes", revision, cause);
-    let put = match row
+    let fault = |cause: String| codec::fault("changes", revision.to_string(), cause);
+    let put = row
         .get_ref(3)?
         .as_str_or_null()
         .map_err(rusqlite::Error::from)?
-    {
-        Some(doc) => Some(Row { key, revision, doc }),
-        None => None,
-    };
+        .map(|doc| Row { key, revision, doc });
     Ok(match (kind, put) {
         ("entry", Some(row)) => Change::PutEntry(codec::read_entry(row, names)?),
         ("entry", None) => {
@@ -180,7 +177,7 @@ pub(crate) fn audit_after(
     while let Some(row) = rows.next()? {
         let sequence: u64 = row.get(0)?;
         let record = serde_json::from_str(text(row, 1)?)
-            .map_err(|error| codec::fault("audit", sequence, error.to_string()))?;
+            .map_err(|error| codec::fault("audit", sequence.to_string(), error.to_string()))?;
         found.push((sequence, record));
     }
     Ok(found)

@@ -9,7 +9,7 @@ use muster_store::StoreError;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use crate::error::{Fault, corrupt};
+use crate::error::{Fault, corrupt, io};
 
 /// Marks the file as ours, for `file` and for whoever opens something else by mistake: "mstr".
 const APPLICATION_ID: i32 = 0x6d73_7472;
@@ -104,27 +104,6 @@ pub(crate) fn place(path: &Path) -> Result<PathBuf, StoreError> {
     Ok(path)
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the kinds of I/O errors are many and grow; what has no remedy of its own is told as it is"
-)]
-fn io(path: &Path, error: &std::io::Error) -> StoreError {
-    use std::io::ErrorKind;
-
-    let (path, cause) = (path.to_owned(), error.to_string());
-    match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            StoreError::ReadOnly { path, cause }
-        }
-        ErrorKind::StorageFull => StoreError::Full { path },
-        ErrorKind::NotFound => StoreError::Unavailable {
-            path,
-            cause: format!("{cause}; create its folder first"),
-        },
-        _ => StoreError::Unavailable { path, cause },
-    }
-}
-
 /// Opens the connection that writes, and brings the tables up to date.
 pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let prepare = || -> Result<Connection, Fault> {
@@ -160,10 +139,11 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
 /// Takes the file away from everybody but its owner. SQLite gives the write-ahead log the same mode.
 fn keep_private(path: &Path) -> std::io::Result<()> {
     let mode = path.metadata()?.permissions().mode();
-    if mode & 0o077 == 0 {
-        return Ok(());
+    let others = mode & 0o077;
+    if others != 0 {
+        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
     }
-    std::fs::set_permissions(path, Permissions::from_mode(0o600))
+    Ok(())
 }
 
 /// Opens a connection that only reads, once the one that writes is open.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use muster_model::Revision;
+use muster_model::{Entry, Revision};
 use muster_roll::Change;
 use muster_store::{Retention, Transaction};
 use rusqlite::{Connection, TransactionBehavior, params};
@@ -67,22 +67,8 @@ fn write_changes(
         let mut content = None;
         let (kind, key) = match change {
             Change::PutEntry(entry) => {
-                let text = codec::write_entry(entry)?;
-                let written = connection
-                    .prepare_cached(
-                        "INSERT INTO entries (ordinal, id, revision, doc) VALUES (?1, ?2, ?3, ?4)
-                         ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, doc = excluded.doc
-                         WHERE ordinal = excluded.ordinal",
-                    )?
-                    .execute(params![entry.ordinal, entry.id.as_str(), revision.0, text])?;
-                if written != 1 {
-                    return Err(Fault::Conflict(format!(
-                        "entry {} has another place in the order of creation than {}",
-                        entry.id, entry.ordinal
-                    )));
-                }
+                doc = Some(put_entry(connection, revision, entry)?);
                 history.next_ordinal = history.next_ordinal.max(entry.ordinal.saturating_add(1));
-                doc = Some(text);
                 ("entry", entry.id.as_str())
             }
             Change::DeleteEntry(id) => {
@@ -154,6 +140,25 @@ fn write_changes(
         ])?;
     }
     Ok(())
+}
+
+/// Writes an entry and returns its document.
+fn put_entry(connection: &Connection, revision: Revision, entry: &Entry) -> Result<String, Fault> {
+    let doc = codec::write_entry(entry)?;
+    let written = connection
+        .prepare_cached(
+            "INSERT INTO entries (ordinal, id, revision, doc) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, doc = excluded.doc
+             WHERE ordinal = excluded.ordinal",
+        )?
+        .execute(params![entry.ordinal, entry.id.as_str(), revision.0, doc])?;
+    if written != 1 {
+        return Err(Fault::Conflict(format!(
+            "entry {} has another place in the order of creation than {}",
+            entry.id, entry.ordinal
+        )));
+    }
+    Ok(doc)
 }
 
 fn write_records(connection: &Connection, transaction: &Transaction) -> Result<(), Fault> {

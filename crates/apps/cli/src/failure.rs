@@ -11,6 +11,8 @@ use tonic::{Code, Status};
 /// The exit codes that scripts may rely upon; 2 is clap's, for a command line that is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
+    /// Whoever read our output has heard enough, as `head` has: no fault of anyone.
+    ReaderGone = 0,
     /// The command could not do what it was asked.
     Failed = 1,
     /// The command line is wrong.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use muster_rt::telemetry;
 use serde_json::Value;
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 /// How the answer is written.
 #[derive(Clone, Copy, Debug)]
@@ -84,12 +84,14 @@ impl Output {
     }
 }
 
-/// Writes to standard output. A reader that went away, as `head` does, ends the program quietly.
+/// Writes to standard output. A reader that went away, as `head` does, ends the command quietly.
 pub(crate) fn write(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Err(Failure::told(Exit::ReaderGone))
+        }
         Err(error) => Err(Failure::failed(format!(
             "cannot write to standard output: {error}"
         ))),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use muster_model::{EntryId, Revision, SpiffeId, TrustDomain};
+use muster_model::{EntryId, Revision, TrustDomain};
 use muster_policy::NodeRefusal;
 use muster_proto::muster::node::v1::node_view_client::NodeViewClient;
 use muster_proto::muster::node::v1::{WatchRequest, WatchResponse};
@@ -17,6 +17,7 @@ use tonic::{Status, Streaming};
 use crate::config::Join;
 use crate::driver::{Driver, Stopped};
 use crate::join::{self, JoinError, RenewError};
+use crate::material::verifying;
 use crate::pace::Pace;
 use crate::state::{State, StateError};
 use crate::upstream::{MESSAGE_MAX, Upstream, UpstreamError};
@@ -28,6 +29,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 const GOOD_STREAM: Duration = Duration::from_secs(10);
 /// How often the renewal looks at the civil clock, which may step.
 const CLOCK_CHECK: Duration = Duration::from_secs(5);
+/// How long after a renewal the next one may not be forced.
+const FORCED_INTERVAL: Duration = Duration::from_mins(1);
 /// The most rows that one step may bring before it is complete.
 const STEP_ROWS_MAX: usize = 2_000_000;
 
@@ -64,7 +67,6 @@ pub(crate) struct Link {
     pub(crate) seed: u64,
     /// Who the node is, told to everyone who waits for it.
     pub(crate) node: watch::Sender<Option<X509Svid>>,
-    pub(crate) node_id: watch::Sender<Option<SpiffeId>>,
     /// Grows when the stream is to be opened anew.
     pub(crate) resync: watch::Receiver<u64>,
     /// What the server said to others that may mean the end.
@@ -177,35 +179,52 @@ impl Link {
     }
 
     fn announce(&self, svid: &X509Svid) {
-        self.node_id.send_replace(Some(svid.spiffe_id.clone()));
         self.node.send_replace(Some(svid.clone()));
     }
 
     /// Renews the node's SVID each time it is due; returns only when that is over.
     async fn renew_in_time(&mut self) -> End {
+        // A server that goes on signing with a tainted authority is not asked again and again.
+        let mut not_forced_before = Duration::ZERO;
         loop {
-            self.renewal_due().await;
+            self.renewal_due(not_forced_before).await;
             if let Err(end) = self.renew().await {
                 return end;
             }
+            not_forced_before = self.upstream.clock().now().mono + FORCED_INTERVAL;
         }
     }
 
     /// Resolves when the node's SVID is due: by the civil clock, looked at often enough to notice
-    /// when it steps.
-    async fn renewal_due(&self) {
+    /// when it steps, or because its authority is no longer good.
+    async fn renewal_due(&self, not_forced_before: Duration) {
         loop {
             let Some(svid) = self.state.svid() else {
                 return std::future::pending().await;
             };
             let seed = format!("{} {}", svid.spiffe_id, svid.serial);
             let at = renew_at(svid.not_before, svid.not_after, seed.as_bytes());
-            let now = self.upstream.clock().now().wall;
-            if now >= at {
+            let now = self.upstream.clock().now();
+            if now.wall >= at {
                 return;
             }
-            tokio::time::sleep(at.since(now).min(CLOCK_CHECK)).await;
+            if now.mono >= not_forced_before && self.authority_is_gone(svid) {
+                tracing::warn!(
+                    node_id = %svid.spiffe_id, serial = %svid.serial,
+                    "the authority of the node's SVID left the bundle or is tainted: renewing at once"
+                );
+                return;
+            }
+            tokio::time::sleep(at.since(now.wall).min(CLOCK_CHECK)).await;
         }
+    }
+
+    /// Whether no good authority of the bundle verifies the node's SVID.
+    fn authority_is_gone(&self, svid: &X509Svid) -> bool {
+        self.upstream.trust().bundle().is_some_and(|bundle| {
+            let authority = verifying(svid, &bundle.x509_authorities);
+            authority.is_none_or(|authority| authority.tainted)
+        })
     }
 
     async fn renew(&mut self) -> Result<(), End> {
@@ -331,7 +350,7 @@ impl Follower {
                 }
                 Err(status) => return StreamEnd::Status(status),
             };
-            match gathered.add(message, self.upstream.trust_domain()) {
+            match gathered.add(&message, self.upstream.trust_domain()) {
                 Ok(None) => {}
                 Ok(Some(step)) => {
                     tracing::debug!(revision = %step.revision, replace = step.replace, "a step of the view");
@@ -366,7 +385,7 @@ struct Gathered(Option<Step>);
 
 impl Gathered {
     /// Adds a message; the step when it is complete.
-    fn add(&mut self, message: WatchResponse, own: &TrustDomain) -> Result<Option<Step>, String> {
+    fn add(&mut self, message: &WatchResponse, own: &TrustDomain) -> Result<Option<Step>, String> {
         let digest = ViewDigest::from_bytes(&message.digest)
             .ok_or("the digest of the view does not have 32 bytes")?;
         let step = self.0.get_or_insert_with(|| Step {

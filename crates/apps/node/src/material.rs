@@ -88,7 +88,10 @@ fn authority_id(svid: &X509Svid) -> String {
 /// The instant of the check is the middle of the leaf's validity: whether it is valid *now* is
 /// the roster's question, by two clocks, and a node whose clock is wrong must still tell a good
 /// chain from a bad one.
-fn verifying<'a>(svid: &X509Svid, authorities: &'a [X509Authority]) -> Option<&'a X509Authority> {
+pub(crate) fn verifying<'a>(
+    svid: &X509Svid,
+    authorities: &'a [X509Authority],
+) -> Option<&'a X509Authority> {
     let middle = svid
         .not_before
         .plus(svid.not_after.since(svid.not_before) / 2);

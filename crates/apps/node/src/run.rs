@@ -14,6 +14,7 @@ use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
 use muster_roster::{Config as RosterConfig, Roster};
 use muster_rt::lifecycle::{Ready, Shutdown, Supervisor};
 use muster_rt::{Clock, SystemClock, telemetry};
+use muster_svid::x509::X509Svid;
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
@@ -21,7 +22,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::admin::AdminService;
 use crate::config::Config;
-use crate::driver::{Parts, Unstarted};
+use crate::driver::{Loop, Parts, Unstarted};
 use crate::events::Events;
 use crate::link::Link;
 use crate::signer::Signer;
@@ -33,6 +34,8 @@ use crate::workload_api::{self, WorkloadApi};
 const DRAIN: Duration = Duration::from_secs(10);
 /// A client that answers no ping for so long is gone; idle streams are never ended (WEP-18).
 const KEEPALIVE: Duration = Duration::from_mins(1);
+/// How long connections may stay open once the shutdown has begun.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 const ADMIN: &str = "muster.node.admin.v1.NodeAdmin";
 const HEALTH: &str = "grpc.health.v1.Health";
 
@@ -96,74 +99,11 @@ pub async fn serve(
 ) -> Result<ExitCode, StartError> {
     let state = State::open(&config.data_dir, config.trust_domain.clone())
         .map_err(failed("data directory"))?;
-    let ready = Ready::new();
-    let workload_socket = bind(&config, &config.workload_socket, &ListenOptions::default())
-        .map_err(failed("Workload API"))?;
-    let admin_options = ListenOptions {
-        mode: 0o770,
-        dir_mode: 0o750,
-        ..ListenOptions::default()
-    };
-    let admin_socket =
-        bind(&config, &config.admin_socket, &admin_options).map_err(failed("admin socket"))?;
-
-    let trust = Trust::default();
-    let upstream = Upstream::new(
-        config.server.clone(),
-        config.trust_domain.clone(),
-        clock.clone(),
-        trust.clone(),
-    )
-    .map_err(failed("TLS"))?;
+    let (workload_socket, admin_socket) = bind_both(&config)?;
     let events = Events::new();
     let unstarted = Unstarted::new();
     let driver = unstarted.driver.clone();
-    let (node, node_svid) = watch::channel(None);
-    let (node_id_sender, node_id) = watch::channel(None);
-    let (verdict_sender, verdicts) = watch::channel(None);
-    let (resync_sender, resync) = watch::channel(0);
-    let (in_step_sender, in_step) = watch::channel(false);
-    let seed = u64::from_be_bytes(random::bytes());
-
-    let roster = Roster::new(
-        RosterConfig {
-            trust_domain: config.trust_domain.clone(),
-            seed,
-            hold: config.workload_api.hold,
-            allow_unauthenticated_verifiers: config.workload_api.allow_unauthenticated_verifiers,
-            x509_cache_max: config.svid.x509_cache_max,
-            jwt_cache_max: config.svid.jwt_cache_max,
-        },
-        clock.now(),
-    );
-    let signer = Signer::new(
-        upstream.clone(),
-        driver.clone(),
-        config.svid.key_type,
-        node_id,
-        verdict_sender,
-    );
-    let parts = Parts {
-        clock: clock.clone(),
-        signer,
-        events: events.clone(),
-        trust,
-        bundle_file: state.bundle_file(),
-        resync: resync_sender,
-        in_step: in_step_sender,
-    };
-    let driver_loop = unstarted.start(roster, parts);
-    let link = Link {
-        upstream,
-        state,
-        join: config.join,
-        driver: driver.clone(),
-        seed,
-        node,
-        node_id: node_id_sender,
-        resync,
-        verdicts,
-    };
+    let started_at = clock.now().wall;
     let attestors: Vec<Arc<dyn WorkloadAttestor>> = vec![Arc::new(UnixAttestor::new(config.unix))];
     let api = WorkloadApi::new(
         config.trust_domain.clone(),
@@ -179,10 +119,22 @@ pub async fn serve(
         Routes::new(api).add_service(health.clone()),
         &[workload_api::NAME, HEALTH],
     )?;
+    let (trust_domain, per_connection) = (
+        config.trust_domain.clone(),
+        config.workload_api.max_calls_per_connection,
+    );
+    tracing::info!(
+        %trust_domain,
+        server = %config.server,
+        workload_socket = %config.workload_socket.display(),
+        admin_socket = %config.admin_socket.display(),
+        "serving"
+    );
+    let core = Core::new(config, state, unstarted, &events, &clock)?;
     let admin = NodeAdminServer::new(AdminService {
-        trust_domain: config.trust_domain.clone(),
-        started_at: clock.now().wall,
-        node: node_svid,
+        trust_domain,
+        started_at,
+        node: core.node,
         driver,
         events,
         clock,
@@ -190,37 +142,115 @@ pub async fn serve(
     });
     let admin_routes = with_reflection(Routes::new(admin).add_service(health), &[ADMIN, HEALTH])?;
 
+    let ready = Ready::new();
     let mut supervisor = Supervisor::new(shutdown.clone(), ready.clone(), DRAIN);
-    supervisor.essential("roster", driver_loop.run(shutdown.clone()));
-    supervisor.essential("server link", link.run(shutdown.clone()));
-    supervisor.essential("health", report(health_reporter, in_step, shutdown.clone()));
-    let per_connection = config.workload_api.max_calls_per_connection;
+    supervisor.essential("roster", core.driver_loop.run(shutdown.clone()));
+    supervisor.essential("server link", core.link.run(shutdown.clone()));
+    let health = report(health_reporter, core.in_step, shutdown.clone());
+    supervisor.essential("health", health);
     let up = ready.expect("Workload API");
     let end = shutdown.clone();
     supervisor.essential("Workload API", async move {
         up.declare();
-        transport(per_connection)
-            .add_routes(workload_routes)
-            .serve_with_incoming_shutdown(workload_socket, until(end))
-            .await
+        answer(workload_routes, workload_socket, per_connection, end).await
     });
     let up = ready.expect("admin socket");
-    let end = shutdown.clone();
     supervisor.essential("admin socket", async move {
         up.declare();
-        transport(per_connection)
-            .add_routes(admin_routes)
-            .serve_with_incoming_shutdown(admin_socket, until(end))
-            .await
+        answer(admin_routes, admin_socket, per_connection, shutdown).await
     });
-    tracing::info!(
-        trust_domain = %config.trust_domain,
-        server = %config.server,
-        workload_socket = %config.workload_socket.display(),
-        admin_socket = %config.admin_socket.display(),
-        "serving"
-    );
     Ok(supervisor.run().await.exit_code())
+}
+
+/// The parts behind the sockets: the roster's loop, and the link to the server.
+struct Core {
+    driver_loop: Loop,
+    link: Link,
+    /// The node's own SVID.
+    node: watch::Receiver<Option<X509Svid>>,
+    in_step: watch::Receiver<bool>,
+}
+
+impl Core {
+    fn new(
+        config: Config,
+        state: State,
+        unstarted: Unstarted,
+        events: &Events,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        let trust = Trust::default();
+        let upstream = Upstream::new(
+            config.server,
+            config.trust_domain.clone(),
+            clock.clone(),
+            trust.clone(),
+        )
+        .map_err(failed("TLS"))?;
+        let (node_sender, node) = watch::channel(None);
+        let (verdict_sender, verdicts) = watch::channel(None);
+        let (resync_sender, resync) = watch::channel(0);
+        let (in_step_sender, in_step) = watch::channel(false);
+        let seed = u64::from_be_bytes(random::bytes());
+        let driver = unstarted.driver.clone();
+        let api = &config.workload_api;
+        let roster = Roster::new(
+            RosterConfig {
+                trust_domain: config.trust_domain,
+                seed,
+                hold: api.hold,
+                allow_unauthenticated_verifiers: api.allow_unauthenticated_verifiers,
+                x509_cache_max: config.svid.x509_cache_max,
+                jwt_cache_max: config.svid.jwt_cache_max,
+            },
+            clock.now(),
+        );
+        let parts = Parts {
+            clock: clock.clone(),
+            signer: Signer::new(
+                upstream.clone(),
+                driver.clone(),
+                config.svid.key_type,
+                node.clone(),
+                verdict_sender,
+            ),
+            events: events.clone(),
+            trust,
+            bundle_file: state.bundle_file(),
+            resync: resync_sender,
+            in_step: in_step_sender,
+        };
+        let link = Link {
+            upstream,
+            state,
+            join: config.join,
+            driver,
+            seed,
+            node: node_sender,
+            resync,
+            verdicts,
+        };
+        Ok(Self {
+            driver_loop: unstarted.start(roster, parts),
+            link,
+            node,
+            in_step,
+        })
+    }
+}
+
+/// The sockets: the Workload API's for everyone, the operator's in a directory of its own.
+fn bind_both(config: &Config) -> Result<(Incoming, Incoming), StartError> {
+    let admin_options = ListenOptions {
+        mode: 0o770,
+        dir_mode: 0o750,
+        ..ListenOptions::default()
+    };
+    let workload = bind(config, &config.workload_socket, &ListenOptions::default())
+        .map_err(failed("Workload API"))?;
+    let admin =
+        bind(config, &config.admin_socket, &admin_options).map_err(failed("admin socket"))?;
+    Ok((workload, admin))
 }
 
 fn bind(
@@ -235,11 +265,32 @@ fn bind(
     Ok(Listener::bind(path, options)?.incoming(limits)?)
 }
 
-fn transport(per_connection: u32) -> tonic::transport::Server {
-    tonic::transport::Server::builder()
+/// Serves a socket until the shutdown, and until its calls have ended, but not for long: our own
+/// streams end at once (WAPI-14), and what is left then are watchers of health and the like, whose
+/// connection is closed.
+async fn answer(
+    routes: Routes,
+    socket: Incoming,
+    per_connection: u32,
+    shutdown: Shutdown,
+) -> Result<(), tonic::transport::Error> {
+    let end = shutdown.clone();
+    let serve = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .max_concurrent_streams(per_connection)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(socket, async move {
+            end.begun().await;
+        });
+    let patience = async move {
+        shutdown.begun().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        served = serve => served,
+        () = patience => Ok(()),
+    }
 }
 
 /// Adds reflection, which lists `names` and nothing else (WAPI-02, WEP-13).
@@ -284,10 +335,6 @@ async fn report(
         .set_service_status("", ServingStatus::NotServing)
         .await;
     Ok(())
-}
-
-async fn until(shutdown: Shutdown) {
-    shutdown.begun().await;
 }
 
 /// Checks a configuration and says what it means; used by `config check`.

@@ -31,7 +31,7 @@ pub(crate) struct Signer {
     driver: Driver,
     key_type: KeyType,
     /// Who the node is; nothing can be signed before that is known.
-    node: watch::Receiver<Option<SpiffeId>>,
+    node: watch::Receiver<Option<X509Svid>>,
     /// Statuses of the server that may mean that the node is finished.
     verdicts: watch::Sender<Option<Status>>,
 }
@@ -41,7 +41,7 @@ impl Signer {
         upstream: Upstream,
         driver: Driver,
         key_type: KeyType,
-        node: watch::Receiver<Option<SpiffeId>>,
+        node: watch::Receiver<Option<X509Svid>>,
         verdicts: watch::Sender<Option<Status>>,
     ) -> Self {
         Self {
@@ -139,7 +139,10 @@ impl Signer {
     }
 
     fn node_id(&self) -> Result<SpiffeId, SignFault> {
-        self.node.borrow().clone().ok_or(SignFault::Unavailable)
+        let node = self.node.borrow();
+        node.as_ref()
+            .map(|svid| svid.spiffe_id.clone())
+            .ok_or(SignFault::Unavailable)
     }
 
     async fn timed<T>(

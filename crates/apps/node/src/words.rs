@@ -8,7 +8,7 @@ use tonic::Status;
 pub(crate) fn status(status: &Status) -> String {
     let mut text = status.message().to_owned();
     if text.is_empty() {
-        text = status.code().description().to_owned();
+        text.push_str(status.code().description());
     }
     let mut cause = status.source();
     while let Some(error) = cause {

@@ -7,6 +7,32 @@ pub fn sha256(data: &[u8]) -> [u8; 32] {
     fixed(&digest::SHA256, data)
 }
 
+/// SHA-256 of what comes piece by piece.
+pub struct Sha256(digest::Context);
+
+impl Sha256 {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+
+    /// Adds a piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The digest of all pieces.
+    pub fn finish(self) -> [u8; 32] {
+        copied(self.0.finish().as_ref())
+    }
+}
+
+impl Default for Sha256 {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// SHA-1 of `data`: only for key identifiers (RFC 5280, 4.2.1.2), where nothing rests on
 /// collision resistance.
 pub fn sha1(data: &[u8]) -> [u8; 20] {
@@ -14,9 +40,13 @@ pub fn sha1(data: &[u8]) -> [u8; 20] {
 }
 
 fn fixed<const N: usize>(algorithm: &'static digest::Algorithm, data: &[u8]) -> [u8; N] {
+    copied(digest::digest(algorithm, data).as_ref())
+}
+
+fn copied<const N: usize>(digest: &[u8]) -> [u8; N] {
     let mut out = [0; N];
     // Both sides have the algorithm's own length.
-    for (to, from) in out.iter_mut().zip(digest::digest(algorithm, data).as_ref()) {
+    for (to, from) in out.iter_mut().zip(digest) {
         *to = *from;
     }
     out
@@ -37,6 +67,15 @@ pub fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_have_the_digest_of_the_whole() {
+        let mut pieces = Sha256::new();
+        for piece in [&b"a"[..], b"", b"bc"] {
+            pieces.update(piece);
+        }
+        assert_eq!(pieces.finish(), sha256(b"abc"));
+    }
 
     #[test]
     fn known_answers() {

@@ -52,15 +52,7 @@ impl Jwk {
             key,
             key_id: optional_text(members, "kid")?,
             usage: optional_text(members, "use")?,
-            certificates: members
-                .get("x5c")
-                .and_then(Value::as_array)
-                .map(|list| {
-                    list.iter()
-                        .filter_map(|c| c.as_str().map(str::to_owned))
-                        .collect()
-                })
-                .unwrap_or_default(),
+            certificates: certificates(members)?,
         })
     }
 
@@ -180,6 +172,21 @@ fn optional_text(
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(_) => Err(JwkError::Member(name)),
     }
+}
+
+/// The texts of `x5c`. The first is the one that counts, so it must be a text: passing over it would
+/// make the second the first (BND-15).
+fn certificates(members: &Map<String, Value>) -> Result<Vec<String>, JwkError> {
+    let list = members.get("x5c").and_then(Value::as_array);
+    let mut values = list.into_iter().flatten();
+    let Some(first) = values.next() else {
+        return Ok(Vec::new());
+    };
+    let first = first.as_str().ok_or(JwkError::Member("x5c"))?;
+    Ok(std::iter::once(first)
+        .chain(values.filter_map(Value::as_str))
+        .map(str::to_owned)
+        .collect())
 }
 
 fn bytes(members: &Map<String, Value>, name: &'static str) -> Result<Vec<u8>, JwkError> {

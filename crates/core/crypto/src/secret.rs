@@ -25,6 +25,27 @@ pub enum Purpose {
 /// A secret: wiped on drop, never copied, compared, serialized or printed.
 ///
 /// `Debug` prints the type only. There is no `Clone`: share it behind an `Arc`.
+///
+/// ```
+/// use muster_crypto::{Purpose, Secret};
+/// let secret = Secret::new(vec![1_u8]);
+/// assert_eq!(secret.expose(Purpose::Compare), &[1]);
+/// ```
+///
+/// What must not compile: a copy,
+///
+/// ```compile_fail,E0599
+/// use muster_crypto::Secret;
+/// let secret = Secret::new(vec![1_u8]);
+/// let copy = secret.clone();
+/// ```
+///
+/// and a comparison, whose time would tell something.
+///
+/// ```compile_fail,E0369
+/// use muster_crypto::Secret;
+/// let same = Secret::new(vec![1_u8]) == Secret::new(vec![1_u8]);
+/// ```
 pub struct Secret<T: Zeroize>(T);
 
 impl<T: Zeroize> Secret<T> {

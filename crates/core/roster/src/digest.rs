@@ -85,7 +85,7 @@ impl fmt::Debug for ViewDigest {
 
 #[cfg(test)]
 mod tests {
-    use muster_model::TrustDomain;
+    use muster_model::{EntryId, Revision, Timestamp, TrustDomain};
 
     use super::*;
 
@@ -115,6 +115,48 @@ mod tests {
         let mut digest = ViewDigest::default();
         digest.add_bundle(&bundle(7));
         assert_eq!(digest.as_bytes(), &sha256(b"example.org/7"));
+    }
+
+    /// What the server computes is what the node computes.
+    #[test]
+    fn node_and_server_agree() {
+        let (mut ours, mut theirs) = (ViewDigest::default(), muster_roll::Digest::default());
+        for n in 0..20 {
+            ours.add_bundle(&bundle(n));
+            theirs.add_bundle(&bundle(n));
+            let entry = entry(n);
+            ours.add_entry(&entry);
+            theirs.add_entry(&entry);
+            assert_eq!(ours.as_bytes(), theirs.as_bytes());
+        }
+        ours.remove_entry(&entry(3));
+        theirs.remove_entry(&entry(3));
+        assert_eq!(ours.as_bytes(), theirs.as_bytes());
+    }
+
+    fn entry(n: u64) -> Entry {
+        let td = TrustDomain::parse("example.org").unwrap();
+        Entry {
+            id: EntryId::parse(&format!("e{n}")).unwrap(),
+            spiffe_id: td.with_path("/w").unwrap(),
+            parent_id: td.with_path("/p").unwrap(),
+            selectors: ["unix:uid:0".parse().unwrap()].into(),
+            x509_svid_ttl: None,
+            jwt_svid_ttl: None,
+            federates_with: [].into(),
+            admin: false,
+            downstream: false,
+            expires_at: None,
+            dns_names: vec![],
+            store_svid: false,
+            hint: String::new(),
+            disable_x509_svid_prefetch: false,
+            jwt_svid_include_jti: false,
+            created_at: Timestamp::from_unix_seconds(1_700_000_000 + i64::try_from(n).unwrap()),
+            ordinal: n,
+            revision_number: i64::try_from(n).unwrap(),
+            changed_at: Revision(n),
+        }
     }
 
     #[test]

@@ -182,8 +182,7 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
                 }
             }
             Alarm::Retry(entry) => {
-                self.holdings
-                    .retry(&entry, self.now, &mut self.agenda, &mut self.fresh);
+                self.holdings.retry(&entry, &mut self.fresh);
             }
             Alarm::Resume => self.holdings.resume(&mut self.agenda),
             Alarm::Call(call) => {

@@ -18,8 +18,9 @@ use crate::time::{Agenda, Alarm, Backoff, Schedule, When};
 const BATCH_MAX: usize = 500;
 /// The most requests to sign under way at once.
 const REQUESTS_MAX: usize = 4;
-/// How long an SVID waits for its authority to appear in the bundle before it is given up.
-const PARKED_MAX: Duration = Duration::from_secs(30);
+/// How long an SVID waits for its authority to appear in the bundle before another one is asked
+/// for. The bundle travels on a stream of its own, and is a round trip late at the most.
+const PARKED_MAX: Duration = Duration::from_secs(5);
 /// After a request that failed as a whole: the server is away.
 const REQUEST_BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(250),
@@ -321,7 +322,9 @@ impl<X: X509Material> Holdings<X> {
                 Ok(Installed::Servable) => fresh.push(id.clone()),
                 Ok(Installed::Parked) => {
                     holding.stage = Stage::Waiting;
-                    agenda.set(Alarm::Retry(id.clone()), When::after(now, PARKED_MAX));
+                    let wait = ENTRY_BACKOFF.wait(holding.failures.max(1), (self.seed, &id));
+                    let when = When::after(now, wait.max(PARKED_MAX));
+                    agenda.set(Alarm::Retry(id.clone()), when);
                 }
                 Err(fault) => self.entry_failed(&id, &mut holding, fault, now, agenda, actions),
             }
@@ -394,24 +397,22 @@ impl<X: X509Material> Holdings<X> {
     }
 
     /// An entry that failed, or waited for its bundle, is due again.
-    pub(crate) fn retry<J>(
-        &mut self,
-        id: &EntryId,
-        now: Now,
-        agenda: &mut Agenda,
-        actions: &mut Vec<Action<X, J>>,
-    ) {
+    pub(crate) fn retry<J>(&mut self, id: &EntryId, actions: &mut Vec<Action<X, J>>) {
         let Some(mut holding) = self.take_out(id) else {
             return;
         };
         if holding.stage == Stage::Waiting {
             holding.stage = Stage::Rest;
-            if holding.parked.take().is_some() {
-                let fault = SignFault::UnknownAuthority;
-                self.entry_failed(id, &mut holding, fault, now, agenda, actions);
-            } else {
-                self.enqueue(id, &mut holding);
+            // The parked one stays, should its authority come after all.
+            if holding.parked.is_some() {
+                holding.failures = holding.failures.saturating_add(1);
+                actions.push(Action::Note(Note::NotSigned {
+                    entry: id.clone(),
+                    fault: SignFault::UnknownAuthority,
+                    failures: holding.failures,
+                }));
             }
+            self.enqueue(id, &mut holding);
         }
         self.put_back(id.clone(), holding);
     }
@@ -469,12 +470,15 @@ impl<X: X509Material> Holdings<X> {
             let Some(mut holding) = self.take_out(&id) else {
                 continue;
             };
-            if let Some(svid) = holding.parked.take() {
+            if let Some(svid) = holding
+                .parked
+                .take_if(|svid| svid.verified_by(authorities).is_some())
+            {
+                self.unqueue(&mut holding);
+                agenda.clear(&Alarm::Retry(id.clone()));
                 match install(&id, &mut holding, svid, authorities, now, agenda, actions) {
-                    Ok(Installed::Servable) => {
-                        agenda.clear(&Alarm::Retry(id.clone()));
-                        changed.push(id.clone());
-                    }
+                    Ok(Installed::Servable) => changed.push(id.clone()),
+                    // It verifies: it is not parked again.
                     Ok(Installed::Parked) => {}
                     Err(fault) => {
                         self.entry_failed(&id, &mut holding, fault, now, agenda, actions);
@@ -658,6 +662,7 @@ fn install<X: X509Material, J>(
         renew_at: svid.renew_at(),
         previous: holding.current.as_ref().map(|h| h.svid.serial().clone()),
     }));
+    holding.parked = None;
     holding.current = Some(Held {
         svid,
         root: root.der.clone(),

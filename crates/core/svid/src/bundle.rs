@@ -16,7 +16,7 @@ pub const MAX_BUNDLE_LEN: usize = 4 * 1024 * 1024;
 const USE_X509: &str = "x509-svid";
 const USE_JWT: &str = "jwt-svid";
 
-/// Why a document is not a bundle that we take. Nothing of such a document is used (BND-22).
+/// Why a document is not a bundle that we take. Nothing of such a document is used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
     /// Longer than [`MAX_BUNDLE_LEN`].

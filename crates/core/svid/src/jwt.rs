@@ -15,6 +15,10 @@ use serde_json::{Map, Value};
 /// clients, we accept a token up to the second before it expires and not after (JWTV-07, -08).
 const NOT_BEFORE_LEEWAY: Duration = Duration::from_mins(1);
 
+/// The longest header and the longest payload that are issued, in bytes before encoding: the Rust
+/// client reads no longer ones (JWTI-17).
+const MAX_PART_LEN: usize = 64 * 1024;
+
 /// A JWT-SVID that we hold.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JwtSvid {
@@ -78,6 +82,11 @@ pub enum JwtDraftError {
         "the token would expire at {0:?}, before it is issued: the signing key has expired or the lifetime is under a second"
     )]
     Expired(Timestamp),
+    /// The header or the claims are longer than clients read (JWTI-17).
+    #[error(
+        "the token would carry {0} bytes in one part, more than {MAX_PART_LEN}: ask for fewer or shorter audiences"
+    )]
+    TooLong(usize),
     /// The signature does not have the shape of the algorithm.
     #[error("the signature: {0}")]
     Signature(#[from] KeyError),
@@ -165,9 +174,11 @@ pub fn draft(jwt: &JwtParams<'_>, now: Timestamp) -> Result<UnsignedJwt, JwtDraf
 }
 
 fn encode(part: &impl Serialize) -> Result<String, JwtDraftError> {
-    serde_json::to_vec(part)
-        .map(|json| URL_SAFE_NO_PAD.encode(json))
-        .map_err(|e| JwtDraftError::Json(e.to_string()))
+    let json = serde_json::to_vec(part).map_err(|e| JwtDraftError::Json(e.to_string()))?;
+    if json.len() > MAX_PART_LEN {
+        return Err(JwtDraftError::TooLong(json.len()));
+    }
+    Ok(URL_SAFE_NO_PAD.encode(json))
 }
 
 impl UnsignedJwt {

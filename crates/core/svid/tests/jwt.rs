@@ -89,7 +89,7 @@ fn with(mut object: Value, name: &str, value: Value) -> Value {
     object
 }
 
-/// JWTI-01 to JWTI-12.
+/// JWTI-01 to -06, JWTI-08, -09, JWTI-11, -12.
 #[test]
 fn tokens_have_spires_shape() {
     for (key_type, alg) in [
@@ -160,6 +160,12 @@ fn drafts_that_are_refused() {
         fault(params(&bare, &some, &key)),
         JwtDraftError::NoPath(bare.clone())
     );
+    // JWTI-17.
+    let long = ["a".repeat(64 * 1024)];
+    assert!(matches!(
+        fault(params(&id, &long, &key)),
+        JwtDraftError::TooLong(_)
+    ));
     let edwards = PrivateKey::generate(KeyType::Ed25519).unwrap();
     assert_eq!(
         fault(params(&id, &some, &edwards)),
@@ -172,7 +178,7 @@ fn drafts_that_are_refused() {
     assert_eq!(fault(ended), JwtDraftError::Expired(NOW));
 }
 
-/// JWTV-01 to JWTV-12.
+/// JWTV-01, -02, JWTV-04 to JWTV-09, JWTV-12.
 #[test]
 fn tokens_that_are_refused() {
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
@@ -346,7 +352,7 @@ fn full_bundle(key: &PrivateKey) -> Bundle {
     }
 }
 
-/// BND-01 to BND-12.
+/// BND-01, -02, -03, BND-07, BND-09, BND-11, -12: what the document says, member by member.
 #[test]
 fn bundles_return_from_their_document() {
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
@@ -384,7 +390,7 @@ fn bundles_return_from_their_document() {
     assert_eq!(decode_spiffe(domain(), &encode_spiffe(&empty)), Ok(empty));
 }
 
-/// BND-06, BND-08, BND-15, BND-16.
+/// BND-06, BND-08, BND-15, BND-16, X509V-12, JWTV-11.
 #[test]
 fn what_is_not_understood_is_passed_over() {
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
@@ -409,6 +415,77 @@ fn what_is_not_understood_is_passed_over() {
     let bundle = decode_spiffe(domain(), document.to_string().as_bytes()).unwrap();
     assert_eq!(bundle.x509_authorities.len(), 2);
     assert_eq!(bundle.jwt_authorities.len(), 1);
+}
+
+/// BND-10 for every kind of key: coordinates at full width, numbers without a zero at their head,
+/// base64url without padding; BND-11: a certificate in base64 with it.
+#[test]
+fn keys_of_every_kind_are_written_as_rfc_7518_says() {
+    use base64::engine::general_purpose::STANDARD;
+    for (key_type, members) in [
+        (KeyType::EcP256, [("x", 32), ("y", 32)].as_slice()),
+        (KeyType::EcP384, &[("x", 48), ("y", 48)]),
+        (KeyType::Rsa2048, &[("n", 256), ("e", 3)]),
+    ] {
+        let key = PrivateKey::generate(key_type).unwrap();
+        let bundle = full_bundle(&key);
+        let document = encode_spiffe(&bundle);
+        let value: Value = serde_json::from_slice(&document).unwrap();
+        for entry in value["keys"].as_array().unwrap() {
+            for (member, width) in members {
+                let bytes = URL_SAFE_NO_PAD
+                    .decode(entry[member].as_str().unwrap())
+                    .unwrap();
+                assert_eq!(bytes.len(), *width, "{member}");
+            }
+        }
+        let certificates = value["keys"][0]["x5c"].as_array().unwrap();
+        assert_eq!(certificates.len(), 1);
+        assert_eq!(
+            STANDARD.decode(certificates[0].as_str().unwrap()).unwrap(),
+            *bundle.x509_authorities[0].der
+        );
+        assert_eq!(decode_spiffe(domain(), &document), Ok(bundle));
+    }
+}
+
+/// BND-15, X509V-12: the first value of `x5c` counts, so one that is no text is a fault and not a
+/// reason to look at the second.
+#[test]
+fn a_first_certificate_that_is_no_text_is_not_passed_over() {
+    let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+    let mut document: Value = serde_json::from_slice(&encode_spiffe(&full_bundle(&key))).unwrap();
+    let good = document["keys"][0]["x5c"][0].clone();
+    document["keys"][0]["x5c"] = json!([1, good]);
+    assert!(matches!(
+        decode_spiffe(domain(), document.to_string().as_bytes()),
+        Err(BundleError::Key { index: 0, .. })
+    ));
+}
+
+/// ID-14: the longest ID stands in a token.
+#[test]
+fn the_longest_id_has_a_token() {
+    let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+    let path = format!("/{}", "p".repeat(2048 - "spiffe://example.org/".len()));
+    let id = domain().with_path(&path).unwrap();
+    assert_eq!(id.as_str().len(), 2048);
+    let audience = ["a".to_owned()];
+    let draft = draft(&params(&id, &audience, &key), NOW).unwrap();
+    let signature = key.sign(draft.scheme(), draft.signing_input()).unwrap();
+    let token = draft.assemble(&signature).unwrap().token;
+    let valid = validate(&token, "a", |_| Some(bundle(&key)), NOW).unwrap();
+    assert_eq!(valid.spiffe_id, id);
+}
+
+/// JWTV-13: a token is no ticket for one ride.
+#[test]
+fn a_token_may_be_shown_twice() {
+    let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+    let token = forge(&key, &header(), &with(claims(), "jti", json!("1")));
+    for _ in 0..2 {
+        assert!(validate(&token, "a", |_| Some(bundle(&key)), NOW).is_ok());
+    }
 }
 
 #[test]

@@ -93,7 +93,8 @@ fn bundle_of(root: &[u8]) -> Bundle {
     }
 }
 
-/// The columns of spire-behaviour 2.4, read by a parser that we did not write.
+/// The columns of spire-behaviour 2.4, read by a parser that we did not write (X509I-05, X509I-06,
+/// X509I-09, -10, X509I-12, X509I-14, ID-18, X509I-16).
 #[test]
 fn a_ca_has_spires_shape() {
     let authority = authority(KeyType::EcP256);
@@ -207,6 +208,83 @@ fn a_leaf_has_spires_shape() {
     assert_eq!(seen, ["aki", "bc", "eku", "ku", "san", "ski"]);
 }
 
+/// X509I-04: a name that is empty makes the alternative name critical (RFC 5280, 4.1.2.6).
+#[test]
+fn a_leaf_without_a_subject_has_a_critical_name() {
+    let authority = authority(KeyType::EcP256);
+    let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+    let params = LeafParams {
+        spiffe_id: &id("/w"),
+        public_key: key.public_key(),
+        dns_names: &[],
+        subject: Some(&Subject::default()),
+        serial: [7; 16],
+        ttl: HOUR,
+    };
+    let draft = authority.issuer.draft_leaf(&params, NOW).unwrap();
+    let signature = authority.key.sign(draft.scheme(), draft.tbs()).unwrap();
+    let der = draft.assemble(&signature);
+    let (_, leaf) = X509Certificate::from_der(&der).unwrap();
+    assert_eq!(leaf.subject().as_raw(), [0x30, 0]);
+    let name = leaf.extensions().iter().find(|extension| {
+        matches!(
+            extension.parsed_extension(),
+            ParsedExtension::SubjectAlternativeName(_)
+        )
+    });
+    assert!(name.unwrap().critical);
+    assert!(verify(&[&der], &authority.bundle(), Role::Server, NOW).is_ok());
+}
+
+/// ID-14: the longest ID stands in a certificate, and comes back from it.
+#[test]
+fn the_longest_id_has_a_certificate() {
+    let authority = authority(KeyType::EcP256);
+    let longest = id(&format!(
+        "/{}",
+        "p".repeat(2048 - "spiffe://example.org/".len())
+    ));
+    let params = LeafParams {
+        spiffe_id: &longest,
+        public_key: authority.key.public_key(),
+        dns_names: &[],
+        subject: None,
+        serial: [7; 16],
+        ttl: HOUR,
+    };
+    let draft = authority.issuer.draft_leaf(&params, NOW).unwrap();
+    let signature = authority.key.sign(draft.scheme(), draft.tbs()).unwrap();
+    let leaf = draft.assemble(&signature);
+    let svid = verify(&[&leaf], &authority.bundle(), Role::Client, NOW).unwrap();
+    assert_eq!(svid.spiffe_id, longest);
+}
+
+/// X509I-15: a chain is good from its first second to its last. X509I-19: the serial number is
+/// positive and has at most 20 octets.
+#[test]
+fn a_leaf_is_good_all_its_life() {
+    let authority = authority(KeyType::EcP256);
+    let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+    let leaf = authority.leaf(&key, &[], HOUR);
+    let second = Duration::from_secs(1);
+    let (from, to) = (NOW.minus(Duration::from_secs(10)), NOW.plus(HOUR));
+    for (at, good) in [
+        (from.minus(second), false),
+        (from, true),
+        (NOW, true),
+        (to, true),
+        (to.plus(second), false),
+    ] {
+        let result = verify(&[&leaf], &authority.bundle(), Role::Server, at);
+        assert_eq!(result.is_ok(), good, "{at:?} {result:?}");
+    }
+    for der in [authority.issuer.der(), leaf.as_slice()] {
+        let (_, certificate) = X509Certificate::from_der(der).unwrap();
+        let serial = certificate.raw_serial();
+        assert!(serial.len() <= 20 && serial[0] < 0x80, "{serial:?}");
+    }
+}
+
 /// X509I-18: no leaf outlives its authority.
 #[test]
 fn a_leaf_ends_with_its_authority() {
@@ -299,6 +377,7 @@ fn subjects_of_any_characters() {
     }
 }
 
+/// X509I-15, X509I-17.
 #[test]
 fn every_kind_of_key_issues_and_verifies() {
     for key_type in [

@@ -9,8 +9,10 @@
     reason = "a test harness fails by panicking"
 )]
 
+mod faulty_store;
 mod process;
 mod test_node;
 
+pub use faulty_store::{CommitFault, FaultyStore, HeldCommits};
 pub use process::{ServerConfig, ServerProcess};
 pub use test_node::TestNode;

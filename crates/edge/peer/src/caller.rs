@@ -105,12 +105,18 @@ pub enum Refusal {
         /// The process that connected.
         pid: u32,
     },
+    /// It was silent for longest when too many connections were.
+    #[error("process {pid} connected and sent nothing, and its place went to a newer connection")]
+    Displaced {
+        /// The process that connected.
+        pid: u32,
+    },
 }
 
 impl From<Refusal> for io::Error {
     fn from(refusal: Refusal) -> Self {
         let kind = match refusal {
-            Refusal::TooSlow { .. } => io::ErrorKind::TimedOut,
+            Refusal::TooSlow { .. } | Refusal::Displaced { .. } => io::ErrorKind::TimedOut,
             Refusal::Exhausted { .. } => io::ErrorKind::OutOfMemory,
             Refusal::Gone { .. } => io::ErrorKind::ConnectionReset,
             Refusal::Silent => io::ErrorKind::NotConnected,

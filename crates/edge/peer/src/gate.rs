@@ -1,8 +1,12 @@
 //! How many connections one socket keeps, and who holds them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Context;
 use std::time::Duration;
+
+use futures::task::AtomicWaker;
 
 /// Bounds on the connections of one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,7 +14,8 @@ pub struct Limits {
     /// Connections in all. Further ones are closed at once, which gRPC clients report as
     /// `UNAVAILABLE` and retry.
     pub open: usize,
-    /// Connections that have not sent a whole HTTP/2 preface yet.
+    /// Connections that have not sent a whole HTTP/2 preface yet. For a further one the oldest is
+    /// closed.
     pub half_open: usize,
     /// The part of `half_open` that one user's processes may hold, so that one user cannot keep
     /// the others out.
@@ -39,7 +44,7 @@ pub struct Tally {
     pub half_open: usize,
     /// Connections accepted since the start, whatever became of them.
     pub accepted: u64,
-    /// Connections closed at once because a limit was reached.
+    /// Connections closed because a limit was reached.
     pub over_limit: u64,
     /// Connections refused because of who was at the other end.
     pub refused: u64,
@@ -59,15 +64,38 @@ pub(crate) struct Gate {
 #[derive(Debug, Default)]
 struct State {
     tally: Tally,
-    half_open_by_uid: HashMap<u32, usize>,
+    /// Per user, the half-open connections by their age.
+    half_open: HashMap<u32, BTreeMap<u64, Arc<Displacement>>>,
+    next_number: u64,
+}
+
+/// Tells a half-open connection that another one got its place.
+#[derive(Debug, Default)]
+pub(crate) struct Displacement {
+    happened: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Displacement {
+    /// Whether it has happened; if not, whoever asks is woken when it does.
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> bool {
+        self.waker.register(cx.waker());
+        self.happened.load(Ordering::Acquire)
+    }
+
+    fn happen(&self) {
+        self.happened.store(true, Ordering::Release);
+        self.waker.wake();
+    }
 }
 
 /// A connection's place; gives it back when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     gate: Arc<Gate>,
-    /// The user, while the connection is half-open.
-    half_open_uid: Option<u32>,
+    /// The user and the number, while the connection is half-open.
+    half_open: Option<(u32, u64)>,
+    displacement: Arc<Displacement>,
 }
 
 impl Gate {
@@ -105,8 +133,7 @@ impl Gate {
     /// Whether another connection fits at all; asked before anything is learnt about it.
     pub(crate) fn has_room(&self) -> bool {
         self.with(|state| {
-            let room = state.tally.open < self.limits.open
-                && state.tally.half_open < self.limits.half_open;
+            let room = state.tally.open < self.limits.open;
             if !room {
                 state.tally.over_limit += 1;
             }
@@ -115,25 +142,39 @@ impl Gate {
     }
 
     /// Takes a place for a new connection of `uid`.
+    ///
+    /// Where too many are half-open, the oldest gives way: of the same user if that user has all
+    /// of its part, otherwise of the user who has most. Whoever speaks at once is thus served, however
+    /// many stay silent.
     pub(crate) fn enter(self: &Arc<Self>, uid: u32) -> Option<Place> {
         self.with(|state| {
-            let mine = state.half_open_by_uid.entry(uid).or_default();
-            if state.tally.open >= self.limits.open
-                || state.tally.half_open >= self.limits.half_open
-                || *mine >= self.limits.half_open_per_uid
-            {
-                if *mine == 0 {
-                    state.half_open_by_uid.remove(&uid);
-                }
+            if state.tally.open >= self.limits.open {
                 state.tally.over_limit += 1;
                 return None;
             }
-            *mine += 1;
+            let mine = state.half_open.get(&uid).map_or(0, BTreeMap::len);
+            if mine >= self.limits.half_open_per_uid {
+                state.displace_oldest_of(uid);
+            } else if state.tally.half_open >= self.limits.half_open {
+                let most = state
+                    .half_open
+                    .iter()
+                    .max_by_key(|(_, silent)| silent.len());
+                if let Some(most) = most.map(|(uid, _)| *uid) {
+                    state.displace_oldest_of(most);
+                }
+            }
+            let number = state.next_number;
+            state.next_number = number.wrapping_add(1);
+            let displacement = Arc::<Displacement>::default();
+            let silent = state.half_open.entry(uid).or_default();
+            silent.insert(number, Arc::clone(&displacement));
             state.tally.half_open += 1;
             state.tally.open += 1;
             Some(Place {
                 gate: Arc::clone(self),
-                half_open_uid: Some(uid),
+                half_open: Some((uid, number)),
+                displacement,
             })
         })
     }
@@ -144,25 +185,48 @@ impl Gate {
     }
 }
 
+impl State {
+    fn displace_oldest_of(&mut self, uid: u32) {
+        let oldest = self
+            .half_open
+            .get(&uid)
+            .and_then(|silent| silent.keys().next().copied());
+        if let Some(number) = oldest
+            && let Some(displacement) = self.leave(uid, number)
+        {
+            self.tally.over_limit += 1;
+            displacement.happen();
+        }
+    }
+
+    /// The connection is no longer half-open; `None` if it was not.
+    fn leave(&mut self, uid: u32, number: u64) -> Option<Arc<Displacement>> {
+        let silent = self.half_open.get_mut(&uid)?;
+        let left = silent.remove(&number)?;
+        if silent.is_empty() {
+            self.half_open.remove(&uid);
+        }
+        self.tally.half_open = self.tally.half_open.saturating_sub(1);
+        Some(left)
+    }
+}
+
 impl Place {
     pub(crate) fn gate(&self) -> &Gate {
         &self.gate
     }
 
+    /// Whether another connection got this half-open connection's place.
+    pub(crate) fn displaced(&self, cx: &Context<'_>) -> bool {
+        self.displacement.poll(cx)
+    }
+
     /// The preface has arrived.
     pub(crate) fn settle(&mut self) {
-        let Some(uid) = self.half_open_uid.take() else {
-            return;
-        };
-        self.gate.with(|state| {
-            state.tally.half_open = state.tally.half_open.saturating_sub(1);
-            if let Some(mine) = state.half_open_by_uid.get_mut(&uid) {
-                *mine = mine.saturating_sub(1);
-                if *mine == 0 {
-                    state.half_open_by_uid.remove(&uid);
-                }
-            }
-        });
+        if let Some((uid, number)) = self.half_open.take() {
+            // One that was displaced meanwhile has left already.
+            self.gate.with(|state| drop(state.leave(uid, number)));
+        }
     }
 }
 
@@ -187,12 +251,41 @@ mod tests {
         })
     }
 
+    /// The numbers of the places that were displaced.
+    fn displaced(places: &[Place]) -> Vec<usize> {
+        let cx = Context::from_waker(std::task::Waker::noop());
+        let gone = places
+            .iter()
+            .enumerate()
+            .filter(|(_, place)| place.displaced(&cx));
+        gone.map(|(index, _)| index).collect()
+    }
+
     #[test]
-    fn one_user_cannot_hold_every_half_open_place() {
-        let gate = gate();
-        let held: Vec<_> = (0..3).map(|_| gate.enter(7)).collect();
-        assert_eq!(held.iter().flatten().count(), 2);
-        assert!(gate.enter(8).is_some());
+    fn the_oldest_silent_connection_gives_way() {
+        let gate = Gate::new(Limits {
+            open: 100,
+            half_open: 3,
+            half_open_per_uid: 2,
+            ..Limits::default()
+        });
+        let mut held: Vec<_> = [7, 7, 7].map(|uid| gate.enter(uid).unwrap()).into();
+        assert_eq!(
+            displaced(&held),
+            [0],
+            "a user's own oldest, when it has all of its part"
+        );
+        held.push(gate.enter(8).unwrap());
+        assert_eq!(displaced(&held), [0]);
+        held.push(gate.enter(9).unwrap());
+        assert_eq!(
+            displaced(&held),
+            [0, 1],
+            "the oldest of the user who has most"
+        );
+        assert_eq!((gate.tally().half_open, gate.tally().over_limit), (3, 2));
+        drop(held);
+        assert_eq!((gate.tally().open, gate.tally().half_open), (0, 0));
     }
 
     #[test]
@@ -205,7 +298,7 @@ mod tests {
         drop(place);
         drop(gate.enter(7));
         assert_eq!((gate.tally().open, gate.tally().half_open), (0, 0));
-        assert!(gate.with(|state| state.half_open_by_uid.is_empty()));
+        assert!(gate.with(|state| state.half_open.is_empty()));
     }
 
     #[test]

@@ -79,7 +79,10 @@ impl PeerStream {
         if first {
             self.place.gate().count_refused();
             match verdict {
-                Refusal::Gone { .. } | Refusal::TooSlow { .. } | Refusal::Silent => {
+                Refusal::Gone { .. }
+                | Refusal::TooSlow { .. }
+                | Refusal::Displaced { .. }
+                | Refusal::Silent => {
                     tracing::debug!(reason = %verdict, "connection refused");
                 }
                 Refusal::NotVisible
@@ -111,6 +114,10 @@ impl PeerStream {
     }
 
     fn check_deadline(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.half_open.is_some() && self.place.displaced(cx) {
+            let pid = self.info.connector().pid();
+            return Err(self.refuse(Refusal::Displaced { pid }));
+        }
         if let Some(half_open) = &mut self.half_open
             && half_open.deadline.as_mut().poll(cx).is_ready()
         {

@@ -166,12 +166,12 @@ async fn revisions_have_no_gaps<P: Place>(place: &P) {
     let names = |log: Vec<(Revision, Vec<Change>)>| -> Vec<(u64, Vec<String>)> {
         log.into_iter()
             .map(|(revision, changes)| {
-                let names = changes.iter().map(|change| match change {
-                    Change::PutEntry(entry) => {
-                        assert_eq!(entry.changed_at, revision);
-                        entry.id.to_string()
-                    }
-                    other => format!("{other:?}"),
+                let names = changes.iter().map(|change| {
+                    let Change::PutEntry(entry) = change else {
+                        return format!("{change:?}");
+                    };
+                    assert_eq!(entry.changed_at, revision);
+                    entry.id.to_string()
                 });
                 (revision.0, names.collect())
             })

@@ -12,6 +12,53 @@ use muster_roll::Change;
 ///
 /// Each method that changes rows takes the permit for an action that writes such rows; the permit
 /// itself is not kept: who did it stands in the audit record.
+///
+/// ```
+/// use muster_model::EntryId;
+/// use muster_policy::{BatchDeleteEntry, Caller, decide};
+/// use muster_store::Transaction;
+///
+/// let permit = decide::<BatchDeleteEntry>(&Caller::Local { pid: 1, uid: 0 }).unwrap();
+/// let mut transaction = Transaction::new();
+/// transaction.delete_entry(&permit, EntryId::parse("e").unwrap());
+/// assert_eq!(transaction.changes().len(), 1);
+/// ```
+///
+/// A write that nobody authorized does not compile: without a permit,
+///
+/// ```compile_fail,E0061
+/// # use muster_model::EntryId;
+/// # use muster_store::Transaction;
+/// let mut transaction = Transaction::new();
+/// transaction.delete_entry(EntryId::parse("e").unwrap());
+/// ```
+///
+/// with a permit for something else,
+///
+/// ```compile_fail,E0277
+/// # use muster_model::EntryId;
+/// # use muster_policy::{Caller, ListEntries, decide};
+/// # use muster_store::Transaction;
+/// // Whoever may read the entries may not yet delete one.
+/// let permit = decide::<ListEntries>(&Caller::Local { pid: 1, uid: 0 }).unwrap();
+/// let mut transaction = Transaction::new();
+/// transaction.delete_entry(&permit, EntryId::parse("e").unwrap());
+/// ```
+///
+/// with a permit of one's own making,
+///
+/// ```compile_fail,E0451
+/// # use muster_policy::{BatchDeleteEntry, Class, Permit, Principal};
+/// let principal = Principal { class: Class::Local, id: None, process: None, work: None };
+/// let permit: Permit<BatchDeleteEntry> = Permit { principal, action: std::marker::PhantomData };
+/// ```
+///
+/// or past the methods.
+///
+/// ```compile_fail,E0451
+/// # use muster_store::Transaction;
+/// let transaction = Transaction { changes: Vec::new(), records: Vec::new() };
+/// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Transaction {
     changes: Vec<Change>,

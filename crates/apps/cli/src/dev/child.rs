@@ -12,6 +12,7 @@ use std::time::Duration;
 use muster_rt::telemetry;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{ChildStdout, Command};
 use tokio::sync::watch;
@@ -191,13 +192,40 @@ async fn keep_log(
         if tail.len() == TAIL {
             tail.pop_front();
         }
-        tail.push_back(line);
+        tail.push_back(readable(&line));
     }
+}
+
+/// A log line in JSON as people read it; any other as it is.
+fn readable(line: &str) -> String {
+    let Ok(Value::Object(mut fields)) = serde_json::from_str(line) else {
+        return line.to_owned();
+    };
+    let mut take = |name: &str| match fields.remove(name) {
+        Some(Value::String(text)) => text,
+        Some(other) => other.to_string(),
+        None => String::new(),
+    };
+    let (level, message) = (take("level"), take("message"));
+    for noise in ["timestamp", "target"] {
+        take(noise);
+    }
+    let rest = fields.iter().map(|(name, value)| match value {
+        Value::String(text) => format!("{name}={text}"),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            format!("{name}={value}")
+        }
+    });
+    [level, message]
+        .into_iter()
+        .chain(rest)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// The address in the line by which the server says that it serves, in JSON.
 fn address_in(line: &str) -> Option<String> {
-    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    let line: Value = serde_json::from_str(line).ok()?;
     (line.get("message")? == "serving")
         .then(|| line.get("address")?.as_str().map(str::to_owned))
         .flatten()
@@ -206,6 +234,13 @@ fn address_in(line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn log_lines_are_for_people() {
+        let line = r#"{"timestamp":"2026","level":"ERROR","target":"x","message":"no","pid":7,"why":"full"}"#;
+        assert_eq!(readable(line), "ERROR no pid=7 why=full");
+        assert_eq!(readable("thread main panicked"), "thread main panicked");
+    }
 
     #[test]
     fn the_line_that_says_where_the_server_serves() {

@@ -35,7 +35,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::Output;
 
 /// How long the workload's call is awaited before its entry is written all the same.
-const HELD: Duration = Duration::from_secs(3);
+const HELD: Duration = Duration::from_secs(8);
 /// With `--once`: how long the first SVID may take, and by how much a rotation may be late.
 const FIRST: Duration = Duration::from_mins(1);
 const LATE: Duration = Duration::from_secs(15);
@@ -107,7 +107,13 @@ pub(crate) async fn run(dev: Dev, output: Output) -> Result<(), Failure> {
     screen.ending();
     children.stop().await;
     let closed = place.close();
-    let outcome = outcome.and(closed);
+    let outcome = match outcome.and(closed) {
+        // Whoever waits for a rotation must not take our silence for one.
+        Err(failure) if dev.once && failure.exit == Exit::ReaderGone => Err(Failure::failed(
+            "standard output was closed before the workload saw a rotation",
+        )),
+        outcome => outcome,
+    };
     if let Err(failure) = &outcome {
         screen.failed(failure);
     }

@@ -59,21 +59,23 @@ impl Place {
     }
 
     fn temporary() -> Result<Self, Failure> {
-        let root = std::env::var_os("XDG_RUNTIME_DIR")
+        // The runtime directory may be another user's, after `su` for example.
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR")
             .map(PathBuf::from)
-            .filter(|dir| dir.is_absolute() && dir.is_dir())
-            .unwrap_or_else(std::env::temp_dir);
-        sweep(&root);
-        let directory = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir_in(&root)
-            .map_err(|error| {
-                Failure::failed(format!(
-                    "cannot make a temporary directory in {}: {error}; set TMPDIR, or pass --dir",
-                    root.display()
-                ))
-            })?;
+            .filter(|dir| dir.is_absolute());
+        let mut made = None;
+        for root in runtime.into_iter().chain([std::env::temp_dir()]) {
+            sweep(&root);
+            match temporary_in(&root) {
+                Ok(directory) => {
+                    made = Some(Ok(directory));
+                    break;
+                }
+                Err(failure) => made = Some(Err(failure)),
+            }
+        }
+        let directory =
+            made.unwrap_or_else(|| Err(Failure::failed("there is no place for temporary files")))?;
         let base = directory.path().to_owned();
         check_lengths(
             &base,
@@ -144,6 +146,19 @@ impl Place {
             ))
         })
     }
+}
+
+fn temporary_in(root: &Path) -> Result<TempDir, Failure> {
+    tempfile::Builder::new()
+        .prefix(PREFIX)
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(root)
+        .map_err(|error| {
+            Failure::failed(format!(
+                "cannot make a temporary directory in {}: {error}; set TMPDIR, or pass --dir",
+                root.display()
+            ))
+        })
 }
 
 fn server_socket(base: &Path) -> PathBuf {

@@ -22,6 +22,11 @@ use crate::time::rough;
 /// How many characters of serial numbers and key identifiers are shown: enough to tell them apart.
 const SHORT: usize = 12;
 
+/// The longest selector that the column beside it makes room for.
+const WIDE: usize = 48;
+/// Added before a time is cut to whole seconds.
+const HALF_A_SECOND: Duration = Duration::from_millis(500);
+
 /// Tells what happens: lines of JSON, or text with a countdown where there is a terminal.
 pub(super) struct Screen {
     json: bool,
@@ -29,6 +34,8 @@ pub(super) struct Screen {
     /// The last line can be written over.
     terminal: bool,
     clock: SystemClock,
+    /// The demonstration's SPIFFE ID, once there is a demonstration.
+    demo: Option<String>,
     /// When the demonstration's SVID will be renewed.
     next: Option<Timestamp>,
     /// A countdown stands on the last line.
@@ -52,6 +59,7 @@ impl Screen {
             colour: !json && telemetry::colour_on_stdout(),
             terminal: !json && io::stdout().is_terminal(),
             clock: SystemClock::new(),
+            demo: None,
             next: None,
             counting: false,
         }
@@ -75,6 +83,9 @@ impl Screen {
     }
 
     pub(super) fn ready(&mut self, dev: &Dev, running: &Running) -> Result<(), Failure> {
+        if !dev.no_demo {
+            self.demo = running.demo_id().ok().map(|id| id.to_string());
+        }
         if self.json {
             return output::write(&format!("{}\n", happening::ready(running)));
         }
@@ -101,7 +112,9 @@ impl Screen {
         let text = match happening {
             Happening::Attested { what, .. } => self.attested(what),
             Happening::Issued { what, .. } => {
-                self.next = millis(what.renew_at.as_ref()).map(Timestamp::from_unix_millis);
+                if Some(&what.spiffe_id) == self.demo.as_ref() {
+                    self.next = renewal(what);
+                }
                 self.issued(what)
             }
             Happening::Refused { what, .. } => format!(
@@ -152,7 +165,9 @@ impl Screen {
             .iter()
             .map(|fact| (selector(fact.selector.as_ref()), fact.how.as_str()))
             .collect();
-        let widest = facts.iter().map(|(text, _)| text.len()).max().unwrap_or(0);
+        let lengths = facts.iter().map(|(text, _)| text.len());
+        // A digest does not push the rest away.
+        let widest = lengths.filter(|length| *length <= WIDE).max().unwrap_or(0);
         let facts = facts.into_iter().map(|(selector, how)| {
             let how = self.ink(Ink::Faint, how);
             format!("         {selector:widest$}  {how}\n")
@@ -189,12 +204,15 @@ impl Screen {
             short(&what.authority_id),
             clock_time(from),
             clock_time(until),
-            rough(Timestamp::from_unix_seconds(until).since(now)),
+            rough(Timestamp::from_unix_seconds(until).since(now) + HALF_A_SECOND),
         );
-        match self.next {
-            // A terminal has the countdown.
-            Some(next) if !self.terminal => {
-                format!("{text}         rotates in {}\n", rough(next.since(now)))
+        match renewal(what) {
+            // The demonstration has its countdown on a terminal.
+            Some(next) if !self.terminal || self.demo.as_ref() != Some(&what.spiffe_id) => {
+                format!(
+                    "{text}         rotates in {}\n",
+                    rough(next.since(now) + HALF_A_SECOND)
+                )
             }
             Some(_) | None => text,
         }
@@ -307,6 +325,11 @@ fn how_to_try(dev: &Dev, running: &Running, heading: impl Fn(&str) -> String) ->
         heading("Try it from another shell, with this or any SPIFFE client:"),
         shell_quote(&running.workload_address()),
     )
+}
+
+/// When the node will renew what it was issued.
+fn renewal(what: &Issued) -> Option<Timestamp> {
+    millis(what.renew_at.as_ref()).map(Timestamp::from_unix_millis)
 }
 
 /// The time of day in UTC.

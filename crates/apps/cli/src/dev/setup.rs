@@ -69,6 +69,13 @@ impl Running {
         Endpoint::Unix(self.workload_socket.clone()).to_string()
     }
 
+    /// The demonstration workload's identity.
+    pub(super) fn demo_id(&self) -> Result<SpiffeId, Failure> {
+        self.trust_domain
+            .with_path("/demo")
+            .map_err(|error| Failure::failed(format!("the demonstration's SPIFFE ID: {error}")))
+    }
+
     fn server_args(&self) -> ServerArgs {
         ServerArgs::at(self.server_admin_socket.clone())
     }
@@ -163,10 +170,7 @@ pub(super) fn start_demo(
 /// Registers the identity of the demonstration: any process of this user, so that a client started
 /// in another shell receives it too.
 pub(super) async fn register_demo(running: &Running) -> Result<Entry, Failure> {
-    let spiffe_id = running
-        .trust_domain
-        .with_path("/demo")
-        .map_err(|error| Failure::failed(format!("the demonstration's SPIFFE ID: {error}")))?;
+    let spiffe_id = running.demo_id()?;
     let parent = SpiffeId::parse(&running.node_id).map_err(|error| {
         Failure::failed(format!("the node's ID {:?}: {error}", running.node_id))
     })?;

@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::Stream;
@@ -21,6 +22,8 @@ use tonic_prost::ProstCodec;
 /// The largest request, in bytes: a token to validate is at most 64 KiB, an audience list is
 /// shorter.
 const REQUEST_MAX: usize = 256 * 1024;
+/// How long a request may take from its first byte to its last.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest answer, in bytes: what all clients take by default (WAPI-18).
 pub(crate) const ANSWER_MAX: usize = 4 * 1024 * 1024;
 
@@ -37,9 +40,10 @@ pub(crate) async fn read<T: Message + Default + Send + 'static>(
     let decoder = ProstCodec::<T, T>::default().decoder();
     let mut messages =
         Streaming::new_request(decoder, request.into_body(), None, Some(REQUEST_MAX));
-    let message = messages
-        .message()
-        .await?
+    // A request that is never sent to its end must not keep its place for ever.
+    let message = tokio::time::timeout(REQUEST_TIMEOUT, messages.message())
+        .await
+        .map_err(|_elapsed| Status::deadline_exceeded("the request was not sent in time"))??
         .ok_or_else(|| Status::invalid_argument("the request has no message"))?;
     Ok(message)
 }

@@ -18,6 +18,9 @@ use super::{CallerFacts, Inner, answers, grpc};
 
 /// The most audiences in one request; the Rust client takes no more in a token.
 const AUDIENCES_MAX: usize = 32;
+/// The most bytes of all audiences of one request: tokens stay well below the 64 KiB that clients
+/// take (JWTI-17).
+const AUDIENCE_BYTES_MAX: usize = 16 * 1024;
 /// The claims of a foreign trust domain's token that are passed on (WAPI-48).
 const FOREIGN_CLAIMS: [&str; 3] = ["sub", "aud", "exp"];
 
@@ -40,6 +43,12 @@ impl Inner {
             return Err(Status::invalid_argument(format!(
                 "{} audiences are too many: at most {AUDIENCES_MAX}",
                 request.audience.len()
+            )));
+        }
+        let bytes: usize = request.audience.iter().map(String::len).sum();
+        if bytes > AUDIENCE_BYTES_MAX {
+            return Err(Status::invalid_argument(format!(
+                "audiences of {bytes} bytes are too long: at most {AUDIENCE_BYTES_MAX} together"
             )));
         }
         let spiffe_id = if request.spiffe_id.is_empty() {
@@ -105,6 +114,7 @@ impl Inner {
                 .get(td)
                 .map(|keys| answers::jwt_bundle(td, keys))
         };
+        // WAPI-46.
         let now = self.clock.now().wall;
         let valid =
             validate(&request.svid, &request.audience, bundle_of, now).map_err(|error| {

@@ -157,7 +157,7 @@ impl World {
         let mut step = self.step();
         match how % 4 {
             0 => step.digest = ViewDigest::from_bytes(&[how; 32]).unwrap(),
-            1 if self.node.revision > 0 => step.revision = Revision(self.node.revision - 1),
+            1 if self.roster.standing().0.0 > 0 => step.revision = Revision(self.node.revision - 1),
             2 => step.bundles.push(Bundle::empty(own())),
             _ => {
                 let Some(entry) = self.server.entries.values().next() else {

@@ -7,9 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use muster_crypto::digest::Sha256;
 use muster_plugin::workload::{AttestError, Change, FileId, Process};
 use nix::fcntl::readlinkat;
-use sha2::{Digest, Sha256};
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::{DigestLimit, KIND};
@@ -214,7 +214,7 @@ fn hash(mut file: File, state: State) -> io::Result<[u8; 32]> {
     if left != 0 || State::of(&file.metadata()?) != state {
         return Err(changed());
     }
-    Ok(hasher.finalize().into())
+    Ok(hasher.finish())
 }
 
 fn changed() -> io::Error {

@@ -1,0 +1,26 @@
+//! The node against a double of its server: real sockets, real TLS, real gRPC.
+
+#[cfg(test)]
+mod authority;
+#[cfg(test)]
+mod connection;
+#[cfg(test)]
+mod double;
+#[cfg(test)]
+mod join;
+#[cfg(test)]
+mod jwt;
+#[cfg(test)]
+mod lies;
+#[cfg(test)]
+mod operator;
+#[cfg(test)]
+mod outage;
+#[cfg(test)]
+mod protocol;
+#[cfg(test)]
+mod rig;
+#[cfg(test)]
+mod services;
+#[cfg(test)]
+mod x509;
