@@ -8,7 +8,6 @@ use crate::process::Spending;
 use crate::subject::Domain;
 
 pub(super) async fn measure(domain: &Domain, sizes: &Sizes) -> Result<Vec<Figure>, Failure> {
-    workload::register(domain).await?;
     let mut times = Times::default();
     let spending = Spending::of(domain.node)?;
     for _ in 0..sizes.connections {

@@ -154,6 +154,7 @@ pub(crate) async fn all(
     };
     if NAMES.iter().any(|name| *name != "entries" && wanted(name)) {
         let domain = kind.start().await?;
+        workload::register(&domain).await?;
         // Signing comes before there are a thousand entries, tokens last: they kill the server.
         for name in ["signing", "arrival", "connections", "streams", "tokens"] {
             if !wanted(name) {

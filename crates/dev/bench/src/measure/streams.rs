@@ -5,7 +5,6 @@ use crate::Failure;
 use crate::subject::Domain;
 
 pub(super) async fn measure(domain: &Domain, sizes: &Sizes) -> Result<Vec<Figure>, Failure> {
-    workload::register(domain).await?;
     let before = domain.node.resident()?;
     let mut open = Vec::new();
     for _ in 0..sizes.streams {

@@ -4,7 +4,7 @@ use muster_proto::workload::JwtsvidRequest;
 use muster_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use tonic::transport::Channel;
 
-use super::{Figure, Sizes, workload};
+use super::{Figure, Sizes};
 use crate::Failure;
 use crate::caller::with_header;
 use crate::clock::Stopwatch;
@@ -13,7 +13,6 @@ use crate::process::Spending;
 use crate::subject::Domain;
 
 pub(super) async fn measure(domain: &Domain, sizes: &Sizes) -> Result<Vec<Figure>, Failure> {
-    workload::register(domain).await?;
     let channel = muster_peer::connect(&domain.workload_socket).await?;
     let mut api = SpiffeWorkloadApiClient::new(channel);
     fetch(&mut api).await?; // now the node is warm

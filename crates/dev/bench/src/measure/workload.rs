@@ -20,11 +20,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// The path of the bench's own identity.
 const PATH: &str = "/bench/self";
 
-/// Gives the bench an entry, unless it has one, and waits until it is served.
+/// Gives the bench an entry, and waits until it is served.
 pub(super) async fn register(domain: &Domain) -> Result<(), Failure> {
-    if served(domain).await.is_ok() {
-        return Ok(());
-    }
     let mut api = EntryClient::new(muster_peer::connect(&domain.server.admin_socket).await?);
     let own = entry(
         &domain.node_id,
@@ -33,17 +30,13 @@ pub(super) async fn register(domain: &Domain) -> Result<(), Failure> {
     );
     create(&mut api, vec![own]).await?;
     let wait = async {
-        while served(domain).await.is_err() {
+        while open(domain).await.is_err() {
             sleep(ASK_AGAIN).await;
         }
     };
     timeout(REGISTERED_WITHIN, wait)
         .await
         .map_err(|_| "the bench's own entry is not served".into())
-}
-
-async fn served(domain: &Domain) -> Result<(), Failure> {
-    open(domain).await.map(drop)
 }
 
 /// A stream of X509-SVIDs on a connection of its own, its first answer read.
