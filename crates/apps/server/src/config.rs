@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use muster_crypto::KeyType;
 use muster_model::{SpiffeId, TrustDomain};
-use muster_rt::config::{self, Document, Faults};
+use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::telemetry;
 use muster_svid::x509::Subject;
 
@@ -120,72 +120,9 @@ impl Config {
             Vec::new(),
         );
 
-        let table = root.table("authority");
-        let lifetime = || config::duration_within(SHORTEST..=LONGEST);
-        let x509_key_type = table.default(
-            "x509_key_type",
-            config::one_of(X509_KEY_TYPES),
-            KeyType::EcP256,
-        );
-        let jwt_key_type = table.default(
-            "jwt_key_type",
-            config::one_of(JWT_KEY_TYPES),
-            jwt_default(x509_key_type),
-        );
-        let ttl = table.default("ttl", lifetime(), 24 * HOUR);
-        let jwt_issuer = table.optional("jwt_issuer", config::string());
-        let named = table.table("subject");
-        let defaults = Subject::default_ca();
-        let subject = Subject {
-            country: named
-                .optional("country", config::string())
-                .or(defaults.country),
-            organization: named
-                .optional("organization", config::string())
-                .or(defaults.organization),
-            common_name: named
-                .optional("common_name", config::string())
-                .or(defaults.common_name),
-            ..Subject::default()
-        };
-        let authority = AuthorityConfig {
-            ttl,
-            x509_key_type,
-            jwt_key_type,
-            subject,
-            jwt_issuer,
-        };
-
-        let table = root.table("svid");
-        let x509_ttl = table.default("x509_ttl", lifetime(), HOUR);
-        let jwt_ttl = table.default("jwt_ttl", lifetime(), 5 * MINUTE);
-        let node_ttl = table.default("node_ttl", lifetime(), x509_ttl);
-        let svid = SvidConfig {
-            x509_ttl,
-            jwt_ttl,
-            node_ttl,
-        };
-
-        let table = root.table("keys");
-        let in_memory = table.default(
-            "kind",
-            config::one_of(&[("disk", false), ("memory", true)]),
-            false,
-        );
-        let key_file = table.default("path", config::absolute_path(), data_dir.join("keys.json"));
-        if in_memory && table.has("path") {
-            table.reject(
-                "path",
-                "keys in memory have no file",
-                "remove the key, or set kind = \"disk\"",
-            );
-        }
-        let keys = if in_memory {
-            KeysConfig::Memory
-        } else {
-            KeysConfig::Disk(key_file)
-        };
-
+        let authority = read_authority(&root.table("authority"));
+        let svid = read_svid(&root.table("svid"));
+        let keys = read_keys(&root.table("keys"), &data_dir);
         let database = root.table("store").default(
             "path",
             config::absolute_path(),
@@ -225,6 +162,74 @@ impl Config {
                 )
             })
             .collect()
+    }
+}
+
+fn lifetime() -> config::Reader<'static, Duration> {
+    config::duration_within(SHORTEST..=LONGEST)
+}
+
+fn read_authority(table: &Table<'_>) -> AuthorityConfig {
+    let x509_key_type = table.default(
+        "x509_key_type",
+        config::one_of(X509_KEY_TYPES),
+        KeyType::EcP256,
+    );
+    let jwt_key_type = table.default(
+        "jwt_key_type",
+        config::one_of(JWT_KEY_TYPES),
+        jwt_default(x509_key_type),
+    );
+    let named = table.table("subject");
+    let defaults = Subject::default_ca();
+    let subject = Subject {
+        country: named
+            .optional("country", config::string())
+            .or(defaults.country),
+        organization: named
+            .optional("organization", config::string())
+            .or(defaults.organization),
+        common_name: named
+            .optional("common_name", config::string())
+            .or(defaults.common_name),
+        ..Subject::default()
+    };
+    AuthorityConfig {
+        ttl: table.default("ttl", lifetime(), 24 * HOUR),
+        x509_key_type,
+        jwt_key_type,
+        subject,
+        jwt_issuer: table.optional("jwt_issuer", config::string()),
+    }
+}
+
+fn read_svid(table: &Table<'_>) -> SvidConfig {
+    let x509_ttl = table.default("x509_ttl", lifetime(), HOUR);
+    SvidConfig {
+        x509_ttl,
+        jwt_ttl: table.default("jwt_ttl", lifetime(), 5 * MINUTE),
+        node_ttl: table.default("node_ttl", lifetime(), x509_ttl),
+    }
+}
+
+fn read_keys(table: &Table<'_>, data_dir: &Path) -> KeysConfig {
+    let in_memory = table.default(
+        "kind",
+        config::one_of(&[("disk", false), ("memory", true)]),
+        false,
+    );
+    let file = table.default("path", config::absolute_path(), data_dir.join("keys.json"));
+    if in_memory && table.has("path") {
+        table.reject(
+            "path",
+            "keys in memory have no file",
+            "remove the key, or set kind = \"disk\"",
+        );
+    }
+    if in_memory {
+        KeysConfig::Memory
+    } else {
+        KeysConfig::Disk(file)
     }
 }
 

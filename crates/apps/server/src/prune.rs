@@ -36,7 +36,7 @@ pub(crate) async fn shorten_change_log(store: Arc<dyn Store>) {
             Ok(0) => {}
             Ok(forgotten) => tracing::debug!(forgotten, "change log shortened"),
             Err(error) => {
-                tracing::warn!(%error, "the change log could not be shortened; trying again")
+                tracing::warn!(%error, "the change log could not be shortened; trying again");
             }
         }
     }
@@ -120,7 +120,7 @@ fn prune(roll: &Roll, transaction: &mut Transaction, permit: &Permit<Prune>, now
                 transaction.put_bundle(permit, pruned.bundle);
             }
             Err(error) => {
-                tracing::error!(trust_domain = %old.trust_domain, %error, "the bundle was left as it is")
+                tracing::error!(trust_domain = %old.trust_domain, %error, "the bundle was left as it is");
             }
         }
     }

@@ -2,13 +2,14 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use muster_keys::{DiskKeys, MemoryKeys};
 use muster_model::TrustDomain;
-use muster_peer::{ListenOptions, Listener};
+use muster_peer::{Incoming, ListenOptions, Listener};
 use muster_plugin::keys::KeyManager;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
@@ -91,21 +92,11 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
     let shutdown = Shutdown::on_signals().map_err(failed("cannot handle signals"))?;
     let ready = Ready::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    if let Err(error) = muster_peer::process::raise_descriptor_limit() {
-        tracing::warn!(%error, "the limit of open files was left as it is");
-    }
-    if let Err(error) = muster_peer::process::keep_memory_private() {
-        tracing::warn!(%error, "core dumps and debuggers could not be kept out");
-    }
+    harden();
     files::private_directory(&config.data_dir).map_err(failed("data directory"))?;
 
     let keys = open_keys(&config.keys).await?;
-    let store = SqliteStore::open(&config.database).map_err(failed("roll"))?;
-    let store: Arc<dyn Store> = Arc::new(store);
-    let loaded = store.load().await.map_err(failed("roll"))?;
-    check_trust_domain(&loaded, &config.trust_domain)?;
-    let roll = Roll::load(config.trust_domain.clone(), loaded);
-    tracing::info!(revision = %roll.head(), entries = roll.entry_count(), nodes = roll.node_count(), "roll loaded");
+    let (store, roll) = open_roll(&config).await?;
     let (writer, handle) = RollWriter::new(Arc::clone(&store), roll);
 
     let (refusals, notes) = Refusals::new();
@@ -146,26 +137,9 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
         .await
         .map_err(failed("server SVID"))?;
 
-    let tcp = TcpListener::bind(config.listen)
-        .await
-        .map_err(|error| StartError {
-            what: "API port",
-            cause: format!(
-                "cannot listen on {}: {error}; set `listen` to a free address",
-                config.listen
-            ),
-        })?;
+    let Sockets { tcp, admin } = bind(&config).await?;
     let address = tcp.local_addr().map_err(failed("API port"))?;
     let acceptor = acceptor(&server, &identity)?;
-    let options = ListenOptions {
-        mode: 0o770,
-        dir_mode: 0o750,
-        ..ListenOptions::default()
-    };
-    let socket = Listener::bind(&config.admin_socket, &options).map_err(failed("admin socket"))?;
-    let socket = socket
-        .incoming(muster_peer::Limits::default())
-        .map_err(failed("admin socket"))?;
 
     let tcp_ready = ready.expect("API port");
     let (alive, end) = (serving.clone(), shutdown.clone());
@@ -187,35 +161,83 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
         socket_ready.declare();
         transport()
             .add_routes(routes)
-            .serve_with_incoming_shutdown(socket, until(end))
+            .serve_with_incoming_shutdown(admin, until(end))
             .await
     });
-    supervisor.essential("authorities", until_end(&shutdown, authorities.run()));
-    supervisor.essential(
-        "server SVID",
-        until_end(
-            &shutdown,
-            server_svid::run(Arc::clone(&server), identity, key_type, renew_at),
+    let periodic = [
+        ("authorities", Box::pin(authorities.run()) as Work),
+        (
+            "server SVID",
+            Box::pin(server_svid::run(
+                Arc::clone(&server),
+                identity,
+                key_type,
+                renew_at,
+            )),
         ),
-    );
-    supervisor.essential(
-        "change log",
-        until_end(&shutdown, prune::shorten_change_log(store)),
-    );
-    supervisor.essential(
-        "pruning",
-        until_end(&shutdown, prune::run(Arc::clone(&server))),
-    );
-    supervisor.essential(
-        "refusals",
-        until_end(&shutdown, refusals::keep(notes, handle)),
-    );
+        ("change log", Box::pin(prune::shorten_change_log(store))),
+        ("pruning", Box::pin(prune::run(Arc::clone(&server)))),
+        ("refusals", Box::pin(refusals::keep(notes, handle))),
+    ];
+    for (name, work) in periodic {
+        supervisor.essential(name, until_end(&shutdown, work));
+    }
     drop((serving, server));
 
     tracing::info!(
         trust_domain = %config.trust_domain, %address, admin_socket = %config.admin_socket.display(), "serving"
     );
     Ok(supervisor.run().await.exit_code())
+}
+
+/// Best effort: a container may not let us.
+fn harden() {
+    if let Err(error) = muster_peer::process::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files was left as it is");
+    }
+    if let Err(error) = muster_peer::process::keep_memory_private() {
+        tracing::warn!(%error, "core dumps and debuggers could not be kept out");
+    }
+}
+
+/// Work that goes on as long as the server does.
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What the server listens on.
+struct Sockets {
+    tcp: TcpListener,
+    admin: Incoming,
+}
+
+async fn bind(config: &Config) -> Result<Sockets, StartError> {
+    let tcp = TcpListener::bind(config.listen)
+        .await
+        .map_err(|error| StartError {
+            what: "API port",
+            cause: format!(
+                "cannot listen on {}: {error}; set `listen` to a free address",
+                config.listen
+            ),
+        })?;
+    let options = ListenOptions {
+        mode: 0o770,
+        dir_mode: 0o750,
+        ..ListenOptions::default()
+    };
+    let socket = Listener::bind(&config.admin_socket, &options).map_err(failed("admin socket"))?;
+    let admin = socket
+        .incoming(muster_peer::Limits::default())
+        .map_err(failed("admin socket"))?;
+    Ok(Sockets { tcp, admin })
+}
+
+async fn open_roll(config: &Config) -> Result<(Arc<dyn Store>, Roll), StartError> {
+    let store = SqliteStore::open(&config.database).map_err(failed("roll"))?;
+    let loaded = store.load().await.map_err(failed("roll"))?;
+    check_trust_domain(&loaded, &config.trust_domain)?;
+    let roll = Roll::load(config.trust_domain.clone(), loaded);
+    tracing::info!(revision = %roll.head(), entries = roll.entry_count(), nodes = roll.node_count(), "roll loaded");
+    Ok((Arc::new(store), roll))
 }
 
 async fn open_keys(config: &KeysConfig) -> Result<Arc<dyn KeyManager>, StartError> {
@@ -308,7 +330,7 @@ async fn until(shutdown: Shutdown) {
 /// Work that never ends by itself, until the shutdown.
 fn until_end(
     shutdown: &Shutdown,
-    work: impl Future<Output = ()> + Send + 'static,
+    work: Work,
 ) -> impl Future<Output = Result<(), StartError>> + Send + 'static {
     let shutdown = shutdown.clone();
     async move {

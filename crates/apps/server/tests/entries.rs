@@ -84,6 +84,11 @@ async fn the_life_of_an_entry() {
     bad.parent_id = None;
     assert_eq!(create(&server, vec![bad]).await[0].0, Code::InvalidArgument);
 
+    update_with_and_without_mask(&server, &first).await;
+    delete_once(&server, &first.id).await;
+}
+
+async fn update_with_and_without_mask(server: &ServerProcess, first: &types::Entry) {
     // No mask replaces everything, and counts even where nothing differs.
     let mut changed = first.clone();
     changed.hint = "h".into();
@@ -142,9 +147,11 @@ async fn the_life_of_an_entry() {
         ),
         ("other", 77, 3)
     );
+}
 
+async fn delete_once(server: &ServerProcess, id: &str) {
     let request = BatchDeleteEntryRequest {
-        ids: vec![first.id.clone(), first.id.clone(), String::new()],
+        ids: vec![id.to_owned(), id.to_owned(), String::new()],
     };
     let results = server
         .entries()
@@ -161,7 +168,7 @@ async fn the_life_of_an_entry() {
     let missing = server
         .entries()
         .get_entry(GetEntryRequest {
-            id: first.id,
+            id: id.to_owned(),
             output_mask: None,
         })
         .await;

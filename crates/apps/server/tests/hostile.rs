@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use muster_proto::muster::node::v1::WatchRequest;
 use muster_proto::spire::api::server::entry::v1::{
-    BatchCreateEntryRequest, BatchDeleteEntryRequest, GetAuthorizedEntriesRequest,
-    ListEntriesResponse,
+    BatchCreateEntryRequest, BatchDeleteEntryRequest, CountEntriesRequest,
+    GetAuthorizedEntriesRequest, ListEntriesResponse,
 };
 use muster_proto::spire::api::types;
 use muster_testkit::{ServerConfig, ServerProcess, TestNode};
@@ -99,7 +99,7 @@ async fn silent_connections_to_the_admin_socket_keep_nobody_out() {
         muster_proto::spire::api::server::entry::v1::entry_client::EntryClient::new(channel);
     let counted = timeout(
         PATIENCE,
-        client.count_entries(Request::new(Default::default())),
+        client.count_entries(Request::new(CountEntriesRequest::default())),
     )
     .await
     .unwrap();

@@ -1,9 +1,5 @@
 //! Nodes: joining, renewing, being banned and evicted, and what they may call.
-#![expect(
-    clippy::unwrap_used,
-    clippy::unnecessary_wraps,
-    reason = "the helpers of a test fail by panicking"
-)]
+#![expect(clippy::unnecessary_wraps, reason = "the messages want an Option")]
 
 use muster_policy::NodeRefusal;
 use muster_proto::muster::node::v1::WatchRequest;

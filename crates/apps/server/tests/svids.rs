@@ -166,14 +166,14 @@ async fn tokens_name_their_audience_and_a_key_of_the_bundle() {
     assert_eq!(valid.spiffe_id.as_str(), "spiffe://example.org/w");
     assert_eq!(svid.expires_at - svid.issued_at, 300);
 
-    let none = NewJwtsvidRequest {
+    let nobody = NewJwtsvidRequest {
         entry_id,
         audience: vec![String::new()],
     };
     assert_eq!(
         node.svids()
             .await
-            .new_jwtsvid(none)
+            .new_jwtsvid(nobody)
             .await
             .err()
             .unwrap()

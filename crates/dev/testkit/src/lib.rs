@@ -6,6 +6,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
     reason = "a test harness fails by panicking"
 )]
 

@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 use tonic::transport::Channel;
 
 /// How long a server may take to serve or to end before the test fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The configuration of a test's server.
 #[derive(Clone, Debug)]

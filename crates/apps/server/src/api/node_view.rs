@@ -151,11 +151,11 @@ impl Watcher {
             for change in transaction.changes() {
                 match change {
                     Change::PutEntry(entry) => {
-                        note_removed(&mut delta.removed_entries, view, &entry.id)
+                        note_removed(&mut delta.removed_entries, view, &entry.id);
                     }
                     Change::DeleteEntry(id) => note_removed(&mut delta.removed_entries, view, id),
                     Change::PutBundle(bundle) => {
-                        note_gone(&mut delta.removed_bundles, view, &bundle.trust_domain)
+                        note_gone(&mut delta.removed_bundles, view, &bundle.trust_domain);
                     }
                     Change::DeleteBundle(name) => note_gone(&mut delta.removed_bundles, view, name),
                     // The node's own row changed: its reach may have.
