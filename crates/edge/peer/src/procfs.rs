@@ -12,6 +12,8 @@ use crate::pidfd;
 
 /// No file that we read from `/proc/PID` is longer than this, in bytes.
 const FILE_LIMIT: u64 = 64 * 1024;
+/// Room for most of these files in one read.
+const PAGE: usize = 4096;
 
 /// Why `/proc/PID` did not tell what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +101,8 @@ impl ProcDir {
 
     /// Reads a file of the directory, such as `status`; at most 64 KiB of it.
     pub fn read(&self, name: &'static str) -> Result<Vec<u8>, ProcError> {
-        let mut content = Vec::new();
+        // Files of /proc do not tell their size: without room, each would be read in eight pieces.
+        let mut content = Vec::with_capacity(PAGE);
         self.open_file(name)?
             .take(FILE_LIMIT)
             .read_to_end(&mut content)

@@ -12,6 +12,8 @@ use nix::sys::stat::{Mode, fstatat};
 
 /// The most that is read of a file in `/proc/PID`, in bytes; `status` grows with the groups.
 const FILE_LIMIT: u64 = 1024 * 1024;
+/// Room for most of these files in one read.
+const PAGE: usize = 4096;
 
 /// The caller of a connection, for attestors.
 pub fn process_of(caller: &Caller) -> Result<Process, AttestError> {
@@ -103,7 +105,8 @@ pub(super) fn read(
     kind: &'static str,
     name: &'static str,
 ) -> Result<Vec<u8>, AttestError> {
-    let mut content = Vec::new();
+    // Files of /proc do not tell their size: without room, each would be read in eight pieces.
+    let mut content = Vec::with_capacity(PAGE);
     open(process, kind, name)?
         .take(FILE_LIMIT)
         .read_to_end(&mut content)
