@@ -1,7 +1,7 @@
 //! The authority of a trust domain: roll, signing, audit.
 //!
-//! Start at [`run`], which composes everything; then [`operation`], the wrapper of every RPC, and
-//! [`writer`], through which every change goes. `api/` has one file per service.
+//! Start at [`run`], which composes everything; then `operation.rs`, the wrapper of every RPC, and
+//! `writer.rs`, through which every change goes. `api/` has one file per service.
 //!
 //! Deliberately not here: what may be written (`core/roll`), who may (`core/policy`), what
 //! certificates look like (`core/svid`).
