@@ -153,6 +153,7 @@ async fn connect(address: SocketAddr, bundle: &types::Bundle, identity: &Identit
             let connector = connector.clone();
             async move {
                 let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
                 connector.connect("server", stream).await.map(TokioIo::new)
             }
         }))

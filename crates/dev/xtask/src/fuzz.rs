@@ -44,7 +44,6 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let status = cargo()
         .args([
             "build",
-            "--locked",
             "--release",
             "--target",
             &triple,
