@@ -39,14 +39,16 @@ pub(super) async fn measure(domain: &Domain, sizes: &Sizes) -> Result<Vec<Figure
     let csr: Arc<[u8]> = node.csr.clone().into();
 
     let mut first = SvidClient::new(node.channel()?);
+    let mut refusal = String::new();
     let known = async {
-        while sign(&mut first, &ids, &csr).await.is_err() {
+        while let Err(error) = sign(&mut first, &ids, &csr).await {
+            refusal = error.to_string();
             sleep(ASK_AGAIN).await;
         }
     };
-    timeout(KNOWN_WITHIN, known)
-        .await
-        .map_err(|_| "the server does not sign for the node")?;
+    if timeout(KNOWN_WITHIN, known).await.is_err() {
+        return Err(format!("the server does not sign for the node: {refusal}").into());
+    }
 
     let first_id = ids.first().cloned().unwrap_or_default();
     let x509 = drive(domain, &node, sizes.signing, BATCH, move |mut api| {

@@ -159,12 +159,16 @@ async fn serving(socket: &Path) {
     }
 }
 
-/// Starts a process whose errors go to a file, and that is killed when dropped.
+/// Starts a process that is killed when dropped. What it says goes to a file: a pipe that nobody
+/// reads would fill, and stop it.
 fn spawn(command: &mut Command, log: &Path) -> Result<Child, Failure> {
-    let log = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log)?;
+    let log = append(log)?;
+    let output = log.try_clone()?;
+    spawn_with(command, output.into(), log.into())
+}
+
+/// The same, with its output going elsewhere.
+fn spawn_with(command: &mut Command, output: Stdio, errors: Stdio) -> Result<Child, Failure> {
     let program = command
         .as_std()
         .get_program()
@@ -172,11 +176,16 @@ fn spawn(command: &mut Command, log: &Path) -> Result<Child, Failure> {
         .into_owned();
     command
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
+        .stdout(output)
+        .stderr(errors)
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| format!("{program}: {error}").into())
+}
+
+fn append(log: &Path) -> Result<std::fs::File, Failure> {
+    let mut options = std::fs::OpenOptions::new();
+    Ok(options.create(true).append(true).open(log)?)
 }
 
 fn pid(child: &Child) -> Result<Pid, Failure> {

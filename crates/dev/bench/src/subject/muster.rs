@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use muster_model::SpiffeId;
 use serde::Deserialize;
@@ -9,7 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::{Domain, PATIENCE, Prepared, Server, TRUST_DOMAIN, folder, spawn};
+use super::{Domain, PATIENCE, Prepared, Server, TRUST_DOMAIN, append, folder, spawn_with};
 use crate::Failure;
 use crate::process::Pid;
 
@@ -27,13 +28,14 @@ struct Ready {
 pub(super) async fn start(muster: &Path) -> Result<Domain, Failure> {
     let folder = folder()?;
     let log = folder.path().join("log");
-    let mut dev = spawn(
+    let mut dev = spawn_with(
         Command::new(muster)
             .args(["dev", "--no-demo", "--json", "--trust-domain", TRUST_DOMAIN])
             .args(["--x509-ttl", "1h", "--jwt-ttl", "5m", "--ca-ttl", "24h"])
             .arg("--dir")
             .arg(folder.path().join("d")),
-        &log,
+        Stdio::piped(),
+        append(&log)?.into(),
     )?;
     let output = dev.stdout.take().ok_or("muster dev has no output")?;
     let mut lines = BufReader::new(output).lines();
