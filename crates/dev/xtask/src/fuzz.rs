@@ -42,13 +42,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     // Named, although it is this machine's: the flags then leave build scripts and macros alone.
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let status = cargo()
-        .args([
-            "build",
-            "--release",
-            "--target",
-            &triple,
-            "--target-dir",
-        ])
+        .args(["build", "--release", "--target", &triple, "--target-dir"])
         .arg(&build)
         .env("RUSTFLAGS", FLAGS)
         .current_dir(&folder)

@@ -1,6 +1,6 @@
 //! What the clients found: the lines, the table, the file, and the place in the README.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::shell::{Failure, root};
 
-const BEGIN: &str = "<!-- interop: begin -->";
-const END: &str = "<!-- interop: end -->";
+const BEGIN: &str = "<!-- interop:begin -->";
+const END: &str = "<!-- interop:end -->";
 
 /// One check by one client, as its program prints it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,37 +67,34 @@ impl Results {
         fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()).into())
     }
 
-    /// A Markdown table: a row a client, a column a check.
+    /// A Markdown table: a row a client, a column a check, both in the order in which they ran.
     pub(super) fn table(&self) -> String {
         let mut checks: Vec<&str> = Vec::new();
-        let mut rows: BTreeMap<&str, BTreeMap<&str, bool>> = BTreeMap::new();
-        let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        let mut clients: Vec<&str> = Vec::new();
+        let mut cells: BTreeMap<(&str, &str), bool> = BTreeMap::new();
+        let mut versions: BTreeMap<&str, &str> = BTreeMap::new();
         for line in &self.lines {
             if !checks.contains(&line.check.as_str()) {
                 checks.push(&line.check);
             }
+            if !clients.contains(&line.client.as_str()) {
+                clients.push(&line.client);
+            }
             // A check that ran more than once holds only if it held each time.
-            let cell = rows.entry(&line.client).or_default().entry(&line.check);
-            *cell.or_insert(true) &= line.ok;
+            *cells.entry((&line.client, &line.check)).or_insert(true) &= line.ok;
             if !line.version.is_empty() {
-                versions
-                    .entry(&line.client)
-                    .or_default()
-                    .insert(&line.version);
+                versions.insert(&line.client, &line.version);
             }
         }
         let mut table = format!("| client | {} |\n", checks.join(" | "));
         table.push_str(&"|---".repeat(checks.len() + 1));
         table.push_str("|\n");
-        for (client, cells) in rows {
-            let version = versions
-                .get(client)
-                .and_then(|all| all.first())
-                .unwrap_or(&"");
+        for client in clients {
+            let version = versions.get(client).copied().unwrap_or_default();
             // Writing to a String cannot fail.
             let _infallible = write!(table, "| {} |", format!("{client} {version}").trim());
             for check in &checks {
-                let cell = match cells.get(check) {
+                let cell = match cells.get(&(client, *check)) {
                     Some(true) => "✓",
                     Some(false) => "✗",
                     None => "",
