@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use muster_model::{SpiffeId, Timestamp};
+use muster_model::{SerialNumber, SpiffeId, Timestamp};
 use muster_policy::{Caller, NodeCheck, NodeRefusal};
 use muster_roll::Roll;
 use muster_roll::node::{self, Presented, Recognized};
@@ -15,7 +15,7 @@ pub(crate) struct Identified {
     /// The caller as policy sees it.
     pub caller: Caller,
     /// The node's renewed certificate was seen for the first time: it becomes the one in use.
-    pub promote: bool,
+    pub promote: Option<SerialNumber>,
 }
 
 /// Identifies the caller of a request from its connection.
@@ -38,7 +38,7 @@ pub(crate) fn identify(
         };
         return Ok(Identified {
             caller,
-            promote: false,
+            promote: None,
         });
     }
     let origin = extensions
@@ -53,7 +53,7 @@ pub(crate) fn identify(
         };
         return Ok(Identified {
             caller,
-            promote: false,
+            promote: None,
         });
     };
     let id = &peer.spiffe_id;
@@ -62,9 +62,9 @@ pub(crate) fn identify(
         expires_at: peer.not_after,
     };
     let (check, promote) = match node::check(roll.node(id).map(AsRef::as_ref), presented, now) {
-        Ok(Recognized::Current) => (NodeCheck::Node, false),
-        Ok(Recognized::Next) => (NodeCheck::Node, true),
-        Err(refusal) => (NodeCheck::Refused(refusal), false),
+        Ok(Recognized::Current) => (NodeCheck::Node, None),
+        Ok(Recognized::Next) => (NodeCheck::Node, Some(peer.serial.clone())),
+        Err(refusal) => (NodeCheck::Refused(refusal), None),
     };
     // An expired certificate speaks for nobody, whatever its connection was when it was opened.
     let expired = check == NodeCheck::Refused(NodeRefusal::Expired);

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use muster_audit::{Actor, Decision, Event, Record};
-use muster_model::{SpiffeId, Timestamp};
+use muster_model::{NodeStanding, SerialNumber, SpiffeId, Timestamp};
 use muster_policy::{Action, Caller, Class, Denial, Permit, Principal, PromoteNode, decide};
 use muster_roll::Roll;
 use tonic::{Request, Response, Status};
@@ -125,8 +125,8 @@ pub(crate) async fn begin<A: Action + 'static>(
     }
     match decide::<A>(&caller) {
         Ok(permit) => {
-            if promote && let Some(id) = &permit.principal().id {
-                promote_node(server, id.clone()).await?;
+            if let (Some(serial), Some(id)) = (promote, &permit.principal().id) {
+                promote_node(server, id.clone(), serial).await?;
             }
             Ok(Operation { permit, now, roll })
         }
@@ -158,11 +158,24 @@ fn refusal_record(caller: &Caller, denial: &Denial, now: Timestamp) -> Record {
 }
 
 /// A node was seen with its renewed certificate for the first time: the old one ends here.
-async fn promote_node(server: &Arc<Server>, id: SpiffeId) -> Result<(), Status> {
+///
+/// Only the certificate that was seen takes the place: another request may have promoted it
+/// already, or the node may have renewed once more, and that one it has not shown yet.
+async fn promote_node(
+    server: &Arc<Server>,
+    id: SpiffeId,
+    serial: SerialNumber,
+) -> Result<(), Status> {
     let permit = decide::<PromoteNode>(&Caller::System("promote-node"))
         .map_err(|d| muster_wire::status::denied(&d))?;
     let written = server.roll.write(move |roll, transaction| {
-        if let Some(node) = roll.node(&id) {
+        if let Some(node) = roll.node(&id)
+            && let NodeStanding::Active {
+                next: Some((next, _)),
+                ..
+            } = &node.standing
+            && *next == serial
+        {
             transaction.put_node(&permit, muster_roll::node::promoted(node));
         }
     });

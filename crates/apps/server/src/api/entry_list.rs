@@ -10,8 +10,7 @@ use muster_roll::{EntryFilter, NodeFilter, Overlap};
 use muster_wire::{id, selector};
 use tonic::Status;
 
-/// The most entries in one answer when no page size is asked for would be all of them; a page that
-/// is asked for has at most this many, so that an answer stays below gRPC's usual 4 MiB.
+/// How many rows a page has: what the client asks for; 0 is everything, as SPIRE has it.
 pub(crate) fn page_limit(page_size: i32) -> Result<usize, Status> {
     usize::try_from(page_size).map_err(|_| {
         Status::invalid_argument(format!(
