@@ -253,3 +253,26 @@ async fn a_node_may_not_administer() {
         .unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
 }
+
+#[tokio::test]
+async fn only_the_certificate_that_was_shown_takes_the_place_of_the_old_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let bundle = server.bundle().await;
+    let token = server.join_token().await;
+    let old = TestNode::attest(server.address(), &bundle, &token)
+        .await
+        .unwrap();
+    // A renewal whose answer was lost is replaced by the next one.
+    let lost = old.renew().await.unwrap();
+    let new = old.renew().await.unwrap();
+    let refused = try_authorized(&lost).await.unwrap_err();
+    assert_eq!(node_refusal(&refused), Some(NodeRefusal::NotActive));
+    // Many first uses at once are one promotion, and none of them is refused.
+    let uses = (0..8).map(|_| try_authorized(&new));
+    for outcome in futures::future::join_all(uses).await {
+        outcome.unwrap();
+    }
+    let refused = try_authorized(&old).await.unwrap_err();
+    assert_eq!(node_refusal(&refused), Some(NodeRefusal::NotActive));
+}
