@@ -12,6 +12,7 @@ pub mod der;
 pub mod digest;
 mod jwk;
 mod jws;
+pub mod pkcs12;
 mod private;
 mod public;
 pub mod random;
