@@ -3,7 +3,7 @@
 //! Written only, never read. One set of algorithms, which OpenSSL 1.1 and Java 8u301 and later
 //! understand: PBES2 with PBKDF2-HMAC-SHA256 and AES-256-CBC (RFC 8018), HMAC-SHA256 over the whole.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use aws_lc_rs::cipher::{AES_256, PaddedBlockEncryptingKey, UnboundCipherKey};
 use aws_lc_rs::{digest, hmac, pbkdf2};
@@ -13,7 +13,7 @@ use crate::der::{OID, SEQUENCE, tlv, unsigned_integer};
 use crate::{KeyError, Secret, digest as digests, random};
 
 /// Rounds of key derivation, as Java and OpenSSL have it by default or more.
-const ROUNDS: u16 = 10_000;
+const ROUNDS: NonZeroU16 = NonZeroU16::new(10_000).unwrap();
 /// The longest password, in characters; what is longer is no password but the wrong file.
 const MAX_PASSWORD: usize = 1024;
 
@@ -89,13 +89,11 @@ pub fn key_store<C: AsRef<[u8]>>(
     let (algorithm, shrouded) = encrypt(key, password)?;
     let shrouded = tlv(SEQUENCE, &[&algorithm, &tlv(OCTET_STRING, &[&shrouded])]);
     let key_bag = bag(SHROUDED_KEY_BAG, &shrouded, &of_key);
-    store(
-        &[
-            encrypted_contents(&sequence_of(&certificates), password)?,
-            plain_contents(&tlv(SEQUENCE, &[&key_bag])),
-        ],
-        password,
-    )
+    let contents = [
+        encrypted_contents(&sequence_of(&certificates), password)?,
+        plain_contents(&tlv(SEQUENCE, &[&key_bag])),
+    ];
+    Ok(store(&contents, password))
 }
 
 /// A store of certificates to trust, each DER with the alias that it gets.
@@ -111,10 +109,8 @@ pub fn trust_store<C: AsRef<[u8]>>(
             certificate_bag(root.as_ref(), &attributes)
         })
         .collect();
-    store(
-        &[encrypted_contents(&sequence_of(&bags), password)?],
-        password,
-    )
+    let contents = [encrypted_contents(&sequence_of(&bags), password)?];
+    Ok(store(&contents, password))
 }
 
 fn sequence_of(elements: &[Vec<u8>]) -> Vec<u8> {
@@ -186,7 +182,7 @@ fn encrypt(plain: &[u8], password: &Password) -> Result<(Vec<u8>, Vec<u8>), KeyE
     let mut key = Zeroizing::new([0_u8; 32]);
     pbkdf2::derive(
         pbkdf2::PBKDF2_HMAC_SHA256,
-        NonZeroU32::from(std::num::NonZeroU16::new(ROUNDS).unwrap_or(std::num::NonZeroU16::MAX)),
+        NonZeroU32::from(ROUNDS),
         &salt,
         password.bytes(),
         &mut key[..],
@@ -205,7 +201,7 @@ fn encrypt(plain: &[u8], password: &Password) -> Result<(Vec<u8>, Vec<u8>), KeyE
         SEQUENCE,
         &[
             &tlv(OCTET_STRING, &[&salt]),
-            &unsigned_integer(&ROUNDS.to_be_bytes()),
+            &unsigned_integer(&ROUNDS.get().to_be_bytes()),
             &prf,
         ],
     );
@@ -220,7 +216,7 @@ fn encrypt(plain: &[u8], password: &Password) -> Result<(Vec<u8>, Vec<u8>), KeyE
 }
 
 /// The whole: version 3, the safe, and the code that authenticates it.
-fn store(contents: &[Vec<u8>], password: &Password) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+fn store(contents: &[Vec<u8>], password: &Password) -> Zeroizing<Vec<u8>> {
     let safe = sequence_of(contents);
     let salt: [u8; 16] = random::bytes();
     let key = Zeroizing::new(mac_key(password, &salt));
@@ -237,14 +233,11 @@ fn store(contents: &[Vec<u8>], password: &Password) -> Result<Zeroizing<Vec<u8>>
         &[
             &digest,
             &tlv(OCTET_STRING, &[&salt]),
-            &unsigned_integer(&ROUNDS.to_be_bytes()),
+            &unsigned_integer(&ROUNDS.get().to_be_bytes()),
         ],
     );
     let version = unsigned_integer(&[3]);
-    Ok(Zeroizing::new(tlv(
-        SEQUENCE,
-        &[&version, &plain_contents(&safe), &mac],
-    )))
+    Zeroizing::new(tlv(SEQUENCE, &[&version, &plain_contents(&safe), &mac]))
 }
 
 /// RFC 7292, appendix B.2, for 32 bytes with SHA-256: one block, so that only its first round counts.
@@ -260,7 +253,7 @@ fn mac_key(password: &Password, salt: &[u8]) -> Vec<u8> {
         input.extend(part.iter().copied().cycle().take(length));
     }
     let mut key = digest::digest(&digest::SHA256, &input);
-    for _ in 1..ROUNDS {
+    for _ in 1..ROUNDS.get() {
         key = digest::digest(&digest::SHA256, key.as_ref());
     }
     key.as_ref().to_vec()

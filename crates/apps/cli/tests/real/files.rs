@@ -136,7 +136,7 @@ fn a_hook_runs_once_for_each_generation_and_health_tells() {
         .unwrap()
         .local_addr()
         .unwrap();
-    let mut command = workload(&dev, &["watch", "--on-renew"]);
+    let mut command = workload(&dev, &["watch", "--min-interval", "1s", "--on-renew"]);
     command
         .arg("shell:cat $MUSTER_GENERATION/svid.pem | cksum; echo $MUSTER_GENERATION")
         .args(["--write".as_ref(), dir.as_os_str()])
@@ -207,7 +207,15 @@ fn a_command_finds_its_files_and_its_exit_code_is_ours() {
 fn a_command_is_signalled_on_renewal_and_when_we_are() {
     let dev = domain(&["--x509-ttl", "6s"]);
     let dir = dev.scratch().join("files");
-    let mut command = workload(&dev, &["run", "--on-renew", "signal:HUP", "--write"]);
+    let mut command = workload(
+        &dev,
+        &[
+            "run",
+            "--min-interval=1s",
+            "--on-renew=signal:HUP",
+            "--write",
+        ],
+    );
     command.arg(&dir).args([
         "--",
         "sh",
@@ -226,7 +234,10 @@ fn a_command_is_signalled_on_renewal_and_when_we_are() {
 fn a_command_that_cannot_reload_is_started_again() {
     let dev = domain(&["--x509-ttl", "6s"]);
     let dir = dev.scratch().join("files");
-    let mut command = workload(&dev, &["run", "--on-renew", "restart", "--write"]);
+    let mut command = workload(
+        &dev,
+        &["run", "--min-interval=1s", "--on-renew=restart", "--write"],
+    );
     command
         .arg(&dir)
         .args(["--", "sh", "-c", "echo $$; exec sleep 600"]);

@@ -37,6 +37,12 @@ impl Lifetimes {
         jwt: "60s",
         authority: "24s",
     };
+    /// The same, with time for a program to reload between two changes.
+    pub(super) const FILES: Self = Self {
+        x509: "8s",
+        jwt: "60s",
+        authority: "32s",
+    };
 }
 
 /// Who a program is: the name that it gets, and what sets it apart from the others.
@@ -123,6 +129,11 @@ impl Domain {
             ready,
             _folder: folder,
         })
+    }
+
+    /// The command under test.
+    pub(super) fn command(&self) -> Command {
+        Command::new(&self.muster)
     }
 
     /// Where workloads ask.

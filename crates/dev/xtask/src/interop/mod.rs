@@ -8,6 +8,7 @@
 mod clients;
 mod domain;
 mod examples;
+mod files;
 mod grpcurl;
 mod mutual_tls;
 mod results;
@@ -44,7 +45,7 @@ const PROGRAM_WITHIN: Duration = Duration::from_mins(7);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
-    /// examples. May be repeated.
+    /// examples, files. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// The file that the results are written to.
@@ -68,7 +69,7 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     for name in &options.only {
         if !clients::NAMES.contains(&name.as_str())
-            && !["grpcurl", "mtls", "examples"].contains(&name.as_str())
+            && !["grpcurl", "mtls", "examples", "files"].contains(&name.as_str())
         {
             return Err(format!("--only {name}: there is no such client").into());
         }
@@ -120,6 +121,14 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         }
         domain.stop()?;
         println!("ran mutual TLS and the examples in {} s", watch.seconds());
+    }
+
+    if options.wants("files") {
+        let watch = Stopwatch::start();
+        let domain = Domain::start(&muster, &Lifetimes::FILES)?;
+        files::run(&domain, &mut results)?;
+        domain.stop()?;
+        println!("ran the programs that read files in {} s", watch.seconds());
     }
 
     let file = options.out.clone().unwrap_or(home.join("results.json"));

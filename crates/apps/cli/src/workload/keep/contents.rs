@@ -15,6 +15,14 @@ use crate::workload::view::{X509Identity, X509Update};
 /// The alias of the key in a PKCS #12 store.
 const ALIAS: &str = "svid";
 
+const KEY_STORE: &str = "keystore.p12";
+const TRUST_STORE: &str = "truststore.p12";
+
+/// Whether a file is a PKCS #12 store.
+pub(super) fn is_store(name: &str) -> bool {
+    [KEY_STORE, TRUST_STORE].contains(&name)
+}
+
 /// All that a generation is made of, as far as it has come.
 #[derive(Default)]
 pub(super) struct Materials {
@@ -108,6 +116,12 @@ impl Files<'_> {
             pem::PRIVATE_KEY,
             identity.svid.key.expose(Purpose::WriteToDisk),
         ));
+        if identity.bundle.is_empty() {
+            return Err(Failure::failed(format!(
+                "the node sent no root for {}, with which nobody could be verified",
+                identity.svid.spiffe_id
+            )));
+        }
         let mut roots: Vec<(String, &[u8])> = Vec::new();
         let own = identity.svid.spiffe_id.trust_domain().to_string();
         roots.extend(identity.bundle.iter().map(|root| (own.clone(), &root[..])));
@@ -134,14 +148,14 @@ impl Files<'_> {
             let chain: Vec<&[u8]> = identity.svid.chain.iter().map(AsRef::as_ref).collect();
             let key = identity.svid.key.expose(Purpose::WriteToDisk);
             let store = pkcs12::key_store(ALIAS, key, &chain, password).map_err(unfit)?;
-            self.private("keystore.p12", store);
+            self.private(KEY_STORE, store);
             let aliased: Vec<(String, &[u8])> = roots
                 .iter()
                 .enumerate()
                 .map(|(n, (domain, root))| (format!("{domain}-{n}"), *root))
                 .collect();
             let store = pkcs12::trust_store(&aliased, password).map_err(unfit)?;
-            self.add("truststore.p12", store, muster_rt::files::PUBLIC);
+            self.add(TRUST_STORE, store, muster_rt::files::PUBLIC);
         }
         self.public("svid.pem", chain.into_bytes());
         self.private("svid.key", Zeroizing::new(key.as_bytes().to_vec()));

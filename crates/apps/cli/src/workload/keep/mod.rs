@@ -373,17 +373,9 @@ impl Engine {
         self.fingerprint = Some(fingerprint);
         self.trouble = None;
         self.health.published(expires);
-        self.tell(&generation, expires);
+        tell(&generation, expires);
         self.react(first, generation, now)?;
         self.show_health()
-    }
-
-    fn tell(&self, generation: &Path, expires: Timestamp) {
-        output::note(&format!(
-            "muster: {} is there, good until {}",
-            generation.display(),
-            rfc3339(expires.unix_seconds())
-        ));
     }
 
     /// The one reaction to a new generation.
@@ -437,6 +429,14 @@ impl Engine {
     }
 }
 
+fn tell(generation: &Path, expires: Timestamp) {
+    output::note(&format!(
+        "muster: {} is there, good until {}",
+        generation.display(),
+        rfc3339(expires.unix_seconds())
+    ));
+}
+
 async fn child_ended(child: &mut Option<Child>) -> Result<ExitStatus, Failure> {
     match child {
         Some(child) => child.ended().await,
@@ -457,7 +457,7 @@ async fn hook_ended(hook: &mut Option<JoinHandle<Result<(), Failure>>>) -> Resul
 /// say nothing that the PEM files do not.
 fn fingerprint(files: &[Content]) -> [u8; 32] {
     let mut hash = Sha256::new();
-    for file in files.iter().filter(|file| !file.name.ends_with(".p12")) {
+    for file in files.iter().filter(|file| !contents::is_store(&file.name)) {
         let head = format!("{}\0{}\0", file.name, file.bytes.len());
         hash.update(head.as_bytes());
         let bytes: &Zeroizing<Vec<u8>> = &file.bytes;

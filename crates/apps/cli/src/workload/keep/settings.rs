@@ -59,7 +59,7 @@ pub(crate) struct Options {
     /// How long a replaced generation stays for those who read it [default: 1m]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = HEADING)]
     keep: Option<Duration>,
-    /// The shortest time between two generations [default: 1s]
+    /// The shortest time between two generations; longer than a reload takes [default: 5s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = HEADING)]
     min_interval: Option<Duration>,
     /// After each new generation: none, signal:NAME, signal:NAME@PIDFILE, "exec:PROGRAM ARG...",
@@ -157,7 +157,7 @@ impl Options {
             owner: Owner::default(),
             owners: BTreeMap::new(),
             keep: all.keep.unwrap_or(Duration::from_mins(1)),
-            min_interval: all.min_interval.unwrap_or(Duration::from_secs(1)),
+            min_interval: all.min_interval.unwrap_or(Duration::from_secs(5)),
             action: all.on_renew.unwrap_or(Action::Nothing),
             skip_first: all.skip_first,
             hook_timeout: all.hook_timeout.unwrap_or(Duration::from_secs(30)),

@@ -62,7 +62,7 @@ fn names(path: &Path) -> Vec<String> {
 fn all_files_change_with_one_link_and_have_exactly_their_mode() {
     let dir = scratch();
     let path = dir.path().join("web");
-    let mut files = Directory::open(&path, Duration::from_secs(60), Duration::ZERO).unwrap();
+    let mut files = Directory::open(&path, Duration::from_mins(1), Duration::ZERO).unwrap();
     assert!(!files.has_generation());
     let at = Duration::from_secs;
     let old = files
@@ -209,7 +209,7 @@ fn victim() {
         return;
     };
     let mut files = Directory::open(Path::new(&path), HOUR, Duration::ZERO).unwrap();
-    println!("\nstarted");
+    writeln!(io::stdout(), "\nstarted").unwrap();
     for number in 1.. {
         files.publish(&pair(number), Duration::ZERO).unwrap();
     }
