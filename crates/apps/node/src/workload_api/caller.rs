@@ -95,12 +95,8 @@ impl CallerAttestor {
     }
 
     fn refused(&self, caller: &Caller, reason: &str) {
-        let refused = admin::event::What::Refused(admin::Refused {
-            pid: i32::try_from(caller.pid()).unwrap_or(-1),
-            uid: caller.uid(),
-            reason: reason.to_owned(),
-        });
-        self.events.tell(refused, self.clock.now().wall);
+        let now = self.clock.now().wall;
+        self.events.refused(caller.pid(), caller.uid(), reason, now);
     }
 }
 
