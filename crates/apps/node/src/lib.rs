@@ -20,6 +20,7 @@ mod pem;
 mod run;
 mod signer;
 mod state;
+pub mod target;
 mod upstream;
 mod words;
 mod workload_api;

@@ -1,10 +1,9 @@
 //! From a request to what its caller is attested as.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::Extensions;
-use muster_attest::workload::{attest, process_of};
+use muster_attest::workload::process_of;
 use muster_model::SelectorSet;
 use muster_peer::{Assurance, Caller, PeerInfo};
 use muster_plugin::workload::{AttestError, Fact, WorkloadAttestor};
@@ -15,11 +14,10 @@ use muster_wire::selector;
 use tonic::Status;
 
 use crate::events::Events;
+use crate::target::facts_of;
 
 /// The text that clients know an attestation that failed by.
 const ATTESTATION_FAILED: &str = "workload attestation failed";
-/// The longest that the attestors may take together.
-const ATTEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A caller whose facts are known.
 pub(crate) struct Attested {
@@ -70,15 +68,7 @@ impl CallerAttestor {
 
     async fn facts(&self, caller: &Caller) -> Result<Vec<Fact>, AttestError> {
         let process = process_of(caller)?;
-        tokio::time::timeout(ATTEST_TIMEOUT, attest(&self.attestors, &process))
-            .await
-            .unwrap_or_else(|_elapsed| {
-                Err(AttestError::Failed {
-                    kind: "any",
-                    reason: format!("no answer within {} s", ATTEST_TIMEOUT.as_secs()),
-                    source: None,
-                })
-            })
+        facts_of(&self.attestors, &process).await
     }
 
     /// What a refused caller is told, and everyone who watches.
