@@ -364,8 +364,12 @@ impl Loop {
             }
             Command::LastInStep(reply) => {
                 let now = self.clock.now().wall;
-                let at = if self.roster.is_in_step() { Some(now) } else { self.last_in_step };
-                drop(reply.send(at));
+                let at = if self.roster.is_in_step() {
+                    Some(now)
+                } else {
+                    self.last_in_step
+                };
+                let _gone = reply.send(at).is_err();
             }
             Command::Inventory(limit, reply) => drop(reply.send(self.roster.inventory(limit))),
         }

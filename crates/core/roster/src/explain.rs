@@ -246,10 +246,10 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
     }
 
     fn identity(&self, entry: &muster_model::Entry) -> Identity {
-        let (standing, held, subscribers) = self
-            .holdings
-            .standing(&entry.id)
-            .unwrap_or((Standing::StoredOutside, None, 0));
+        let (standing, held, subscribers) =
+            self.holdings
+                .standing(&entry.id)
+                .unwrap_or((Standing::StoredOutside, None, 0));
         Identity {
             entry: entry.id.clone(),
             spiffe_id: entry.spiffe_id.clone(),

@@ -126,7 +126,10 @@ mod tests {
             let seed = seed.to_be_bytes();
             let renewal = renew_for_availability(from, to, 6 * day, &seed).unwrap();
             let left = to.since(renewal);
-            assert!(left >= 6 * day && left <= 6 * day + AVAILABILITY_SPREAD, "{left:?}");
+            assert!(
+                left >= 6 * day && left <= 6 * day + AVAILABILITY_SPREAD,
+                "{left:?}"
+            );
             waits.push(left);
             // A target that half of life keeps by itself changes nothing.
             assert_eq!(

@@ -259,7 +259,10 @@ mod tests {
     fn a_level_is_changed_and_comes_back() {
         let level = LevelControl::detached(Level::Warn);
         level.set(Level::Trace);
-        assert_eq!((level.current(), level.launch()), (Level::Trace, Level::Warn));
+        assert_eq!(
+            (level.current(), level.launch()),
+            (Level::Trace, Level::Warn)
+        );
         level.reset();
         assert_eq!(level.current(), Level::Warn);
     }

@@ -40,7 +40,10 @@ impl debug_server::Debug for DebugService {
         let chain = svid.map(|svid| self.chain(&svid)).unwrap_or_default();
         let age = self.clock.now().wall.since(self.started_at).as_secs();
         let x509 = count(stats.x509_svids);
-        #[expect(deprecated, reason = "SPIRE still fills it in, and its clients may read it")]
+        #[expect(
+            deprecated,
+            reason = "SPIRE still fills it in, and its clients may read it"
+        )]
         Ok(Response::new(GetInfoResponse {
             svid_chain: chain,
             uptime: i32::try_from(age).unwrap_or(i32::MAX),

@@ -94,8 +94,7 @@ fn judge(pid: i32, explanation: &Explanation) -> (Verdict, String) {
         let nearest = explanation.nearest.first().map_or_else(
             || "the node has no entry at all".to_owned(),
             |miss| {
-                let lacks: Vec<String> =
-                    miss.lacks.iter().map(|l| l.wanted.to_string()).collect();
+                let lacks: Vec<String> = miss.lacks.iter().map(|l| l.wanted.to_string()).collect();
                 format!(
                     "the nearest entry is {}, for {}, and wants {}",
                     miss.entry.as_str(),
@@ -107,15 +106,21 @@ fn judge(pid: i32, explanation: &Explanation) -> (Verdict, String) {
         return match (explanation.in_step, outside) {
             (_, true) => (
                 Verdict::NoEntry,
-                format!("the entries that match process {pid} are for an external store (store_svid), not for the Workload API"),
+                format!(
+                    "the entries that match process {pid} are for an external store (store_svid), not for the Workload API"
+                ),
             ),
             (true, false) => (
                 Verdict::NoEntry,
-                format!("no entry of this node matches process {pid}{held}; {nearest}. An entry that does match may have another parent: ask the server with `muster node explain --node ID --selector ...`"),
+                format!(
+                    "no entry of this node matches process {pid}{held}; {nearest}. An entry that does match may have another parent: ask the server with `muster node explain --node ID --selector ...`"
+                ),
             ),
             (false, false) => (
                 Verdict::NodeBehind,
-                format!("no entry that this node knows matches process {pid}{held}, and the node is not in step with its server: an entry may exist; {nearest}"),
+                format!(
+                    "no entry that this node knows matches process {pid}{held}, and the node is not in step with its server: an entry may exist; {nearest}"
+                ),
             ),
         };
     }
@@ -126,14 +131,20 @@ fn judge(pid: i32, explanation: &Explanation) -> (Verdict, String) {
     if let Some((identity, failures)) = failed {
         return (
             Verdict::NotSigned,
-            format!("entry {} matches process {pid}{held}, and its SVID could not be signed, {failures} times in a row; the node's log says why", identity.entry.as_str()),
+            format!(
+                "entry {} matches process {pid}{held}, and its SVID could not be signed, {failures} times in a row; the node's log says why",
+                identity.entry.as_str()
+            ),
         );
     }
     let waiting = |i: &&&Identity| i.standing == Standing::BeingSigned;
     if let Some(identity) = identities.iter().find(waiting) {
         return (
             Verdict::NotSigned,
-            format!("entry {} matches process {pid}{held}, and its SVID is being signed", identity.entry.as_str()),
+            format!(
+                "entry {} matches process {pid}{held}, and its SVID is being signed",
+                identity.entry.as_str()
+            ),
         );
     }
     let names: Vec<&str> = identities.iter().map(|i| i.spiffe_id.as_str()).collect();
@@ -144,7 +155,10 @@ fn judge(pid: i32, explanation: &Explanation) -> (Verdict, String) {
     };
     (
         Verdict::Served,
-        format!("process {pid} is entitled to {}{stale}", names.join(" and ")),
+        format!(
+            "process {pid} is entitled to {}{stale}",
+            names.join(" and ")
+        ),
     )
 }
 
@@ -159,9 +173,17 @@ pub(crate) fn inventory(
         cap: count(cache.cap),
         subscribed: count(cache.subscribed),
     };
-    let first = inventory.first_expiry.into_iter().chain(node_expires_at).min();
+    let first = inventory
+        .first_expiry
+        .into_iter()
+        .chain(node_expires_at)
+        .min();
     admin::InspectResponse {
-        identities: inventory.identities.iter().map(|i| write(i, false)).collect(),
+        identities: inventory
+            .identities
+            .iter()
+            .map(|i| write(i, false))
+            .collect(),
         entries: count(inventory.entries),
         bundles: inventory
             .bundles

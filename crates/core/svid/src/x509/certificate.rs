@@ -169,8 +169,8 @@ impl Certificate {
         let parts = name.iter_rdn().map(|part| {
             let attributes = part.iter().map(|attribute| {
                 let oid = attribute.attr_type();
-                let name = oid2abbrev(oid, registry)
-                    .map_or_else(|_| oid.to_id_string(), str::to_owned);
+                let name =
+                    oid2abbrev(oid, registry).map_or_else(|_| oid.to_id_string(), str::to_owned);
                 format!("{name}={}", escaped(attribute.as_str().unwrap_or_default()))
             });
             attributes.collect::<Vec<_>>().join("+")
@@ -196,7 +196,18 @@ impl Certificate {
     }
 }
 
-/// A value of a name, with what RFC 2253 gives a meaning to escaped.
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate")
+            .field("serial", &self.serial)
+            .field("uri_names", &self.uri_names)
+            .field("is_ca", &self.is_ca)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A value of a name, with what has a meaning in RFC 2253 escaped.
 fn escaped(value: &str) -> String {
     let last = value.chars().count().saturating_sub(1);
     let mut text = String::with_capacity(value.len());
@@ -210,17 +221,6 @@ fn escaped(value: &str) -> String {
         text.push(character);
     }
     text
-}
-
-impl fmt::Debug for Certificate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate")
-            .field("serial", &self.serial)
-            .field("uri_names", &self.uri_names)
-            .field("is_ca", &self.is_ca)
-            .field("not_after", &self.not_after)
-            .finish_non_exhaustive()
-    }
 }
 
 /// Whether rcgen can write the name again: each part has one attribute, of a string type and with
