@@ -1,6 +1,7 @@
 //! Bundles of foreign trust domains over the admin socket, as SPIRE's tools write them.
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     reason = "the helpers of a test fail by panicking"
 )]
 
@@ -155,7 +156,19 @@ async fn the_life_of_a_foreign_bundle() {
         .into_inner();
     assert_eq!(item(answer.results[0].status.as_ref()).0, Code::NotFound);
 
-    // What is wrong is named, and changes nothing.
+    assert_eq!(
+        delete(&mut client, "other.test", Mode::Restrict).await.0,
+        Code::Ok
+    );
+    assert_eq!(get(&mut client, "other.test").await, Err(Code::NotFound));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_bundle_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(SERVER, ServerConfig::new(dir.path())).await;
+    let mut client = BundleClient::new(server.channel());
+    let foreign = bundle(&mut client, "other.test").await;
     for (name, change, expected) in [
         ("example.org", None, "own trust domain is not allowed"),
         ("Not A Name", None, "trust domain argument is not valid"),
@@ -179,6 +192,24 @@ async fn the_life_of_a_foreign_bundle() {
         assert_eq!(code, Code::InvalidArgument, "{text}");
         assert!(text.contains(expected), "{text}");
     }
+
+    assert_eq!(get(&mut client, "third.test").await, Err(Code::NotFound));
+    for (name, expected) in [
+        ("absent.test", Code::NotFound),
+        ("example.org", Code::InvalidArgument),
+    ] {
+        let refused = delete(&mut client, name, Mode::Delete).await;
+        assert_eq!(refused.0, expected, "{}", refused.1);
+    }
+}
+
+#[tokio::test]
+async fn bundles_are_listed_by_name_and_survive_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(SERVER, ServerConfig::new(dir.path())).await;
+    let mut client = BundleClient::new(server.channel());
+    let foreign = bundle(&mut client, "other.test").await;
+    assert_eq!(set(&mut client, foreign.clone()).await.0, Code::Ok);
 
     // Pages by name, without the own one.
     for name in ["a.test", "z.test"] {
@@ -207,18 +238,9 @@ async fn the_life_of_a_foreign_bundle() {
     }
     assert_eq!(names, ["a.test", "other.test", "z.test"]);
     assert_eq!(
-        delete(&mut client, "absent.test", Mode::Delete).await.0,
-        Code::NotFound
-    );
-    assert_eq!(
-        delete(&mut client, "example.org", Mode::Delete).await.0,
-        Code::InvalidArgument
-    );
-    assert_eq!(
         delete(&mut client, "z.test", Mode::Restrict).await.0,
         Code::Ok
     );
-    assert_eq!(get(&mut client, "z.test").await, Err(Code::NotFound));
 
     // All of it survives the server.
     let config = server.config().clone();
@@ -227,7 +249,7 @@ async fn the_life_of_a_foreign_bundle() {
     let mut client = BundleClient::new(server.channel());
     assert_eq!(
         get(&mut client, "other.test").await.unwrap().refresh_hint,
-        99
+        60
     );
     assert_eq!(get(&mut client, "z.test").await, Err(Code::NotFound));
 }

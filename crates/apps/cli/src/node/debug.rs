@@ -108,10 +108,17 @@ fn text(info: &admin::GetInfoResponse, held: &admin::InspectResponse, output: Ou
     text.push_str(&output.table(HEADING, &rows, "The node has no entry."));
     let listed = u64::try_from(rows.len()).unwrap_or(u64::MAX);
     if listed < held.entries {
-        text.push_str(&format!(
-            "{listed} of {} entries; --limit lists more\n",
-            held.entries
-        ));
+        let all = held.entries;
+        text.push_str(
+            &[
+                &listed.to_string(),
+                " of ",
+                &all.to_string(),
+                " entries; --limit lists more
+",
+            ]
+            .concat(),
+        );
     }
     text
 }

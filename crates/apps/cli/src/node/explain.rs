@@ -135,7 +135,7 @@ fn answer_text(answer: &admin::ExplainResponse, output: Output) -> String {
     }
     for refusal in answer.refusals.iter().take(5) {
         let at = refusal.at.map(|at| rfc3339(at.seconds)).unwrap_or_default();
-        text.push_str(&format!("refused {at}: {}\n", refusal.reason));
+        text.push_str(&["refused ", &at, ": ", &refusal.reason, "\n"].concat());
     }
     text
 }

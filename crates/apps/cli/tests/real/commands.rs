@@ -361,8 +361,21 @@ fn an_operator_asks_why() {
     let shown = dev.ask(&["node", "explain", &own, "--node-socket", &node]);
     let text = String::from_utf8(shown.stdout).unwrap();
     assert!(text.contains("unix:gid:4242424 (has unix:gid:"), "{text}");
+    let usage = dev.ask(&["node", "explain"]);
+    assert_eq!(usage.status.code(), Some(2), "{usage:?}");
+}
 
-    // An entry that fits, and is another node's: only the server knows.
+/// What only the server knows: an entry that fits, and is another node's.
+#[test]
+fn an_operator_asks_the_server_why() {
+    let dev = Dev::start(&["--no-demo"]);
+    let node_id = dev.ready["node_id"].as_str().unwrap().to_owned();
+    let node = dev.path("node_admin_socket").display().to_string();
+    let uid = format!("unix:uid:{}", nix::unistd::getuid());
+    let answer = |output: &std::process::Output| -> serde_json::Value {
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+
     let elsewhere = [
         "entry",
         "create",
@@ -412,16 +425,15 @@ fn an_operator_asks_why() {
     // Now the process is served, and the node shows what it holds.
     let fetched = dev.json(&["workload", "fetch", "x509"]);
     assert_eq!(fetched["svids"][0]["spiffe_id"], "spiffe://example.org/w");
-    let served = explain(&own);
+    let own = std::process::id().to_string();
+    let served = dev.ask(&["--json", "node", "explain", &own, "--node-socket", &node]);
     assert_eq!(served.status.code(), Some(0), "{served:?}");
     assert_eq!(answer(&served)["identities"][0]["state"], "held");
     let debug = dev.json(&["node", "debug", "--node-socket", &node]);
     assert_eq!(debug["node_id"], node_id.as_str());
     assert_eq!(
         (&debug["entries"], &debug["x509"]["cap"]),
-        (&2.into(), &1000.into())
+        (&1.into(), &1000.into())
     );
     assert_eq!(debug["bundles"][0]["trust_domain"], "example.org");
-    let usage = dev.ask(&["node", "explain"]);
-    assert_eq!(usage.status.code(), Some(2), "{usage:?}");
 }

@@ -16,15 +16,17 @@ const LIMITS: [&str; 2] = ["overloaded", "limited"];
 
 /// The answer about a process that could not be attested.
 pub(crate) fn unattested(pid: i32, refusal: &TargetRefusal) -> admin::ExplainResponse {
-    let verdict = match refusal {
-        TargetRefusal::NotRunning { .. } => Verdict::NotRunning,
-        TargetRefusal::NotVisible { .. } | TargetRefusal::Failed(_) => Verdict::NotAttested,
-    };
-    let summary = match verdict {
-        Verdict::NotRunning => format!(
-            "no process has the pid {pid} in the node's pid namespace; it has ended, or the pid is that of another namespace"
+    let (verdict, summary) = match refusal {
+        TargetRefusal::NotRunning { .. } => (
+            Verdict::NotRunning,
+            format!(
+                "no process has the pid {pid} in the node's pid namespace; it has ended, or the pid is that of another namespace"
+            ),
         ),
-        _ => format!("process {pid} could not be attested: {refusal}"),
+        TargetRefusal::NotVisible { .. } | TargetRefusal::Failed(_) => (
+            Verdict::NotAttested,
+            format!("process {pid} could not be attested: {refusal}"),
+        ),
     };
     admin::ExplainResponse {
         verdict: verdict.into(),
@@ -126,7 +128,9 @@ fn judge(pid: i32, explanation: &Explanation) -> (Verdict, String) {
     }
     let failed = identities.iter().find_map(|i| match i.standing {
         Standing::Failed(failures) => Some((i, failures)),
-        _ => None,
+        Standing::Held | Standing::BeingSigned | Standing::NotWanted | Standing::StoredOutside => {
+            None
+        }
     });
     if let Some((identity, failures)) = failed {
         return (
