@@ -112,10 +112,13 @@ http {{
 
 fn haproxy(home: &Path, port: u16) -> String {
     let files = home.join("files/current");
-    let files = files.display();
+    let (files, home) = (files.display(), home.display());
+    // Without `expose-fd listeners` the old worker closes its listening socket on a reload, and
+    // with it the connections that wait in its queue.
     format!(
         "global
   tune.ssl.default-dh-param 2048
+  stats socket {home}/admin.sock mode 600 level admin expose-fd listeners
 defaults
   mode http
   timeout client 10s
