@@ -78,6 +78,10 @@ const MIGRATIONS: &[&str] = &["
         sequence INTEGER PRIMARY KEY,
         record TEXT NOT NULL
     ) STRICT;
+", "
+    -- 2: the documents of `bundles` may have `wit_authorities`. No table changes; the number keeps
+    -- out programs that do not know the field.
+    SELECT 1;
 "];
 
 /// Finds the real place of the database at `path`, and creates an empty file there if there is

@@ -1,6 +1,6 @@
 //! SVIDs: drafted, assembled, verified; bundles; when to renew; the authority ladder.
 //!
-//! Start at [`x509::Issuer`] (certificates), [`jwt`] (tokens) and [`bundle`] (what both are
+//! Start at [`x509::Issuer`] (certificates), [`jwt`] and [`wit`] (tokens) and [`bundle`] (what both are
 //! verified with). [`lifetime`] says when an SVID is renewed, [`ladder`] when an authority is.
 //!
 //! Signing may be slow and remote, so nothing here signs: a *draft* gives the bytes to be signed,
@@ -13,4 +13,5 @@ pub mod bundle;
 pub mod jwt;
 pub mod ladder;
 pub mod lifetime;
+pub mod wit;
 pub mod x509;
