@@ -104,7 +104,12 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
         trust_domain: config.trust_domain.clone(),
         clock: Arc::clone(&clock),
         roll: handle.clone(),
-        signer: Signer::new(Arc::clone(&keys), config.authority.jwt_issuer.clone()),
+        signer: Signer::new(
+            Arc::clone(&keys),
+            config.authority.jwt_issuer.clone(),
+            config.wit.issuer.clone(),
+        ),
+        wit: config.wit.enabled,
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
         refusals,

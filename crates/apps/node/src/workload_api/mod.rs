@@ -8,6 +8,7 @@ mod caller;
 mod grpc;
 mod jwt;
 mod streams;
+mod wit;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -30,6 +31,7 @@ use tonic::server::NamedService;
 use tower::Service;
 
 use self::caller::CallerAttestor;
+use crate::config::WitConfig;
 use crate::driver::Driver;
 use crate::events::Events;
 
@@ -48,6 +50,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
     calls: Arc<Semaphore>,
+    /// Whether the WIT profile is served.
+    wit: bool,
 }
 
 impl NamedService for WorkloadApi {
@@ -63,6 +67,7 @@ impl WorkloadApi {
         clock: Arc<dyn Clock>,
         shutdown: Shutdown,
         max_calls: usize,
+        wit: WitConfig,
     ) -> Self {
         Self(Arc::new(Inner {
             trust_domain,
@@ -75,6 +80,7 @@ impl WorkloadApi {
             clock,
             shutdown,
             calls: Arc::new(Semaphore::new(max_calls.min(Semaphore::MAX_PERMITS))),
+            wit: wit.enabled,
         }))
     }
 }
@@ -133,14 +139,16 @@ impl Inner {
                 self.until_shutdown(self.validate_jwt_svid(&caller, message))
                     .await
             }
-            // WIT-01: not implemented, and said so only after the header was checked.
+            // WIT-01: a profile that is off says so, and only after the header was checked.
             "FetchWITSVID" => {
-                grpc::read::<WitsvidRequest>(request).await?;
-                Err(Status::unimplemented("the WIT profile is not implemented"))
+                let message = grpc::read::<WitsvidRequest>(request).await?;
+                self.check_wit_profile()?;
+                self.fetch_wit_svid(&caller, message, place).await
             }
             "FetchWITBundles" => {
                 grpc::read::<WitBundlesRequest>(request).await?;
-                Err(Status::unimplemented("the WIT profile is not implemented"))
+                self.check_wit_profile()?;
+                self.fetch_wit_bundles(&caller, place).await
             }
             // WEP-12, WAPI-02.
             _ => Err(Status::unimplemented(format!(

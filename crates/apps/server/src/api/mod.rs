@@ -8,6 +8,7 @@ pub(crate) mod entry;
 pub(crate) mod entry_list;
 pub(crate) mod node_view;
 pub(crate) mod svid;
+pub(crate) mod wit;
 
 use std::sync::Arc;
 
