@@ -161,7 +161,10 @@ impl Config {
     /// What an operator should know about the configuration although it is valid.
     pub fn warnings(&self) -> Vec<String> {
         let safe = (self.authority.ttl / 6).min(7 * 24 * HOUR);
-        let wit = self.wit.enabled.then_some(("svid.wit_ttl", self.svid.wit_ttl));
+        let wit = self
+            .wit
+            .enabled
+            .then_some(("svid.wit_ttl", self.svid.wit_ttl));
         [("svid.x509_ttl", self.svid.x509_ttl), ("svid.jwt_ttl", self.svid.jwt_ttl), ("svid.node_ttl", self.svid.node_ttl)]
             .into_iter()
             .chain(wit)

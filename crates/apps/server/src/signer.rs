@@ -7,8 +7,8 @@ use arc_swap::ArcSwapOption;
 use muster_crypto::{JwsAlgorithm, PublicKey, random};
 use muster_model::{SpiffeId, Timestamp};
 use muster_plugin::keys::{KeyId, KeyManager, KeyManagerError};
-use muster_svid::{jwt, wit};
 use muster_svid::x509::{Certificate, DraftError, Issuer, LeafParams, Subject};
+use muster_svid::{jwt, wit};
 use tonic::Status;
 
 /// Why something was not signed.

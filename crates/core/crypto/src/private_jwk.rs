@@ -37,7 +37,9 @@ impl PrivateKey {
         // Put together by hand: a JSON value would leave copies of the numbers behind. All of it is
         // base64url and names of our own, so nothing has to be escaped. The room is made first, so
         // that no smaller copy is left behind either.
-        let mut text = String::with_capacity(256 + private.iter().map(|(_, v)| v.len() + 8).sum::<usize>() + 1024);
+        let mut text = String::with_capacity(
+            256 + private.iter().map(|(_, v)| v.len() + 8).sum::<usize>() + 1024,
+        );
         text.push_str("{\"alg\":\"");
         text.push_str(algorithm.as_str());
         text.push('"');
@@ -156,7 +158,10 @@ mod tests {
             let again = read_back(&members, &key);
             let signature = again.sign_default(b"message").unwrap();
             let scheme = key.public_key().default_scheme();
-            assert_eq!(key.public_key().verify(scheme, b"message", &signature), Ok(()));
+            assert_eq!(
+                key.public_key().verify(scheme, b"message", &signature),
+                Ok(())
+            );
         }
     }
 

@@ -121,12 +121,14 @@ pub fn pruned(bundle: &Bundle, now: Timestamp) -> Result<Option<Pruned>, PruneEr
     if wit_removed > 0 && left.wit_authorities.is_empty() {
         return Err(PruneError::LastWit);
     }
-    Ok((x509_removed + jwt_removed + wit_removed > 0).then_some(Pruned {
-        bundle: left,
-        x509_removed,
-        jwt_removed,
-        wit_removed,
-    }))
+    Ok(
+        (x509_removed + jwt_removed + wit_removed > 0).then_some(Pruned {
+            bundle: left,
+            x509_removed,
+            jwt_removed,
+            wit_removed,
+        }),
+    )
 }
 
 /// The same content under the next sequence number.
@@ -209,7 +211,10 @@ mod tests {
         assert_eq!((after.sequence_number, after.wit_authorities.len()), (6, 1));
         assert_eq!(with_wit_authority(&after, wit("w", None)), None);
         assert_eq!(with_jwt_authority(&after, key("w", None)), None);
-        assert!(with_wit_authority(&after, wit("W", None)).is_some(), "WIT-05");
+        assert!(
+            with_wit_authority(&after, wit("W", None)).is_some(),
+            "WIT-05"
+        );
         let withdrawn = without_wit_authorities(&after).unwrap();
         assert!(withdrawn.wit_authorities.is_empty() && withdrawn.sequence_number == 7);
         assert_eq!(without_wit_authorities(&withdrawn), None);
@@ -223,7 +228,10 @@ mod tests {
         assert_eq!(pruned(&old, at(2 * DAY)), Err(PruneError::LastWit));
         old.wit_authorities.push(wit("w", Some(10 * DAY)));
         let done = pruned(&old, at(2 * DAY)).unwrap().unwrap();
-        assert_eq!((done.wit_removed, done.bundle.wit_authorities.len()), (1, 1));
+        assert_eq!(
+            (done.wit_removed, done.bundle.wit_authorities.len()),
+            (1, 1)
+        );
     }
 
     #[test]

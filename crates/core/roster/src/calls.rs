@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use muster_model::{EntryId, SpiffeId};
 
-use crate::event::{JwtBundles, RequestId, SignFault, WitBundles, WitUpdate, X509Bundles, X509Update};
+use crate::event::{
+    JwtBundles, RequestId, SignFault, WitBundles, WitUpdate, X509Bundles, X509Update,
+};
 use crate::groups::GroupId;
 use crate::jwt::HeldToken;
 

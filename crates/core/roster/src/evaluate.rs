@@ -8,8 +8,8 @@ use muster_model::{EntryId, SpiffeId};
 
 use crate::calls::Kind;
 use crate::event::{
-    Action, CallId, JwtBundles, JwtIdentity, Refusal, RequestId, SignFault, WitBundles, X509Bundles,
-    X509Update,
+    Action, CallId, JwtBundles, JwtIdentity, Refusal, RequestId, SignFault, WitBundles,
+    X509Bundles, X509Update,
 };
 use crate::groups::{BundlesOutlook, GroupId, Outlook};
 use crate::jwt::{JwtKey, Look, Outcome};
@@ -92,7 +92,9 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
                     None if holds_too_much => self.refuse(id, Refusal::NotSignedYet),
                     // An old answer is better than none, and than half of one.
                     Some(_) | None => {
-                        if !state.settled && !self.agenda.is_set(&Alarm::Settle(SvidKind::X509, group)) {
+                        if !state.settled
+                            && !self.agenda.is_set(&Alarm::Settle(SvidKind::X509, group))
+                        {
                             let when = When::after(self.now, SETTLE_WAIT);
                             self.agenda.set(Alarm::Settle(SvidKind::X509, group), when);
                         }

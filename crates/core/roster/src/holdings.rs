@@ -420,11 +420,7 @@ impl<K: Kind> Holdings<K> {
     }
 
     /// An SVID has expired. Returns whether it was there to be served.
-    pub(crate) fn expire(
-        &mut self,
-        id: &EntryId,
-        agenda: &mut Agenda,
-    ) -> bool {
+    pub(crate) fn expire(&mut self, id: &EntryId, agenda: &mut Agenda) -> bool {
         let Some(mut holding) = self.take_out(id) else {
             return false;
         };

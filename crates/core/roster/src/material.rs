@@ -1,8 +1,6 @@
 //! What the machine has to know of signed material; the bytes and keys are none of its business.
 
-use muster_model::{
-    JwtAuthority, SerialNumber, SpiffeId, Timestamp, WitAuthority, X509Authority,
-};
+use muster_model::{JwtAuthority, SerialNumber, SpiffeId, Timestamp, WitAuthority, X509Authority};
 
 /// An X509-SVID with its key, as far as the machine decides about it.
 pub trait X509Material {

@@ -235,13 +235,9 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
                     .view
                     .own_bundle()
                     .map_or(&[][..], |b| &b.bundle.x509_authorities);
-                let fresh = self.holdings.signed(
-                    request,
-                    results,
-                    authorities,
-                    self.now,
-                    &mut self.agenda,
-                );
+                let fresh =
+                    self.holdings
+                        .signed(request, results, authorities, self.now, &mut self.agenda);
                 for entry in &fresh {
                     self.entry_stale(entry);
                 }

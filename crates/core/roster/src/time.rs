@@ -249,7 +249,10 @@ mod tests {
         let entry = EntryId::parse("e").unwrap();
         agenda.set(Alarm::Expire(SvidKind::X509, entry.clone()), expire);
         assert_eq!(agenda.pop(now(0, 2)), None);
-        assert_eq!(agenda.pop(now(100, 2)), Some(Alarm::Expire(SvidKind::X509, entry)));
+        assert_eq!(
+            agenda.pop(now(100, 2)),
+            Some(Alarm::Expire(SvidKind::X509, entry))
+        );
         assert_eq!(agenda.pop(now(100, 3)), Some(Alarm::Resume(SvidKind::X509)));
         assert_eq!(agenda.next(now(100, 3)), None);
     }

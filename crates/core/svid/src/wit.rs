@@ -251,7 +251,11 @@ pub struct DiscoverableIssuer;
 /// [`DiscoverableIssuer`].
 pub fn check_issuer(issuer: &str) -> Result<(), DiscoverableIssuer> {
     let scheme = issuer.split(':').next().unwrap_or_default();
-    if issuer.is_empty() || ["http", "https"].iter().any(|s| scheme.eq_ignore_ascii_case(s)) {
+    if issuer.is_empty()
+        || ["http", "https"]
+            .iter()
+            .any(|s| scheme.eq_ignore_ascii_case(s))
+    {
         return Err(DiscoverableIssuer);
     }
     Ok(())

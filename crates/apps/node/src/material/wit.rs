@@ -104,10 +104,7 @@ impl WitMaterial for HeldWit {
     }
 }
 
-fn signing<'a>(
-    wit: &ParsedWit<'_>,
-    authorities: &'a [WitAuthority],
-) -> Option<&'a WitAuthority> {
+fn signing<'a>(wit: &ParsedWit<'_>, authorities: &'a [WitAuthority]) -> Option<&'a WitAuthority> {
     authorities.iter().find(|authority| {
         authority.key_id == wit.key_id
             && PublicKey::from_spki_der(&authority.public_key)

@@ -93,10 +93,7 @@ impl Signer {
 }
 
 /// The token of one entry. SPIRE's servers give no status with a success.
-fn token(
-    entry: &EntryId,
-    result: batch_new_witsvid_response::Result,
-) -> Result<String, SignFault> {
+fn token(entry: &EntryId, result: batch_new_witsvid_response::Result) -> Result<String, SignFault> {
     let status = result.status.unwrap_or_default();
     if status.code != 0 {
         let code = Code::from_i32(status.code);

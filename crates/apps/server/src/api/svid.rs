@@ -276,7 +276,11 @@ async fn new_x509(
 }
 
 /// The entry that the node may have signed, or the one answer that tells nothing of others.
-pub(super) fn entry_of_node(roll: &Roll, node: &SpiffeId, entry_id: &str) -> Result<Arc<Entry>, Status> {
+pub(super) fn entry_of_node(
+    roll: &Roll,
+    node: &SpiffeId,
+    entry_id: &str,
+) -> Result<Arc<Entry>, Status> {
     EntryId::parse(entry_id)
         .ok()
         .and_then(|id| matching::authorized_entry(roll, node, &id).cloned())

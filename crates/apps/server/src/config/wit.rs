@@ -48,7 +48,8 @@ mod tests {
         let on = parse("[wit]\nenabled = true\nissuer = \"spiffe://example.org\"").unwrap();
         assert_eq!(on.wit.issuer.as_deref(), Some("spiffe://example.org"));
         for issuer in ["https://example.org", "HTTP://example.org", ""] {
-            let fault = parse(&format!("[wit]\nenabled = true\nissuer = \"{issuer}\"")).unwrap_err();
+            let fault =
+                parse(&format!("[wit]\nenabled = true\nissuer = \"{issuer}\"")).unwrap_err();
             assert!(fault.contains("issuer"), "{fault}");
         }
         let idle = parse("[wit]\nissuer = \"urn:x\"").unwrap_err();

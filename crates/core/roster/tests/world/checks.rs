@@ -205,7 +205,10 @@ impl World {
             assert_eq!(entry.spiffe_id, identity.svid.id);
             assert_eq!(entry.hint, identity.hint);
             assert!(entry.hint.is_empty() || hints.insert(&entry.hint));
-            assert!(identity.svid.expires_at > self.now.wall, "expired when told");
+            assert!(
+                identity.svid.expires_at > self.now.wall,
+                "expired when told"
+            );
             let key = keys.iter().find(|k| k.key_id == identity.svid.key_id);
             assert!(key.is_some_and(|k| !k.tainted), "told without its key");
         }
@@ -308,9 +311,8 @@ impl World {
             if let Some(update) = &caller.wits {
                 let granted = self.granted(&caller.selectors);
                 for identity in &update.identities {
-                    let same = |e: &&Entry| {
-                        e.id == identity.entry && e.spiffe_id == identity.spiffe_id
-                    };
+                    let same =
+                        |e: &&Entry| e.id == identity.entry && e.spiffe_id == identity.spiffe_id;
                     assert!(granted.iter().any(same), "a WIT-SVID that is not granted");
                 }
             }

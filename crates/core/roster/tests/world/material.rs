@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use muster_model::{
-    JwtAuthority, SerialNumber, SpiffeId, Timestamp, WitAuthority, X509Authority,
-};
+use muster_model::{JwtAuthority, SerialNumber, SpiffeId, Timestamp, WitAuthority, X509Authority};
 use muster_roster::{JwtMaterial, WitMaterial, X509Material};
 
 /// A certificate chain without cryptography: it names its root.

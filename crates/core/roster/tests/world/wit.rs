@@ -143,7 +143,8 @@ fn bundles_have_the_own_key_and_follow_its_rotation() {
     let mut world = world_with_entries(&[1]);
     let call = world.call(1, Want::WitBundles);
     world.advance(Duration::ZERO, true);
-    let keys = |world: &World| world.callers[&call].wit_bundles.as_ref().unwrap().by_domain[&own()].len();
+    let keys =
+        |world: &World| world.callers[&call].wit_bundles.as_ref().unwrap().by_domain[&own()].len();
     assert_eq!(keys(&world), 1);
     world.perform(Op::AddWitKey);
     world.perform(Op::Deliver);
