@@ -345,8 +345,10 @@ async fn keys_that_are_lost_take_their_tokens_along() {
 async fn a_server_that_lies_is_not_believed() {
     for lie in [Lie::OtherKey, Lie::OtherAuthority, Lie::OtherIdentity] {
         let (double, rig) = start(&[("a", "/first")]).await;
-        double.change(|mind| mind.lie = Some(lie));
         let node = rig.run();
+        // Only then: a node would not join a server that lies about its own certificate.
+        rig.in_step(&double).await;
+        double.change(|mind| mind.lie = Some(lie));
         let mut client = rig.client().await;
         let waiting =
             tokio::spawn(async move { fetch(&mut client, "").await.map(|(first, _)| first) });
