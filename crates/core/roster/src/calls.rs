@@ -11,6 +11,7 @@ use crate::event::{
 };
 use crate::groups::GroupId;
 use crate::jwt::HeldToken;
+use crate::wit::Wish;
 
 /// An open call.
 pub(crate) struct Call<X, J, W> {
@@ -61,7 +62,7 @@ impl<X, J, W> Call<X, J, W> {
     }
 
     /// Which WIT-SVIDs the call streams, if any: one identity's or all.
-    pub(crate) fn wit_lane(&self) -> Option<Option<SpiffeId>> {
+    pub(crate) fn wit_lane(&self) -> Option<Wish> {
         match &self.kind {
             Kind::WitSvids { spiffe_id, .. } => Some(spiffe_id.clone()),
             Kind::X509Svids(_)

@@ -33,6 +33,9 @@ const ENTRY_BACKOFF: Backoff = Backoff {
     most: Duration::from_mins(1),
 };
 
+/// For each entry what was signed, or why it was not.
+type Results<M> = Vec<(EntryId, Result<Arc<M>, SignFault>)>;
+
 /// An SVID that may be served.
 struct Held<K: Kind> {
     svid: Arc<K::Material>,
@@ -292,7 +295,7 @@ impl<K: Kind> Holdings<K> {
     pub(crate) fn signed(
         &mut self,
         request: RequestId,
-        results: Vec<(EntryId, Result<Arc<K::Material>, SignFault>)>,
+        results: Results<K::Material>,
         authorities: &[K::Authority],
         now: Now,
         agenda: &mut Agenda,

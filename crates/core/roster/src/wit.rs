@@ -21,7 +21,7 @@ use crate::time::{Alarm, When};
 use crate::view::View;
 
 /// Which identities a stream is for: one, or all.
-type Wish = Option<SpiffeId>;
+pub(crate) type Wish = Option<SpiffeId>;
 
 /// Streams of a group that wish for the same.
 struct Lane<W> {

@@ -72,7 +72,9 @@ pub(crate) fn want_of(n: u8) -> Want {
             spiffe_id: None,
         },
         7 | 8 => Want::WitSvids {
-            spiffe_id: (n % 3 == 0).then(|| own().with_path(&format!("/w{}", n % 5)).unwrap()),
+            spiffe_id: n
+                .is_multiple_of(3)
+                .then(|| own().with_path(&format!("/w{}", n % 5)).unwrap()),
         },
         9 => Want::WitBundles,
         _ => Want::JwtSvids {

@@ -207,33 +207,7 @@ impl World {
                     b.jwt_authorities.remove(at);
                 }
             }),
-            Op::AddWitKey => {
-                let number = self.fresh();
-                let expires_at = Some(self.server_now().plus(Duration::from_hours(24)));
-                self.change_own(|b| {
-                    b.wit_authorities.push(WitAuthority {
-                        key_id: format!("wit{number}"),
-                        public_key: number.to_be_bytes().into(),
-                        expires_at,
-                        tainted: false,
-                    });
-                });
-            }
-            // As for roots: the server signs with the newest good key.
-            Op::RemoveWitKey(which) => self.change_own(|b| {
-                let good = b.wit_authorities.iter().filter(|a| !a.tainted).count();
-                let at = usize::from(which) % b.wit_authorities.len();
-                if good > 1 || (good == 1 && b.wit_authorities[at].tainted) {
-                    b.wit_authorities.remove(at);
-                }
-            }),
-            Op::TaintWitKey(which) => self.change_own(|b| {
-                let good = b.wit_authorities.iter().filter(|a| !a.tainted).count();
-                let at = usize::from(which) % b.wit_authorities.len();
-                if good > 1 {
-                    b.wit_authorities[at].tainted = true;
-                }
-            }),
+            Op::AddWitKey | Op::RemoveWitKey(_) | Op::TaintWitKey(_) => self.change_wit_keys(op),
             Op::Foreign(which) => self.change_foreign(which),
             Op::Deliver => self.deliver(),
             Op::Garble(how) => self.garble(how),
@@ -271,6 +245,43 @@ impl World {
                     self.hear(Event::Tick);
                 }
             }
+        }
+    }
+
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "called with these three only"
+    )]
+    fn change_wit_keys(&mut self, op: Op) {
+        match op {
+            Op::AddWitKey => {
+                let number = self.fresh();
+                let expires_at = Some(self.server_now().plus(Duration::from_hours(24)));
+                self.change_own(|b| {
+                    b.wit_authorities.push(WitAuthority {
+                        key_id: format!("wit{number}"),
+                        public_key: number.to_be_bytes().into(),
+                        expires_at,
+                        tainted: false,
+                    });
+                });
+            }
+            // As for roots: the server signs with the newest good key.
+            Op::RemoveWitKey(which) => self.change_own(|b| {
+                let good = b.wit_authorities.iter().filter(|a| !a.tainted).count();
+                let at = usize::from(which) % b.wit_authorities.len();
+                if good > 1 || (good == 1 && b.wit_authorities[at].tainted) {
+                    b.wit_authorities.remove(at);
+                }
+            }),
+            Op::TaintWitKey(which) => self.change_own(|b| {
+                let good = b.wit_authorities.iter().filter(|a| !a.tainted).count();
+                let at = usize::from(which) % b.wit_authorities.len();
+                if good > 1 {
+                    b.wit_authorities[at].tainted = true;
+                }
+            }),
+            _ => {}
         }
     }
 
