@@ -59,6 +59,7 @@ impl NamedService for WorkloadApi {
 }
 
 impl WorkloadApi {
+    #[expect(clippy::too_many_arguments, reason = "called once, by the composition")]
     pub(crate) fn new(
         trust_domain: TrustDomain,
         driver: Driver,
