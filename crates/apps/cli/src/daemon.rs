@@ -78,6 +78,7 @@ pub(crate) struct ServerSettings<'s> {
     pub(crate) ca_ttl: Duration,
     pub(crate) x509_ttl: Duration,
     pub(crate) jwt_ttl: Duration,
+    pub(crate) wit: bool,
 }
 
 impl ServerSettings<'_> {
@@ -91,7 +92,8 @@ impl ServerSettings<'_> {
             "# Written anew by each `muster dev`.\n\
              trust_domain = {}\ndata_dir = {}\nlisten = {}\nadmin_socket = {}\n\n\
              [authority]\nttl = {}\n\n\
-             [svid]\nx509_ttl = {}\njwt_ttl = {}\nnode_ttl = {}\n\n\
+             [svid]\nx509_ttl = {}\njwt_ttl = {}\nwit_ttl = {}\nnode_ttl = {}\n\n\
+             [wit]\nenabled = {}\n\n\
              [log]\nformat = \"json\"\n",
             quoted(self.trust_domain),
             quoted(self.data_dir.display()),
@@ -100,7 +102,9 @@ impl ServerSettings<'_> {
             quoted(Shown(self.ca_ttl)),
             quoted(Shown(self.x509_ttl)),
             quoted(Shown(self.jwt_ttl)),
+            quoted(Shown(self.x509_ttl)),
             quoted(Shown(node_ttl)),
+            self.wit,
         )
     }
 }
@@ -114,6 +118,7 @@ pub(crate) struct NodeSettings<'s> {
     pub(crate) join_token: &'s str,
     pub(crate) workload_socket: &'s Path,
     pub(crate) admin_socket: &'s Path,
+    pub(crate) wit: bool,
 }
 
 impl NodeSettings<'_> {
@@ -124,6 +129,7 @@ impl NodeSettings<'_> {
              admin_socket = {}\n\n\
              [join]\ntoken = {}\nbundle = {}\n\n\
              [attest.unix]\ndiscover_path = true\n\n\
+             [wit]\nenabled = {}\n\n\
              [log]\nformat = \"json\"\n",
             quoted(self.trust_domain),
             quoted(self.data_dir.display()),
@@ -132,6 +138,7 @@ impl NodeSettings<'_> {
             quoted(self.admin_socket.display()),
             quoted(self.join_token),
             quoted(self.bundle_file.display()),
+            self.wit,
         )
     }
 }

@@ -1,5 +1,7 @@
 //! `node.toml`: what was written, and what it means.
 
+mod wit;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -11,6 +13,8 @@ use muster_model::TrustDomain;
 use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::telemetry;
 use muster_svid::lifetime::AVAILABILITY_TARGET_MIN;
+
+pub use self::wit::WitConfig;
 
 /// The longest that a call may be held: beyond it no client waits any more.
 const LONGEST_HOLD: Duration = Duration::from_mins(5);
@@ -47,6 +51,8 @@ pub struct Config {
     pub workload_api: WorkloadApiConfig,
     /// Keys and caches.
     pub svid: SvidConfig,
+    /// WIT-SVIDs.
+    pub wit: WitConfig,
     /// Log level and format.
     pub log: telemetry::Settings,
 }
@@ -215,6 +221,7 @@ impl Config {
         let unix = read_unix(&root.table("attest").table("unix"));
         let workload_api = read_workload_api(&root.table("workload_api"));
         let svid = read_svid(&root.table("svid"));
+        let wit = wit::read(&root.table("wit"));
         let log = telemetry::Settings::read(&root.table("log"));
         document.finish(|| {
             Some(Self {
@@ -227,6 +234,7 @@ impl Config {
                 unix,
                 workload_api,
                 svid,
+                wit,
                 log,
             })
         })

@@ -9,17 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use muster_model::{Bundle, Revision, SelectorSet, Timestamp};
+use muster_model::{Bundle, Revision, SelectorSet, SpiffeId, Timestamp};
 use muster_roster::{
     Action, CallId, Event, Explanation, Inventory, JwtBundles, JwtIdentity, Note, Refusal, Roster,
-    Stats, StepFault, ViewDigest, Want, X509Bundles, X509Update,
+    Stats, StepFault, ViewDigest, Want, WitBundles, WitNote, WitUpdate, X509Bundles, X509Update,
 };
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::events::Events;
-use crate::material::{HeldJwt, HeldX509};
+use crate::material::{HeldJwt, HeldWit, HeldX509};
 use crate::signer::Signer;
 use crate::state::{BundleFile, StateError};
 use crate::upstream::Trust;
@@ -28,9 +28,9 @@ use crate::upstream::Trust;
 const BATCH: usize = 256;
 
 /// The roster of this node.
-pub(crate) type NodeRoster = Roster<HeldX509, HeldJwt>;
-type NodeAction = Action<HeldX509, HeldJwt>;
-pub(crate) type NodeEvent = Event<HeldX509, HeldJwt>;
+pub(crate) type NodeRoster = Roster<HeldX509, HeldJwt, HeldWit>;
+type NodeAction = Action<HeldX509, HeldJwt, HeldWit>;
+pub(crate) type NodeEvent = Event<HeldX509, HeldJwt, HeldWit>;
 
 /// What a stream is told: its last full answer, and its end.
 pub(crate) struct Told<T> {
@@ -56,6 +56,8 @@ enum Reply {
     JwtBundles(watch::Sender<Told<JwtBundles>>),
     Trust(oneshot::Sender<Result<Arc<JwtBundles>, Refusal>>),
     JwtSvids(oneshot::Sender<Result<Vec<JwtIdentity<HeldJwt>>, Refusal>>),
+    WitSvids(watch::Sender<Told<WitUpdate<HeldWit>>>),
+    WitBundles(watch::Sender<Told<WitBundles>>),
 }
 
 enum Command {
@@ -128,6 +130,23 @@ impl Driver {
         selectors: Arc<SelectorSet>,
     ) -> Result<Subscription<JwtBundles>, Stopped> {
         self.subscribe(selectors, Want::JwtBundles, Reply::JwtBundles)
+    }
+
+    /// Opens a stream of WIT-SVIDs, of one identity or of all.
+    pub(crate) fn wit_svids(
+        &self,
+        selectors: Arc<SelectorSet>,
+        spiffe_id: Option<SpiffeId>,
+    ) -> Result<Subscription<WitUpdate<HeldWit>>, Stopped> {
+        self.subscribe(selectors, Want::WitSvids { spiffe_id }, Reply::WitSvids)
+    }
+
+    /// Opens a stream of WIT bundles.
+    pub(crate) fn wit_bundles(
+        &self,
+        selectors: Arc<SelectorSet>,
+    ) -> Result<Subscription<WitBundles>, Stopped> {
+        self.subscribe(selectors, Want::WitBundles, Reply::WitBundles)
     }
 
     /// The bundles that a caller may validate tokens with.
@@ -422,6 +441,7 @@ impl Loop {
     fn perform(&mut self, action: NodeAction) {
         match action {
             Action::SignX509 { request, entries } => self.signer.sign_x509(request, entries),
+            Action::SignWit { request, entries } => self.signer.sign_wit(request, entries),
             Action::SignJwt {
                 request,
                 entry,
@@ -437,6 +457,16 @@ impl Loop {
                     reply.send_modify(|told| told.latest = Some(update));
                 }
             }
+            Action::WitSvids(call, update) => {
+                if let Some(Reply::WitSvids(reply)) = self.replies.get(&call) {
+                    reply.send_modify(|told| told.latest = Some(update));
+                }
+            }
+            Action::WitBundles(call, update) => {
+                if let Some(Reply::WitBundles(reply)) = self.replies.get(&call) {
+                    reply.send_modify(|told| told.latest = Some(update));
+                }
+            }
             Action::JwtBundles(call, update) => match self.replies.remove(&call) {
                 Some(Reply::Trust(reply)) => drop(reply.send(Ok(update))),
                 Some(Reply::JwtBundles(reply)) => {
@@ -444,7 +474,11 @@ impl Loop {
                     self.replies.insert(call, Reply::JwtBundles(reply));
                 }
                 Some(
-                    other @ (Reply::X509Svids(_) | Reply::X509Bundles(_) | Reply::JwtSvids(_)),
+                    other @ (Reply::X509Svids(_)
+                    | Reply::X509Bundles(_)
+                    | Reply::JwtSvids(_)
+                    | Reply::WitSvids(_)
+                    | Reply::WitBundles(_)),
                 ) => {
                     self.replies.insert(call, other);
                 }
@@ -459,6 +493,8 @@ impl Loop {
                 Some(Reply::X509Svids(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
                 Some(Reply::X509Bundles(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
                 Some(Reply::JwtBundles(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
+                Some(Reply::WitSvids(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
+                Some(Reply::WitBundles(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
                 Some(Reply::Trust(reply)) => drop(reply.send(Err(refusal))),
                 Some(Reply::JwtSvids(reply)) => drop(reply.send(Err(refusal))),
                 None => {}
@@ -505,7 +541,43 @@ impl Loop {
             Note::Expired { entry, serial } => {
                 tracing::warn!(entry_id = %entry, %serial, "X509-SVID expired before it was renewed");
             }
+            Note::Wit(note) => note_wit(note),
         }
         self.events.note(note, self.clock.now().wall);
+    }
+}
+
+fn note_wit(note: &WitNote) {
+    match note {
+        WitNote::Issued {
+            entry,
+            spiffe_id,
+            token_id,
+            ..
+        } => tracing::info!(entry_id = %entry, %spiffe_id, token_id, "WIT-SVID signed"),
+        WitNote::NotSigned {
+            entry,
+            fault,
+            failures,
+        } => tracing::warn!(entry_id = %entry, ?fault, failures, "WIT-SVID not signed"),
+        WitNote::RequestFailed {
+            entries,
+            fault,
+            failures,
+            again_in,
+        } => tracing::warn!(
+            entries,
+            ?fault,
+            failures,
+            ?again_in,
+            "a request to sign WIT-SVIDs failed"
+        ),
+        WitNote::AuthorityGone { entry, token_id } => tracing::warn!(
+            entry_id = %entry, token_id,
+            "WIT-SVID dropped: its authority left the bundle or is tainted"
+        ),
+        WitNote::Expired { entry, token_id } => {
+            tracing::warn!(entry_id = %entry, token_id, "WIT-SVID expired before it was renewed");
+        }
     }
 }

@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::driver::{Loop, Parts, Unstarted};
 use crate::events::Events;
 use crate::link::Link;
-use crate::signer::Signer;
+use crate::signer::{KeyTypes, Signer};
 use crate::state::State;
 use crate::upstream::{Trust, Upstream};
 use crate::workload_api::{self, WorkloadApi};
@@ -120,6 +120,7 @@ pub async fn serve(
         clock.clone(),
         shutdown.clone(),
         config.workload_api.max_calls,
+        config.wit,
     );
     let (health_reporter, health) = tonic_health::server::health_reporter();
     let workload_routes = with_reflection(
@@ -232,6 +233,7 @@ impl Core {
                 allow_unauthenticated_verifiers: api.allow_unauthenticated_verifiers,
                 x509_cache_max: config.svid.x509_cache_max,
                 jwt_cache_max: config.svid.jwt_cache_max,
+                wit_cache_max: config.wit.enabled.then_some(config.wit.cache_max),
             },
             clock.now(),
         );
@@ -240,7 +242,10 @@ impl Core {
             signer: Signer::new(
                 upstream.clone(),
                 driver.clone(),
-                config.svid.key_type,
+                KeyTypes {
+                    x509: config.svid.key_type,
+                    wit: config.wit.key_type,
+                },
                 config.svid.availability_target,
                 node.clone(),
                 verdict_sender,

@@ -1,5 +1,7 @@
 //! Has the server sign: keys are made here and stay here.
 
+mod wit;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +24,13 @@ use crate::words;
 /// The longest that one request to sign may take.
 const RPC_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Of workloads' keys, by the kind of SVID.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeyTypes {
+    pub(crate) x509: KeyType,
+    pub(crate) wit: KeyType,
+}
+
 type X509Results = Vec<(EntryId, Result<Arc<HeldX509>, SignFault>)>;
 
 /// Makes keys and requests, sends them, checks the answers and tells the roster.
@@ -30,6 +39,7 @@ pub(crate) struct Signer {
     upstream: Upstream,
     driver: Driver,
     key_type: KeyType,
+    wit_key_type: KeyType,
     availability_target: Option<Duration>,
     /// Who the node is; nothing can be signed before that is known.
     node: watch::Receiver<Option<X509Svid>>,
@@ -41,7 +51,7 @@ impl Signer {
     pub(crate) fn new(
         upstream: Upstream,
         driver: Driver,
-        key_type: KeyType,
+        key_types: KeyTypes,
         availability_target: Option<Duration>,
         node: watch::Receiver<Option<X509Svid>>,
         verdicts: watch::Sender<Option<Status>>,
@@ -49,7 +59,8 @@ impl Signer {
         Self {
             upstream,
             driver,
-            key_type,
+            key_type: key_types.x509,
+            wit_key_type: key_types.wit,
             availability_target,
             node,
             verdicts,

@@ -110,7 +110,8 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         trust_domain: config.trust_domain.clone(),
         clock: Arc::clone(&clock),
         roll: handle.clone(),
-        signer: Signer::new(Arc::clone(&keys), config.authority.jwt_issuer.clone()),
+        signer: signer(&config, &keys),
+        wit: config.wit.enabled,
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
         refusals,
@@ -194,6 +195,14 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         trust_domain = %config.trust_domain, %address, admin_socket = %config.admin_socket.display(), "serving"
     );
     Ok(supervisor.run().await.exit_code())
+}
+
+fn signer(config: &Config, keys: &Arc<dyn KeyManager>) -> Signer {
+    Signer::new(
+        Arc::clone(keys),
+        config.authority.jwt_issuer.clone(),
+        config.wit.issuer.clone(),
+    )
 }
 
 /// Best effort: a container may not let us.

@@ -13,6 +13,7 @@ pub mod digest;
 mod jwk;
 mod jws;
 mod private;
+mod private_jwk;
 mod public;
 pub mod random;
 mod scheme;

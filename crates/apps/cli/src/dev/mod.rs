@@ -66,6 +66,9 @@ pub(crate) struct Dev {
     /// Where the server listens for nodes; port 0 is any that is free
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
+    /// Sign and serve WIT-SVIDs too; they live as long as X509-SVIDs
+    #[arg(long)]
+    wit: bool,
     /// No demonstration: no entry, no workload
     #[arg(long)]
     no_demo: bool,

@@ -96,6 +96,7 @@ pub(super) async fn start_server(
         ca_ttl: dev.ca_ttl,
         x509_ttl: dev.x509_ttl(),
         jwt_ttl: dev.jwt_ttl,
+        wit: dev.wit,
     };
     files::write_atomic(&file, settings.to_toml().as_bytes(), files::PRIVATE)?;
     daemon::check_server(&file).map_err(|faults| Failure::failed(faults.to_string()))?;
@@ -132,6 +133,7 @@ pub(super) async fn start_node(
         join_token: &token.value,
         workload_socket: &place.workload_socket(),
         admin_socket: &place.node_socket(),
+        wit: dev.wit,
     };
     files::write_atomic(&file, settings.to_toml().as_bytes(), files::PRIVATE)?;
     daemon::check_node(&file).map_err(|faults| Failure::failed(faults.to_string()))?;

@@ -4,6 +4,7 @@ mod files;
 mod jwt;
 pub(crate) mod stream;
 pub(crate) mod view;
+mod wit;
 mod x509;
 
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub(crate) enum Fetch {
     X509(x509::Fetch),
     /// JWT-SVIDs for an audience
     Jwt(jwt::Fetch),
+    /// WIT-SVIDs, each with a key of its own; the node must have the WIT profile on
+    Wit(wit::Fetch),
 }
 
 #[derive(Subcommand, Debug)]
@@ -76,6 +79,7 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
     match command {
         Command::Fetch(Fetch::X509(fetch)) => x509::fetch(fetch, output).await,
         Command::Fetch(Fetch::Jwt(fetch)) => jwt::fetch(fetch, output).await,
+        Command::Fetch(Fetch::Wit(fetch)) => wit::fetch(fetch, output).await,
         Command::Validate(Validate::Jwt(validate)) => jwt::validate(validate, output).await,
     }
 }

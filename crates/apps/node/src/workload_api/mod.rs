@@ -8,6 +8,7 @@ mod caller;
 mod grpc;
 mod jwt;
 mod streams;
+mod wit;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -31,6 +32,7 @@ use tower::Service;
 
 use self::caller::CallerAttestor;
 pub(crate) use self::caller::describe_target;
+use crate::config::WitConfig;
 use crate::driver::Driver;
 use crate::events::Events;
 
@@ -49,6 +51,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
     calls: Arc<Semaphore>,
+    /// Whether the WIT profile is served.
+    wit: bool,
 }
 
 impl NamedService for WorkloadApi {
@@ -56,6 +60,7 @@ impl NamedService for WorkloadApi {
 }
 
 impl WorkloadApi {
+    #[expect(clippy::too_many_arguments, reason = "called once, by the composition")]
     pub(crate) fn new(
         trust_domain: TrustDomain,
         driver: Driver,
@@ -64,6 +69,7 @@ impl WorkloadApi {
         clock: Arc<dyn Clock>,
         shutdown: Shutdown,
         max_calls: usize,
+        wit: WitConfig,
     ) -> Self {
         Self(Arc::new(Inner {
             trust_domain,
@@ -76,6 +82,7 @@ impl WorkloadApi {
             clock,
             shutdown,
             calls: Arc::new(Semaphore::new(max_calls.min(Semaphore::MAX_PERMITS))),
+            wit: wit.enabled,
         }))
     }
 }
@@ -134,14 +141,16 @@ impl Inner {
                 self.until_shutdown(self.validate_jwt_svid(&caller, message))
                     .await
             }
-            // WIT-01: not implemented, and said so only after the header was checked.
+            // WIT-01: a profile that is off says so, and only after the header was checked.
             "FetchWITSVID" => {
-                grpc::read::<WitsvidRequest>(request).await?;
-                Err(Status::unimplemented("the WIT profile is not implemented"))
+                let message = grpc::read::<WitsvidRequest>(request).await?;
+                self.check_wit_profile()?;
+                self.fetch_wit_svid(&caller, message, place).await
             }
             "FetchWITBundles" => {
                 grpc::read::<WitBundlesRequest>(request).await?;
-                Err(Status::unimplemented("the WIT profile is not implemented"))
+                self.check_wit_profile()?;
+                self.fetch_wit_bundles(&caller, place).await
             }
             // WEP-12, WAPI-02.
             _ => Err(Status::unimplemented(format!(

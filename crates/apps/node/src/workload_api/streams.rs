@@ -102,7 +102,7 @@ pub(super) fn stopped(_stopped: Stopped) -> Status {
 }
 
 /// A stream under way.
-struct Follow<T> {
+pub(super) struct Follow<T> {
     api: Arc<Inner>,
     caller: Caller,
     subscription: Subscription<T>,
@@ -113,7 +113,7 @@ struct Follow<T> {
 }
 
 impl<T: Send + Sync + 'static> Follow<T> {
-    fn new(
+    pub(super) fn new(
         api: Arc<Inner>,
         caller: Caller,
         subscription: Subscription<T>,
@@ -134,7 +134,7 @@ impl<T: Send + Sync + 'static> Follow<T> {
     }
 
     /// The response: its first message as soon as there is one, then the others.
-    async fn answer(
+    pub(super) async fn answer(
         mut self,
         frame: fn(&T) -> Result<Bytes, Status>,
     ) -> Result<Response<Body>, Status> {

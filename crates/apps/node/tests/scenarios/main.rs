@@ -25,4 +25,6 @@ mod rig;
 #[cfg(test)]
 mod services;
 #[cfg(test)]
+mod wit;
+#[cfg(test)]
 mod x509;

@@ -265,9 +265,13 @@ impl svid::svid_server::Svid for Services {
 
     async fn batch_new_witsvid(
         &self,
-        _: Request<svid::BatchNewWitsvidRequest>,
+        request: Request<svid::BatchNewWitsvidRequest>,
     ) -> Result<Response<svid::BatchNewWitsvidResponse>, Status> {
-        Err(Status::unimplemented("not for nodes"))
+        self.node(&request)?;
+        let mind = self.0.mind();
+        mind.hear("BatchNewWITSVID");
+        let results = crate::wit::sign_all(&mind, &request.into_inner().params, self.0.now())?;
+        Ok(Response::new(svid::BatchNewWitsvidResponse { results }))
     }
 
     async fn new_downstream_x509ca(

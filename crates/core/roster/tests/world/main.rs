@@ -13,6 +13,8 @@ mod scenes;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
+mod wit;
+#[cfg(test)]
 mod world;
 
 use proptest::prelude::*;

@@ -99,11 +99,18 @@ impl Domain {
             .prefix("muster-interop-")
             .tempdir()?;
         let mut dev = Command::new(muster);
-        dev.args(["dev", "--no-demo", "--json", "--trust-domain", TRUST_DOMAIN])
-            .args(["--x509-ttl", lifetimes.x509, "--jwt-ttl", lifetimes.jwt])
-            .args(["--ca-ttl", lifetimes.authority])
-            .arg("--dir")
-            .arg(folder.path().join("d"));
+        dev.args([
+            "dev",
+            "--no-demo",
+            "--json",
+            "--wit",
+            "--trust-domain",
+            TRUST_DOMAIN,
+        ])
+        .args(["--x509-ttl", lifetimes.x509, "--jwt-ttl", lifetimes.jwt])
+        .args(["--ca-ttl", lifetimes.authority])
+        .arg("--dir")
+        .arg(folder.path().join("d"));
         let process = Talker::start(&mut dev)?;
         let Some(first) = process.line_within(READY_WITHIN) else {
             process.signal(Signal::SIGTERM)?;
