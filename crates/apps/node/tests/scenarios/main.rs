@@ -21,6 +21,8 @@ mod protocol;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]
+mod sds;
+#[cfg(test)]
 mod services;
 #[cfg(test)]
 mod x509;
