@@ -62,7 +62,12 @@ impl Delta {
             self.validator = self.rules.validator(node);
         }
         let subscribe = check_names(request.resource_names_subscribe)?;
-        if !self.opened {
+        if self.opened {
+            // Who subscribes again wants it again.
+            for name in &subscribe {
+                self.forget(name);
+            }
+        } else {
             self.opened = true;
             if subscribe.is_empty() {
                 self.everything = Everything::Wanted;
@@ -71,11 +76,6 @@ impl Delta {
                 return Err(Fault::TooManyNames);
             }
             self.known = request.initial_resource_versions.into_iter().collect();
-        } else {
-            // Who subscribes again wants it again.
-            for name in &subscribe {
-                self.forget(name);
-            }
         }
         for name in subscribe {
             if name == WILDCARD {

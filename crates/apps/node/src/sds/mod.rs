@@ -175,8 +175,8 @@ impl SecretDiscoveryService for Sds {
         let mut feed = self.feed(&request, "FetchSecrets").await?;
         let update = feed.next().await?;
         let offer = secrets::offer(&update, &self.0.trust_domain);
-        let (answer, note) =
-            sotw::once(&self.0.rules, request.into_inner(), &offer).map_err(ended_by)?;
+        let (answer, note) = sotw::once(&self.0.rules, request.into_inner(), &offer)
+            .map_err(|fault| ended_by(&fault))?;
         feed.note(note);
         still_the_same(&feed.caller)?;
         Ok(Response::new(Sotw::write(
@@ -256,7 +256,7 @@ impl Feed {
     }
 }
 
-fn ended_by(fault: Fault) -> Status {
+fn ended_by(fault: &Fault) -> Status {
     Status::invalid_argument(fault.to_string())
 }
 
@@ -373,7 +373,7 @@ impl<M: Machine> Conversation<M> {
                 }
                 request = self.requests.message(), if self.is_talking => match request? {
                     Some(request) => {
-                        let note = self.machine.hear(request).map_err(ended_by)?;
+                        let note = self.machine.hear(request).map_err(|fault| ended_by(&fault))?;
                         self.feed.note(note);
                     }
                     None => self.is_talking = false,
