@@ -1,5 +1,6 @@
 //! `node.toml`: what was written, and what it means.
 
+mod sds;
 mod wit;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::telemetry;
 use muster_svid::lifetime::AVAILABILITY_TARGET_MIN;
 
+pub use self::sds::SdsConfig;
 pub use self::wit::WitConfig;
 
 /// The longest that a call may be held: beyond it no client waits any more.
@@ -49,6 +51,8 @@ pub struct Config {
     pub unix: UnixOptions,
     /// How the Workload API answers.
     pub workload_api: WorkloadApiConfig,
+    /// How Envoy is served.
+    pub sds: SdsConfig,
     /// Keys and caches.
     pub svid: SvidConfig,
     /// WIT-SVIDs.
@@ -220,6 +224,7 @@ impl Config {
         let join = read_join(&root.table("join"));
         let unix = read_unix(&root.table("attest").table("unix"));
         let workload_api = read_workload_api(&root.table("workload_api"));
+        let sds = SdsConfig::read(&root.table("sds"));
         let svid = read_svid(&root.table("svid"));
         let wit = wit::read(&root.table("wit"));
         let log = telemetry::Settings::read(&root.table("log"));
@@ -233,6 +238,7 @@ impl Config {
                 join,
                 unix,
                 workload_api,
+                sds,
                 svid,
                 wit,
                 log,

@@ -2,7 +2,8 @@
 //!
 //! Start at [`run`], which composes everything. `link` is the node's standing with its server
 //! (its own SVID, and the long stream of its view); `driver` is the one loop that does what the
-//! roster decides; `workload_api` is what workloads call; `admin` is what operators call.
+//! roster decides; `workload_api` is what workloads call; `sds` is the same for
+//! Envoy; `admin` is what operators call.
 //!
 //! Deliberately not here: what a caller gets and when it is renewed (`core/roster`), how a
 //! process is attested (`adapters/attest`), who is at the other end of a socket (`edge/peer`).
@@ -17,6 +18,7 @@ mod link;
 mod material;
 mod pace;
 mod run;
+mod sds;
 mod signer;
 mod state;
 pub mod target;

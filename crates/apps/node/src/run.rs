@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::driver::{Loop, Parts, Unstarted};
 use crate::events::Events;
 use crate::link::Link;
+use crate::sds::{self, Sds};
 use crate::signer::{KeyTypes, Signer};
 use crate::state::State;
 use crate::upstream::{Trust, Upstream};
@@ -122,11 +123,24 @@ pub async fn serve(
         config.workload_api.max_calls,
         config.wit,
     );
+    let mut routes = Routes::new(api);
+    let mut names = vec![workload_api::NAME, HEALTH];
+    if config.sds.enabled {
+        let sds = Sds::new(
+            &config.sds,
+            config.trust_domain.clone(),
+            driver.clone(),
+            attestors.clone(),
+            events.clone(),
+            clock.clone(),
+            shutdown.clone(),
+            config.workload_api.max_calls,
+        );
+        routes = routes.add_service(sds.into_server());
+        names.push(sds::NAME);
+    }
     let (health_reporter, health) = tonic_health::server::health_reporter();
-    let workload_routes = with_reflection(
-        Routes::new(api).add_service(health.clone()),
-        &[workload_api::NAME, HEALTH],
-    )?;
+    let workload_routes = with_reflection(routes.add_service(health.clone()), &names)?;
     let (trust_domain, per_connection) = (
         config.trust_domain.clone(),
         config.workload_api.max_calls_per_connection,

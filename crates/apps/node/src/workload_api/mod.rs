@@ -4,8 +4,8 @@
 //! per RPC; `grpc` writes the answers.
 
 mod answers;
-mod caller;
-mod grpc;
+pub(crate) mod caller;
+pub(crate) mod grpc;
 mod jwt;
 mod streams;
 mod wit;
@@ -180,7 +180,7 @@ impl Inner {
 }
 
 /// What every call is told that is open when the node shuts down (WAPI-14).
-fn shutting_down() -> Status {
+pub(crate) fn shutting_down() -> Status {
     Status::unavailable("the node is shutting down; connect again")
 }
 

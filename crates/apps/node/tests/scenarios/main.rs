@@ -23,6 +23,8 @@ mod protocol;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]
+mod sds;
+#[cfg(test)]
 mod services;
 #[cfg(test)]
 mod wit;
