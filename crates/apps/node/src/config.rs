@@ -1,13 +1,16 @@
 //! `node.toml`: what was written, and what it means.
 
+mod hardening;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use muster_attest::workload::unix::{DigestLimit, ExecutableOptions, UnixOptions};
+use muster_attest::workload::unix::{DigestLimit, ExecutableOptions, Traced, UnixOptions};
 use muster_crypto::{KeyType, Secret};
 use muster_model::TrustDomain;
+use muster_peer::harden;
 use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::telemetry;
 
@@ -44,6 +47,8 @@ pub struct Config {
     pub workload_api: WorkloadApiConfig,
     /// Keys and caches.
     pub svid: SvidConfig,
+    /// What the daemon gives up at its start.
+    pub hardening: harden::Options,
     /// Log level and format.
     pub log: telemetry::Settings,
 }
@@ -140,6 +145,8 @@ pub struct WorkloadApiConfig {
     pub max_calls: usize,
     /// Calls at the same time on one connection.
     pub max_calls_per_connection: u32,
+    /// How long a client may leave its socket full before its connection is closed.
+    pub unread_timeout: Duration,
 }
 
 /// Keys and caches.
@@ -210,6 +217,7 @@ impl Config {
         let unix = read_unix(&root.table("attest").table("unix"));
         let workload_api = read_workload_api(&root.table("workload_api"));
         let svid = read_svid(&root.table("svid"));
+        let hardening = hardening::read(&root.table("hardening"));
         let log = telemetry::Settings::read(&root.table("log"));
         document.finish(|| {
             Some(Self {
@@ -222,6 +230,7 @@ impl Config {
                 unix,
                 workload_api,
                 svid,
+                hardening,
                 log,
             })
         })
@@ -282,6 +291,11 @@ fn read_unix(table: &Table<'_>) -> UnixOptions {
             digest: limit.map(DigestLimit::from).unwrap_or_default(),
             ..ExecutableOptions::default()
         }),
+        traced: if table.default("allow_traced", config::boolean(), false) {
+            Traced::Accept
+        } else {
+            Traced::Refuse
+        },
     }
 }
 
@@ -303,6 +317,11 @@ fn read_workload_api(table: &Table<'_>) -> WorkloadApiConfig {
             "max_calls_per_connection",
             config::integer(1..=1_000_000),
             1_024,
+        ),
+        unread_timeout: table.default(
+            "unread_timeout",
+            config::duration_within(Duration::from_millis(100)..=LONGEST_HOLD),
+            Duration::from_secs(30),
         ),
     }
 }

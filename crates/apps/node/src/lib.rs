@@ -17,6 +17,7 @@ mod link;
 mod material;
 mod pace;
 mod pem;
+mod refusals;
 mod run;
 mod signer;
 mod state;

@@ -2,6 +2,8 @@
 //!
 //! `docs/configuration.md` lists every key; a test holds the two together.
 
+mod hardening;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use muster_model::{SpiffeId, TrustDomain};
 use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::telemetry;
 use muster_svid::x509::Subject;
+
+pub use self::hardening::HardeningConfig;
 
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -40,6 +44,8 @@ pub struct Config {
     pub keys: KeysConfig,
     /// The SQLite file of the roll.
     pub database: PathBuf,
+    /// What the daemon gives up at its start.
+    pub hardening: HardeningConfig,
     /// Log level and format.
     pub log: telemetry::Settings,
 }
@@ -128,6 +134,7 @@ impl Config {
             config::absolute_path(),
             data_dir.join("roll.sqlite"),
         );
+        let hardening = HardeningConfig::read(&root.table("hardening"));
         let log = telemetry::Settings::read(&root.table("log"));
 
         document.finish(|| {
@@ -141,6 +148,7 @@ impl Config {
                 svid,
                 keys,
                 database,
+                hardening,
                 log,
             })
         })

@@ -15,6 +15,7 @@ use muster_wire::selector;
 use tonic::Status;
 
 use crate::events::Events;
+use crate::refusals::Refusals;
 
 /// The text that clients know an attestation that failed by.
 const ATTESTATION_FAILED: &str = "workload attestation failed";
@@ -31,6 +32,7 @@ pub(crate) struct Attested {
 pub(crate) struct CallerAttestor {
     pub(crate) attestors: Vec<Arc<dyn WorkloadAttestor>>,
     pub(crate) events: Events,
+    pub(crate) refusals: Refusals,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -48,7 +50,7 @@ impl CallerAttestor {
         })?;
         let facts = self.facts(&caller).await.map_err(|error| {
             tracing::warn!(pid = caller.pid(), uid = caller.uid(), %error, "caller not attested");
-            self.refused(&caller, "attestation_failed");
+            self.refused(&caller, error.word());
             Status::unavailable(ATTESTATION_FAILED)
         })?;
         tracing::debug!(
@@ -94,22 +96,20 @@ impl CallerAttestor {
         status_of(refusal)
     }
 
-    fn refused(&self, caller: &Caller, reason: &str) {
-        let refused = admin::event::What::Refused(admin::Refused {
-            pid: i32::try_from(caller.pid()).unwrap_or(-1),
-            uid: caller.uid(),
-            reason: reason.to_owned(),
-        });
-        self.events.tell(refused, self.clock.now().wall);
+    fn refused(&self, caller: &Caller, reason: &'static str) {
+        self.refusals.report(caller.pid(), caller.uid(), reason);
     }
-}
 
-/// Whether the caller is still the process that was attested (WEP-09).
-pub(crate) fn still_the_same(caller: &Caller) -> Result<(), Status> {
-    caller.verify().map_err(|refusal| {
-        tracing::warn!(pid = caller.pid(), uid = caller.uid(), reason = %refusal, "a stream ends: its caller is not what it was");
-        Status::unavailable(ATTESTATION_FAILED)
-    })
+    /// Whether the caller is still the process that was attested (WEP-09). Asked before each
+    /// message of a stream: what runs in the process now gets no keys that another program asked
+    /// for.
+    pub(crate) fn still_the_same(&self, caller: &Caller) -> Result<(), Status> {
+        caller.verify().map_err(|refusal| {
+            tracing::warn!(pid = caller.pid(), uid = caller.uid(), reason = %refusal, "a stream ends: its caller is not what it was");
+            self.refused(caller, refusal.word());
+            Status::unavailable(ATTESTATION_FAILED)
+        })
+    }
 }
 
 /// The one place where refusals become statuses.

@@ -49,6 +49,12 @@ pub(crate) enum Lie {
     OtherIdentity,
     /// SVIDs that have expired.
     Expired,
+    /// SVIDs of a trust domain that has nothing to do with it.
+    OtherTrustDomain,
+    /// An entry that is another node's.
+    OtherNodesEntry,
+    /// The own bundle is gone.
+    BundleRemoved,
     /// An entry of a foreign trust domain.
     ForeignEntry,
     /// A bundle without authorities.
@@ -300,7 +306,7 @@ pub(crate) fn entry(name: &str, path: &str, selectors: &[&str], now: Timestamp) 
     Entry {
         id: EntryId::parse(name).unwrap(),
         spiffe_id: id(path),
-        parent_id: id("/spire/agent/join_token/x"),
+        parent_id: id("/nodes"),
         selectors: selectors
             .iter()
             .map(|s| s.parse::<Selector>().unwrap())
