@@ -17,6 +17,10 @@ use crate::process::keep_memory_private;
 
 /// What to give up. Each of the flags can be turned off by the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own in the configuration"
+)]
 pub struct Options {
     /// No program that the daemon starts gains privileges (setuid files, file capabilities).
     pub no_new_privileges: bool,

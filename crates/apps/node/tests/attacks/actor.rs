@@ -98,11 +98,7 @@ impl Actor {
     pub(crate) fn rest(self) -> String {
         let mut this = self;
         drop(this.input.take());
-        let rest: Vec<String> = this
-            .lines
-            .by_ref()
-            .map(|line| line.unwrap_or_default())
-            .collect();
+        let rest: Vec<String> = this.lines.by_ref().map(Result::unwrap_or_default).collect();
         this.child.wait().unwrap();
         rest.join("\n")
     }
@@ -114,8 +110,8 @@ impl Actor {
 }
 
 /// Hands a descriptor to whoever holds the other end of `door`, with a byte.
-pub(crate) fn hand_over(door: impl AsFd, byte: u8, descriptor: Option<impl AsFd>) {
-    let borrowed = descriptor.as_ref().map(|one| [one.as_fd()]);
+pub(crate) fn hand_over(door: impl AsFd, byte: u8, descriptor: Option<&dyn AsFd>) {
+    let borrowed = descriptor.map(|one| [one.as_fd()]);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if let Some(one) = &borrowed {
@@ -142,9 +138,12 @@ pub(crate) fn take_over(door: impl AsFd) -> Option<(u8, Option<OwnedFd>)> {
         RecvFlags::CMSG_CLOEXEC,
     )
     .unwrap();
-    let descriptor = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut all) => all.next(),
-        _ => None,
+    let descriptor = control.drain().find_map(|message| {
+        if let RecvAncillaryMessage::ScmRights(mut all) = message {
+            all.next()
+        } else {
+            None
+        }
     });
     (message.bytes != 0).then_some((byte[0], descriptor))
 }
@@ -164,15 +163,15 @@ fn standard_input() -> UnixStream {
 }
 
 /// Asks on `socket`, which is already connected, as its first or a later stream.
-fn ask_on(socket: UnixStream, stream: u32) {
-    let mut to = &socket;
+fn ask_on(socket: &UnixStream, stream: u32) {
+    let mut to = socket;
     let asked = if stream == 1 {
         wire::ask(&mut to)
     } else {
         wire::ask_again(&mut to, stream)
     };
     let seen = match asked {
-        Ok(()) => Reader::new(&socket).next().word(),
+        Ok(()) => Reader::new(socket).next().word(),
         Err(_) => "closed".to_owned(),
     };
     report(&seen);
@@ -200,12 +199,12 @@ fn a_child_plays_its_part() {
             }
         }
         // Its standard input is a connection of another process.
-        "heir" => ask_on(standard_input(), 1),
-        "late-heir" => ask_on(standard_input(), 3),
+        "heir" => ask_on(&standard_input(), 1),
+        "late-heir" => ask_on(&standard_input(), 3),
         // It is handed a connection of another process.
         "receiver" => {
             let (_, socket) = take_over(standard_input()).unwrap();
-            ask_on(UnixStream::from(socket.unwrap()), 1);
+            ask_on(&UnixStream::from(socket.unwrap()), 1);
         }
         // Has a stream of its own, then becomes another program, which has the connection.
         "changer" => {

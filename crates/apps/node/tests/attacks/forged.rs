@@ -76,8 +76,8 @@ async fn a_forged_cgroup_path_and_mountinfo_are_not_believed() {
     for name in ["cgroup", "mountinfo"] {
         let path = format!("/proc/{}/{name}", forger.pid());
         let read = std::fs::read_to_string(path).unwrap();
-        let forged = std::fs::read_to_string(scene.rig.path(name)).unwrap();
-        assert!(!read.contains(forged.trim()), "{read}");
+        let written = std::fs::read_to_string(scene.rig.path(name)).unwrap();
+        assert!(!read.contains(written.trim()), "{read}");
     }
     forger.end();
     scene.end().await;

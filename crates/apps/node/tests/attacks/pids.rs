@@ -1,7 +1,7 @@
 //! A process that has the number of another one, which is gone.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
@@ -33,8 +33,8 @@ fn a_parent_that_exits_does_not_leave_its_identity_to_its_number() {
     let text = String::from_utf8_lossy(&output.stderr);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{text}");
-    if let Some(line) = said.lines().find(|line| line.contains("rounds")) {
-        println!("{line}");
+    if let Some(line) = text.lines().find(|line| line.contains("rounds")) {
+        eprintln!("{line}");
     }
 }
 
@@ -66,7 +66,8 @@ async fn inside_of_the_namespace() {
         let pid = reborn.pid();
         let before = left.take().filter(|(of, _)| *of == pid);
         reused += u64::from(before.is_some());
-        hand_over(&door, 0, before.as_ref().map(|(_, socket)| socket));
+        let socket = before.as_ref().map(|(_, socket)| socket as &dyn AsFd);
+        hand_over(&door, 0, socket);
         drop(before);
         let (answered, own) = take_over(&door).unwrap();
         assert_eq!(answered, 0, "round {round}: {pid} spoke for another");
@@ -94,7 +95,7 @@ async fn inside_of_the_namespace() {
     honest.hear("answered");
     honest.child.kill().unwrap();
     honest.end();
-    println!(
+    eprintln!(
         "{rounds} rounds, {reused} numbers used again, {} descriptors after {descriptors}",
         open_descriptors()
     );
