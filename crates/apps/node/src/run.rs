@@ -270,10 +270,21 @@ fn bind_both(config: &Config) -> Result<(Incoming, Incoming), StartError> {
         dir_mode: 0o750,
         ..ListenOptions::default()
     };
-    let workload = bind(config, &config.workload_socket, &ListenOptions::default())
-        .map_err(failed("Workload API"))?;
-    let admin =
-        bind(config, &config.admin_socket, &admin_options).map_err(failed("admin socket"))?;
+    let unread = config.workload_api.unread_timeout;
+    let workload = bind(
+        config,
+        &config.workload_socket,
+        &ListenOptions::default(),
+        unread,
+    )
+    .map_err(failed("Workload API"))?;
+    let admin = bind(
+        config,
+        &config.admin_socket,
+        &admin_options,
+        Limits::default().unread,
+    )
+    .map_err(failed("admin socket"))?;
     Ok((workload, admin))
 }
 
@@ -281,10 +292,11 @@ fn bind(
     config: &Config,
     path: &Path,
     options: &ListenOptions,
+    unread: Duration,
 ) -> Result<Incoming, Box<dyn std::error::Error>> {
     let limits = Limits {
         open: config.workload_api.max_connections,
-        unread: config.workload_api.unread_timeout,
+        unread,
         ..Limits::default()
     };
     Ok(Listener::bind(path, options)?.incoming(limits)?)
