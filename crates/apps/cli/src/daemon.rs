@@ -30,16 +30,16 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) async fn server(&self) -> ExitCode {
+    pub(crate) fn server(&self) -> ExitCode {
         match self.bind_to_parent() {
-            Ok(()) => muster_server::run(&self.config).await,
+            Ok(()) => muster_server::run(&self.config),
             Err(code) => code,
         }
     }
 
-    pub(crate) async fn node(&self) -> ExitCode {
+    pub(crate) fn node(&self) -> ExitCode {
         match self.bind_to_parent() {
-            Ok(()) => muster_node::run(&self.config).await,
+            Ok(()) => muster_node::run(&self.config),
             Err(code) => code,
         }
     }

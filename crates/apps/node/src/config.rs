@@ -1,5 +1,6 @@
 //! `node.toml`: what was written, and what it means.
 
+mod hardening;
 mod sds;
 mod wit;
 
@@ -8,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use muster_attest::workload::unix::{DigestLimit, ExecutableOptions, UnixOptions};
+use muster_attest::workload::unix::{DigestLimit, ExecutableOptions, Traced, UnixOptions};
 use muster_crypto::{KeyType, Secret};
 use muster_model::TrustDomain;
+use muster_peer::harden;
 use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::telemetry;
 use muster_svid::lifetime::AVAILABILITY_TARGET_MIN;
@@ -57,6 +59,8 @@ pub struct Config {
     pub svid: SvidConfig,
     /// WIT-SVIDs.
     pub wit: WitConfig,
+    /// What the daemon gives up at its start.
+    pub hardening: harden::Options,
     /// Log level and format.
     pub log: telemetry::Settings,
 }
@@ -153,6 +157,8 @@ pub struct WorkloadApiConfig {
     pub max_calls: usize,
     /// Calls at the same time on one connection.
     pub max_calls_per_connection: u32,
+    /// How long a client may leave its socket full before its connection is closed.
+    pub unread_timeout: Duration,
 }
 
 /// Keys and caches.
@@ -227,6 +233,7 @@ impl Config {
         let sds = SdsConfig::read(&root.table("sds"));
         let svid = read_svid(&root.table("svid"));
         let wit = wit::read(&root.table("wit"));
+        let hardening = hardening::read(&root.table("hardening"));
         let log = telemetry::Settings::read(&root.table("log"));
         document.finish(|| {
             Some(Self {
@@ -241,6 +248,7 @@ impl Config {
                 sds,
                 svid,
                 wit,
+                hardening,
                 log,
             })
         })
@@ -301,6 +309,11 @@ fn read_unix(table: &Table<'_>) -> UnixOptions {
             digest: limit.map(DigestLimit::from).unwrap_or_default(),
             ..ExecutableOptions::default()
         }),
+        traced: if table.default("allow_traced", config::boolean(), false) {
+            Traced::Accept
+        } else {
+            Traced::Refuse
+        },
     }
 }
 
@@ -322,6 +335,11 @@ fn read_workload_api(table: &Table<'_>) -> WorkloadApiConfig {
             "max_calls_per_connection",
             config::integer(1..=1_000_000),
             1_024,
+        ),
+        unread_timeout: table.default(
+            "unread_timeout",
+            config::duration_within(Duration::from_millis(100)..=LONGEST_HOLD),
+            Duration::from_secs(30),
         ),
     }
 }

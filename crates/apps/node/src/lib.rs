@@ -17,6 +17,7 @@ mod join;
 mod link;
 mod material;
 mod pace;
+mod refusals;
 mod run;
 mod sds;
 mod signer;

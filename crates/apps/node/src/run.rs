@@ -8,13 +8,14 @@ use std::time::Duration;
 use muster_attest::workload::unix::UnixAttestor;
 use muster_crypto::random;
 use muster_model::TrustDomain;
+use muster_peer::harden;
 use muster_peer::{Incoming, Limits, ListenOptions, Listener};
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
 use muster_proto::spire::agent::debug::v1::debug_server::DebugServer;
 use muster_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
 use muster_roster::{Config as RosterConfig, Roster};
-use muster_rt::lifecycle::{Ready, Shutdown, Supervisor};
+use muster_rt::lifecycle::{self, Ready, Shutdown, Supervisor};
 use muster_rt::telemetry::{self, LevelControl};
 use muster_rt::{Clock, SystemClock};
 use muster_svid::x509::X509Svid;
@@ -28,6 +29,7 @@ use crate::config::Config;
 use crate::driver::{Loop, Parts, Unstarted};
 use crate::events::Events;
 use crate::link::Link;
+use crate::refusals::Refusals;
 use crate::sds::{self, Sds};
 use crate::signer::{KeyTypes, Signer};
 use crate::state::State;
@@ -61,7 +63,9 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> StartEr
 }
 
 /// Reads the configuration, starts logging, serves until a signal; the exit code tells how it went.
-pub async fn run(config_path: &Path) -> ExitCode {
+///
+/// Starts the runtime itself: what the daemon gives up binds the threads that start afterwards.
+pub fn run(config_path: &Path) -> ExitCode {
     let config = match Config::read(config_path) {
         Ok(config) => config,
         Err(faults) => return fail(&faults),
@@ -70,17 +74,23 @@ pub async fn run(config_path: &Path) -> ExitCode {
         Ok(level) => level,
         Err(error) => return fail(&error),
     };
+    if let Err(error) = muster_peer::process::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files was left as it is");
+    }
+    let hardening = harden::apply(&config.hardening);
+    tracing::info!(%hardening, "hardened");
+    for (measure, outcome) in hardening.shortfalls() {
+        tracing::warn!(measure = measure.as_str(), %outcome, "the daemon is less protected than it could be");
+    }
+    lifecycle::block_on(run_hardened(config, level, hardening))
+}
+
+async fn run_hardened(config: Config, level: LevelControl, hardening: harden::Report) -> ExitCode {
     let shutdown = match Shutdown::on_signals() {
         Ok(shutdown) => shutdown,
         Err(error) => return fail(&format!("cannot handle signals: {error}")),
     };
-    if let Err(error) = muster_peer::process::raise_descriptor_limit() {
-        tracing::warn!(%error, "the limit of open files was left as it is");
-    }
-    if let Err(error) = muster_peer::process::keep_memory_private() {
-        tracing::warn!(%error, "core dumps and debuggers could not be kept out");
-    }
-    match serve(config, level, SystemClock::shared(), shutdown).await {
+    match serve_hardened(config, level, SystemClock::shared(), shutdown, hardening).await {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
@@ -105,10 +115,23 @@ pub async fn serve(
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
 ) -> Result<ExitCode, StartError> {
+    serve_hardened(config, level, clock, shutdown, harden::Report::default()).await
+}
+
+async fn serve_hardened(
+    config: Config,
+    level: LevelControl,
+    clock: Arc<dyn Clock>,
+    shutdown: Shutdown,
+    hardening: harden::Report,
+) -> Result<ExitCode, StartError> {
     let state = State::open(&config.data_dir, config.trust_domain.clone())
         .map_err(failed("data directory"))?;
     let (workload_socket, admin_socket) = bind_both(&config)?;
     let events = Events::new();
+    let refusals = Refusals::new(events.clone(), clock.clone());
+    let workload_socket = workload_socket.observed_by(refusals.observer());
+    let admin_socket = admin_socket.observed_by(refusals.observer());
     let unstarted = Unstarted::new();
     let driver = unstarted.driver.clone();
     let started_at = clock.now().wall;
@@ -118,6 +141,7 @@ pub async fn serve(
         driver.clone(),
         attestors.clone(),
         events.clone(),
+        refusals.clone(),
         clock.clone(),
         shutdown.clone(),
         config.workload_api.max_calls,
@@ -132,6 +156,7 @@ pub async fn serve(
             driver.clone(),
             attestors.clone(),
             events.clone(),
+            refusals.clone(),
             clock.clone(),
             shutdown.clone(),
             config.workload_api.max_calls,
@@ -170,6 +195,7 @@ pub async fn serve(
     let admin = NodeAdminServer::new(AdminService {
         trust_domain,
         started_at,
+        hardening,
         node: core.node,
         driver,
         attestors,
@@ -298,10 +324,21 @@ fn bind_both(config: &Config) -> Result<(Incoming, Incoming), StartError> {
         dir_mode: 0o750,
         ..ListenOptions::default()
     };
-    let workload = bind(config, &config.workload_socket, &ListenOptions::default())
-        .map_err(failed("Workload API"))?;
-    let admin =
-        bind(config, &config.admin_socket, &admin_options).map_err(failed("admin socket"))?;
+    let unread = config.workload_api.unread_timeout;
+    let workload = bind(
+        config,
+        &config.workload_socket,
+        &ListenOptions::default(),
+        unread,
+    )
+    .map_err(failed("Workload API"))?;
+    let admin = bind(
+        config,
+        &config.admin_socket,
+        &admin_options,
+        Limits::default().unread,
+    )
+    .map_err(failed("admin socket"))?;
     Ok((workload, admin))
 }
 
@@ -309,9 +346,11 @@ fn bind(
     config: &Config,
     path: &Path,
     options: &ListenOptions,
+    unread: Duration,
 ) -> Result<Incoming, Box<dyn std::error::Error>> {
     let limits = Limits {
         open: config.workload_api.max_connections,
+        unread,
         ..Limits::default()
     };
     Ok(Listener::bind(path, options)?.incoming(limits)?)

@@ -21,6 +21,8 @@ use crate::material::{HeldJwt, HeldX509, Renewal};
 use crate::upstream::{MESSAGE_MAX, Upstream};
 use crate::words;
 
+/// Counts what the server signed and is not what was asked for.
+const SVID_REFUSED: &str = "muster_node_svid_refused_total";
 /// The longest that one request to sign may take.
 const RPC_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -150,6 +152,7 @@ impl Signer {
         let authorities = self.upstream.trust().bundle();
         let authorities = authorities.as_ref().map_or(&[][..], |b| &b.jwt_authorities);
         HeldJwt::new(token, authorities, &node).map_err(|error| {
+            metrics::counter!(SVID_REFUSED, "kind" => "jwt").increment(1);
             tracing::error!(entry_id = %entry.entry, %error, "the server's token is not believed");
             SignFault::NotWhatWasAsked
         })
@@ -217,6 +220,7 @@ fn read_x509(
     let svid = result.svid.ok_or(SignFault::NotWhatWasAsked)?;
     let chain = svid.cert_chain.iter().map(|der| der.to_vec()).collect();
     X509Svid::new(chain, key).map_err(|error| {
+        metrics::counter!(SVID_REFUSED, "kind" => "x509").increment(1);
         tracing::error!(entry_id = %entry, %error, "the server's X509-SVID is not believed");
         SignFault::NotWhatWasAsked
     })

@@ -68,6 +68,7 @@ pub async fn attest_pid(
         | Refusal::Unidentified { .. }
         | Refusal::Exhausted { .. }
         | Refusal::TooSlow { .. }
+        | Refusal::Unread { .. }
         | Refusal::Displaced { .. } => TargetRefusal::Failed(refusal.to_string()),
     })?;
     let attested = match process_of_held(&process) {
@@ -78,9 +79,10 @@ pub async fn attest_pid(
     };
     let (facts, uid, gid) = attested.map_err(|error| match error {
         AttestError::Gone { .. } => TargetRefusal::NotRunning { pid },
-        AttestError::Changed { .. } | AttestError::Failed { .. } | AttestError::NoAttestors => {
-            TargetRefusal::Failed(error.to_string())
-        }
+        AttestError::Changed { .. }
+        | AttestError::Traced { .. }
+        | AttestError::Failed { .. }
+        | AttestError::NoAttestors => TargetRefusal::Failed(error.to_string()),
     })?;
     let selectors = facts.iter().map(|fact| fact.selector.clone()).collect();
     Ok(AttestedTarget {

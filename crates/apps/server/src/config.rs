@@ -2,6 +2,7 @@
 //!
 //! `docs/configuration.md` lists every key; a test holds the two together.
 
+mod hardening;
 mod wit;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::telemetry;
 use muster_svid::x509::Subject;
 
+pub use self::hardening::HardeningConfig;
 pub use self::wit::WitConfig;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -46,6 +48,8 @@ pub struct Config {
     pub keys: KeysConfig,
     /// The SQLite file of the roll.
     pub database: PathBuf,
+    /// What the daemon gives up at its start.
+    pub hardening: HardeningConfig,
     /// Log level and format.
     pub log: telemetry::Settings,
 }
@@ -139,6 +143,7 @@ impl Config {
             config::absolute_path(),
             data_dir.join("roll.sqlite"),
         );
+        let hardening = HardeningConfig::read(&root.table("hardening"));
         let log = telemetry::Settings::read(&root.table("log"));
 
         document.finish(|| {
@@ -153,6 +158,7 @@ impl Config {
                 wit,
                 keys,
                 database,
+                hardening,
                 log,
             })
         })

@@ -164,10 +164,7 @@ impl<K: Kind> Holdings<K> {
     }
 
     /// How an entry stands, what it holds, and how many groups of callers stream it.
-    pub(crate) fn standing(
-        &self,
-        id: &EntryId,
-    ) -> Option<(Standing, Option<&K::Material>, usize)> {
+    pub(crate) fn standing(&self, id: &EntryId) -> Option<(Standing, Option<&K::Material>, usize)> {
         let holding = self.entries.get(id)?;
         let held = holding.current.as_ref().map(|held| &*held.svid);
         let standing = match (held, &holding.stage) {

@@ -183,7 +183,7 @@ mod tests {
         long.resize(4 + 256, 7);
         let der = [&[0x30, 1, 9][..], &long].concat();
         let text = authorities(&der);
-        let read = crate::pem::certificates(text.as_bytes()).unwrap();
+        let read = muster_svid::pem::certificates(text.as_bytes()).unwrap();
         assert_eq!(read, [vec![0x30, 1, 9], long]);
         assert!(text.lines().all(|line| line.len() <= LINE));
         for cut in [

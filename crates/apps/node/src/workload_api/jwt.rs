@@ -12,7 +12,6 @@ use serde_json::{Map, Value};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::caller::still_the_same;
 use super::streams::stopped;
 use super::{CallerFacts, Inner, answers, grpc};
 
@@ -68,7 +67,7 @@ impl Inner {
         let answer = self.driver.jwt_svids(attested.selectors, want).await;
         match answer.map_err(stopped)? {
             Ok(tokens) => {
-                still_the_same(&attested.caller)?;
+                self.callers.still_the_same(&attested.caller)?;
                 grpc::unary(&answers::jwt_svids(&tokens))
             }
             Err(refusal) => Err(self

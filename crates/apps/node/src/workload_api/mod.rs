@@ -35,6 +35,7 @@ pub(crate) use self::caller::describe_target;
 use crate::config::WitConfig;
 use crate::driver::Driver;
 use crate::events::Events;
+use crate::refusals::Refusals;
 
 /// The service's name on the wire: the standard's file has no package.
 pub(crate) const NAME: &str = "SpiffeWorkloadAPI";
@@ -60,12 +61,16 @@ impl NamedService for WorkloadApi {
 }
 
 impl WorkloadApi {
-    #[expect(clippy::too_many_arguments, reason = "called once, by the composition")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a node, each of its own type, named once in run.rs"
+    )]
     pub(crate) fn new(
         trust_domain: TrustDomain,
         driver: Driver,
         attestors: Vec<Arc<dyn WorkloadAttestor>>,
         events: Events,
+        refusals: Refusals,
         clock: Arc<dyn Clock>,
         shutdown: Shutdown,
         max_calls: usize,
@@ -77,6 +82,7 @@ impl WorkloadApi {
             callers: CallerAttestor {
                 attestors,
                 events,
+                refusals,
                 clock: clock.clone(),
             },
             clock,

@@ -14,7 +14,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::caller::still_the_same;
 use super::{CallerFacts, Inner, answers, grpc, shutting_down};
 use crate::driver::{Stopped, Subscription};
 use crate::material::HeldX509;
@@ -178,7 +177,7 @@ impl<T: Send + Sync + 'static> Follow<T> {
                 return Err(self.api.callers.refuse(&self.caller, refusal, self.rpc));
             }
             if let Some(latest) = latest {
-                still_the_same(&self.caller)?;
+                self.api.callers.still_the_same(&self.caller)?;
                 return frame(&latest);
             }
         }

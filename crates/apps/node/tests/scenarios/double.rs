@@ -27,7 +27,7 @@ use crate::authority::{Ca, JwtKey};
 use crate::connection;
 use crate::rig::within;
 use crate::services::Services;
-use crate::wit::WitKey;
+use crate::wit_double::WitKey;
 
 pub(crate) const TOKEN: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -50,6 +50,12 @@ pub(crate) enum Lie {
     OtherIdentity,
     /// SVIDs that have expired.
     Expired,
+    /// SVIDs of a trust domain that has nothing to do with it.
+    OtherTrustDomain,
+    /// An entry that is another node's.
+    OtherNodesEntry,
+    /// The own bundle is gone.
+    BundleRemoved,
     /// An entry of a foreign trust domain.
     ForeignEntry,
     /// A bundle without authorities.
@@ -311,7 +317,7 @@ pub(crate) fn entry(name: &str, path: &str, selectors: &[&str], now: Timestamp) 
     Entry {
         id: EntryId::parse(name).unwrap(),
         spiffe_id: id(path),
-        parent_id: id("/spire/agent/join_token/x"),
+        parent_id: id("/nodes"),
         selectors: selectors
             .iter()
             .map(|s| s.parse::<Selector>().unwrap())

@@ -29,4 +29,6 @@ mod services;
 #[cfg(test)]
 mod wit;
 #[cfg(test)]
+mod wit_double;
+#[cfg(test)]
 mod x509;

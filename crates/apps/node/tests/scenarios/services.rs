@@ -74,6 +74,11 @@ impl Services {
                 ca = &other;
             }
             Some(Lie::OtherIdentity) => name = id("/spire/agent/somebody/else"),
+            Some(Lie::OtherTrustDomain) => {
+                name = SpiffeId::parse("spiffe://evil.test/first").unwrap();
+                other = Ca::new(name.trust_domain(), now);
+                ca = &other;
+            }
             Some(Lie::Expired) => {
                 other = Ca::new(&trust_domain(), now.minus(Duration::from_hours(2)));
                 issued = now.minus(Duration::from_hours(2));
@@ -270,7 +275,7 @@ impl svid::svid_server::Svid for Services {
         self.node(&request)?;
         let mind = self.0.mind();
         mind.hear("BatchNewWITSVID");
-        let results = crate::wit::sign_all(&mind, &request.into_inner().params, self.0.now())?;
+        let results = crate::wit_double::sign_all(&mind, &request.into_inner().params, self.0.now())?;
         Ok(Response::new(svid::BatchNewWitsvidResponse { results }))
     }
 
@@ -348,6 +353,11 @@ fn whole(mind: &Mind) -> WatchResponse {
     {
         first.spiffe_id.as_mut().unwrap().trust_domain = "evil.test".into();
     }
+    if mind.lie == Some(Lie::OtherNodesEntry)
+        && let Some(first) = entries.first_mut()
+    {
+        first.parent_id.as_mut().unwrap().path = "/spire/agent/join_token/another".into();
+    }
     let digest = match mind.lie {
         Some(Lie::Digest) => ViewDigest::default(),
         _ => mind.digest(),
@@ -362,6 +372,10 @@ fn whole(mind: &Mind) -> WatchResponse {
         bundles: std::iter::once(&mind.bundle())
             .chain(mind.foreign.values())
             .map(|b| wire_bundle::write(b, None))
+            .collect(),
+        removed_bundles: (mind.lie == Some(Lie::BundleRemoved))
+            .then(|| trust_domain().as_str().to_owned())
+            .into_iter()
             .collect(),
         digest: digest.as_bytes().to_vec().into(),
         complete: true,

@@ -114,8 +114,14 @@ fn judge(roll: &Roll, way: Way, message: &types::Bundle) -> Result<Bundle, types
     let not_after = |der: &[u8]| Certificate::parse(der).ok().map(|c| c.not_after);
     let given = wire_bundle::read(message, not_after)
         .map_err(|why| invalid(format!("failed to convert bundle: {why}")))?;
-    let jwt = given.jwt_authorities.iter().map(|key| ("JWT", &key.key_id, &key.public_key));
-    let wit = given.wit_authorities.iter().map(|key| ("WIT", &key.key_id, &key.public_key));
+    let jwt = given
+        .jwt_authorities
+        .iter()
+        .map(|key| ("JWT", &key.key_id, &key.public_key));
+    let wit = given
+        .wit_authorities
+        .iter()
+        .map(|key| ("WIT", &key.key_id, &key.public_key));
     for (kind, id, key) in jwt.chain(wit) {
         if let Err(why) = PublicKey::from_spki_der(key) {
             return Err(invalid(format!(
