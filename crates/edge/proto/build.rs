@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::{env, error, fs};
 
 /// Every service; what they import comes along.
-const FILES: [&str; 7] = [
+const FILES: [&str; 9] = [
+    "spiffe/broker/brokerapi.proto",
     "spiffe/workload/workloadapi.proto",
+    "spire/api/agent/delegatedidentity/v1/delegatedidentity.proto",
     "spire/api/server/agent/v1/agent.proto",
     "spire/api/server/bundle/v1/bundle.proto",
     "spire/api/server/entry/v1/entry.proto",
@@ -15,7 +17,7 @@ const FILES: [&str; 7] = [
 ];
 
 /// Messages that carry keys or tokens: they get no `Debug`, so that none can be logged.
-const SECRET: [&str; 19] = [
+const SECRET: [&str; 26] = [
     ".X509SVIDResponse",
     ".X509SVID",
     ".JWTSVIDResponse",
@@ -23,6 +25,13 @@ const SECRET: [&str; 19] = [
     ".ValidateJWTSVIDRequest",
     ".WITSVIDResponse",
     ".WITSVID",
+    ".spiffe.broker.SubscribeToX509SVIDResponse",
+    ".spiffe.broker.X509SVID",
+    ".spiffe.broker.FetchJWTSVIDResponse",
+    ".spiffe.broker.JWTSVID",
+    ".spire.api.agent.delegatedidentity.v1.X509SVIDWithKey",
+    ".spire.api.agent.delegatedidentity.v1.SubscribeToX509SVIDsResponse",
+    ".spire.api.agent.delegatedidentity.v1.FetchJWTSVIDsResponse",
     ".spire.api.types.AttestationData",
     ".spire.api.types.JoinToken",
     ".spire.api.types.JWTSVID",

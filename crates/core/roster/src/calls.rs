@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use muster_model::{EntryId, SpiffeId};
 
-use crate::event::{JwtBundles, RequestId, SignFault, X509Bundles, X509Update};
+use crate::event::{JwtBundles, OnMiss, RequestId, SignFault, X509Bundles, X509Update};
 use crate::groups::GroupId;
 use crate::jwt::HeldToken;
 
@@ -15,6 +15,7 @@ pub(crate) struct Call<X, J> {
     pub(crate) group: GroupId,
     /// Monotonic time of the call.
     pub(crate) arrived: Duration,
+    pub(crate) on_miss: OnMiss,
     pub(crate) kind: Kind<X, J>,
 }
 

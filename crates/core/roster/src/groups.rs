@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use muster_model::{Entry, EntryId, Now, SelectorSet, TrustDomain};
 
-use crate::event::{CallId, Encoded, JwtBundles, X509Bundles, X509Identity, X509Update};
+use crate::event::{CallId, Encoded, JwtBundles, Scope, X509Bundles, X509Identity, X509Update};
 use crate::material::X509Material;
 use crate::view::View;
 use crate::x509::Holdings;
@@ -38,6 +38,8 @@ impl<U> Clone for Outlook<U> {
 /// A group of calls.
 pub(crate) struct Group<X> {
     pub(crate) selectors: Arc<SelectorSet>,
+    /// Which entries count.
+    pub(crate) scope: Scope,
     /// Entries that apply to the group's callers.
     pub(crate) matches: BTreeSet<EntryId>,
     pub(crate) calls: BTreeSet<CallId>,
@@ -56,9 +58,14 @@ pub(crate) struct Group<X> {
 }
 
 impl<X: X509Material> Group<X> {
-    pub(crate) fn new(selectors: Arc<SelectorSet>, matches: BTreeSet<EntryId>) -> Self {
+    pub(crate) fn new(
+        selectors: Arc<SelectorSet>,
+        scope: Scope,
+        matches: BTreeSet<EntryId>,
+    ) -> Self {
         Self {
             selectors,
+            scope,
             matches,
             calls: BTreeSet::new(),
             x509_calls: 0,
@@ -141,6 +148,17 @@ impl<X: X509Material> Group<X> {
         };
         self.x509 = Some(outlook.clone());
         outlook
+    }
+
+    /// What streams that bear it are told while nothing matches.
+    pub(crate) fn nothing(&mut self, view: &View) -> Option<Arc<X509Update<X>>> {
+        let update = X509Update {
+            identities: Vec::new(),
+            bundle: view.own_bundle()?.x509.clone(),
+            federated: BTreeMap::new(),
+            encoded: Encoded::default(),
+        };
+        Some(same_if_equal(&mut self.x509_last, update))
     }
 
     /// What streams of bundles are to be told. Callers without identity get the own trust

@@ -32,8 +32,8 @@ mod x509;
 
 pub use digest::ViewDigest;
 pub use event::{
-    Action, CallId, Encoded, Event, JwtBundles, JwtIdentity, Note, Refusal, RequestId, SignFault,
-    ToSign, Want, X509Bundles, X509Identity, X509Update,
+    Action, CallId, Encoded, Event, JwtBundles, JwtIdentity, Note, OnMiss, Refusal, RequestId,
+    SignFault, ToSign, Want, X509Bundles, X509Identity, X509Update,
 };
 pub use material::{JwtMaterial, X509Material};
 pub use roster::{Config, Roster, Stats};
