@@ -1,5 +1,8 @@
 //! `node.toml`: what was written, and what it means.
 
+mod broker;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -7,9 +10,11 @@ use std::time::Duration;
 
 use muster_attest::workload::unix::{DigestLimit, ExecutableOptions, UnixOptions};
 use muster_crypto::{KeyType, Secret};
-use muster_model::TrustDomain;
+use muster_model::{SpiffeId, TrustDomain};
 use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::telemetry;
+
+pub use self::broker::{Broker, BrokerConfig, PidReach, Profile, ReferenceType};
 
 /// The longest that a call may be held: beyond it no client waits any more.
 const LONGEST_HOLD: Duration = Duration::from_mins(5);
@@ -42,6 +47,10 @@ pub struct Config {
     pub unix: UnixOptions,
     /// How the Workload API answers.
     pub workload_api: WorkloadApiConfig,
+    /// The Broker API, if it is served.
+    pub broker: Option<BrokerConfig>,
+    /// Who may use the Delegated Identity API.
+    pub delegates: BTreeSet<SpiffeId>,
     /// Keys and caches.
     pub svid: SvidConfig,
     /// Log level and format.
@@ -209,6 +218,8 @@ impl Config {
         let join = read_join(&root.table("join"));
         let unix = read_unix(&root.table("attest").table("unix"));
         let workload_api = read_workload_api(&root.table("workload_api"));
+        let broker = BrokerConfig::read(&root, &workload_socket);
+        let delegates = broker::read_delegates(&root, trust_domain.as_ref());
         let svid = read_svid(&root.table("svid"));
         let log = telemetry::Settings::read(&root.table("log"));
         document.finish(|| {
@@ -221,6 +232,8 @@ impl Config {
                 join,
                 unix,
                 workload_api,
+                broker,
+                delegates,
                 svid,
                 log,
             })

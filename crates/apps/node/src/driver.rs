@@ -4,15 +4,15 @@
 //! one task. The order of deeds is the roster's; what must be on the disk before anyone sees it
 //! is written first.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use muster_model::{Bundle, Revision, SelectorSet};
+use muster_model::{Bundle, Revision, SelectorSet, SpiffeId, TrustDomain};
 use muster_roster::{
-    Action, CallId, Event, JwtBundles, JwtIdentity, Note, Refusal, Roster, Stats, StepFault,
-    ViewDigest, Want, X509Bundles, X509Update,
+    Action, CallId, Event, JwtBundles, JwtIdentity, Note, OnMiss, Refusal, Roster, Stats,
+    StepFault, ViewDigest, Want, X509Bundles, X509Update,
 };
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
@@ -65,16 +65,36 @@ enum Command {
         selectors: Arc<SelectorSet>,
         want: Want,
         reply: Reply,
+        asker: Asker,
     },
+    Identities(Arc<SelectorSet>, oneshot::Sender<Matched>),
     Standing(oneshot::Sender<(Revision, ViewDigest)>),
     Stats(oneshot::Sender<Stats>),
 }
+
+/// Who asks for a workload.
+#[derive(Clone, Copy)]
+enum Asker {
+    Itself,
+    OnBehalf(OnMiss),
+}
+
+/// The identities that a caller's selectors match now.
+pub(crate) struct Matched {
+    /// Whether the view is what the server means: otherwise there may be others.
+    pub(crate) in_step: bool,
+    pub(crate) identities: Vec<SpiffeId>,
+}
+
+/// All bundles that the node knows, by trust domain.
+pub(crate) type KnownBundles = Arc<BTreeMap<TrustDomain, Arc<Bundle>>>;
 
 /// The way to the loop, for every other task. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Driver {
     commands: mpsc::UnboundedSender<Command>,
     next_call: Arc<AtomicU64>,
+    asker: Asker,
 }
 
 /// The loop has ended: the node is shutting down.
@@ -103,6 +123,22 @@ pub(crate) struct Subscription<T> {
 }
 
 impl Driver {
+    /// The same way for somebody who asks on behalf of workloads: entries of infrastructure do not
+    /// count (BRK-35).
+    pub(crate) fn on_behalf(&self, on_miss: OnMiss) -> Self {
+        Self {
+            asker: Asker::OnBehalf(on_miss),
+            ..self.clone()
+        }
+    }
+
+    /// What a caller with these selectors is entitled to now; nothing is held or signed for it.
+    pub(crate) async fn identities(&self, selectors: Arc<SelectorSet>) -> Result<Matched, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Identities(selectors, reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
     /// Opens a stream of X509-SVIDs.
     pub(crate) fn x509_svids(
         &self,
@@ -193,6 +229,7 @@ impl Driver {
             selectors,
             want,
             reply,
+            asker: self.asker,
         })?;
         Ok(Place {
             call,
@@ -219,6 +256,8 @@ pub(crate) struct Loop {
     kept_bundle: Option<Bundle>,
     resync: watch::Sender<u64>,
     in_step: watch::Sender<bool>,
+    bundles: watch::Sender<KnownBundles>,
+    bundles_version: u64,
 }
 
 /// What the loop needs besides the roster.
@@ -232,6 +271,8 @@ pub(crate) struct Parts {
     pub(crate) resync: watch::Sender<u64>,
     /// Whether the view is in step with the server.
     pub(crate) in_step: watch::Sender<bool>,
+    /// All bundles of the view.
+    pub(crate) bundles: watch::Sender<KnownBundles>,
 }
 
 /// The way to a loop that is yet to be made: other tasks need it first.
@@ -247,6 +288,7 @@ impl Unstarted {
             driver: Driver {
                 commands: sender,
                 next_call: Arc::new(AtomicU64::new(1)),
+                asker: Asker::Itself,
             },
             commands,
         }
@@ -266,6 +308,8 @@ impl Unstarted {
             kept_bundle: None,
             resync: parts.resync,
             in_step: parts.in_step,
+            bundles: parts.bundles,
+            bundles_version: 0,
         }
     }
 }
@@ -316,15 +360,28 @@ impl Loop {
                 selectors,
                 want,
                 reply,
+                asker,
             } => {
                 self.replies.insert(call, reply);
-                self.hear(Event::Call {
-                    call,
-                    selectors,
-                    want,
+                self.hear(match asker {
+                    Asker::Itself => Event::Call {
+                        call,
+                        selectors,
+                        want,
+                    },
+                    Asker::OnBehalf(on_miss) => Event::CallOnBehalf {
+                        call,
+                        selectors,
+                        want,
+                        on_miss,
+                    },
                 });
             }
             // Whoever asked may be gone.
+            Command::Identities(selectors, reply) => drop(reply.send(Matched {
+                in_step: self.roster.is_in_step(),
+                identities: self.roster.identities(&selectors),
+            })),
             Command::Standing(reply) => drop(reply.send(self.roster.standing())),
             Command::Stats(reply) => drop(reply.send(self.roster.stats())),
         }
@@ -339,6 +396,7 @@ impl Loop {
         // Persist before publish: what a workload or a handshake learns of a new bundle, a restart
         // of the node must know as well.
         self.keep_bundle().await?;
+        self.publish_bundles();
         while let Some(action) = self.roster.poll_action() {
             self.perform(action);
         }
@@ -349,6 +407,17 @@ impl Loop {
             changed
         });
         Ok(())
+    }
+
+    fn publish_bundles(&mut self) {
+        let version = self.roster.bundles_version();
+        if version == self.bundles_version {
+            return;
+        }
+        self.bundles_version = version;
+        let bundles = self.roster.bundles();
+        let bundles = bundles.map(|b| (b.trust_domain.clone(), Arc::new(b.clone())));
+        self.bundles.send_replace(Arc::new(bundles.collect()));
     }
 
     async fn keep_bundle(&mut self) -> Result<(), StateError> {

@@ -9,7 +9,9 @@
 //! There is no database: what the node must know after a restart is its own SVID and the bundle.
 
 mod admin;
+mod broker;
 pub mod config;
+mod delegated;
 mod driver;
 mod events;
 mod join;
@@ -20,7 +22,7 @@ mod pem;
 mod run;
 mod signer;
 mod state;
-pub mod target;
+mod target;
 mod upstream;
 mod words;
 mod workload_api;

@@ -21,8 +21,10 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::admin::AdminService;
-use crate::config::Config;
-use crate::driver::{Loop, Parts, Unstarted};
+use crate::broker::{self, Broker, Most, Sockets, Surroundings};
+use crate::config::{BrokerConfig, Config};
+use crate::delegated;
+use crate::driver::{KnownBundles, Loop, Parts, Unstarted};
 use crate::events::Events;
 use crate::link::Link;
 use crate::signer::Signer;
@@ -100,6 +102,7 @@ pub async fn serve(
     let state = State::open(&config.data_dir, config.trust_domain.clone())
         .map_err(failed("data directory"))?;
     let (workload_socket, admin_socket) = bind_both(&config)?;
+    let brokers = bind_brokers(&config)?;
     let events = Events::new();
     let unstarted = Unstarted::new();
     let driver = unstarted.driver.clone();
@@ -108,7 +111,7 @@ pub async fn serve(
     let api = WorkloadApi::new(
         config.trust_domain.clone(),
         driver.clone(),
-        attestors,
+        attestors.clone(),
         events.clone(),
         clock.clone(),
         shutdown.clone(),
@@ -130,7 +133,23 @@ pub async fn serve(
         admin_socket = %config.admin_socket.display(),
         "serving"
     );
+    let (most, authorized) = (most(&config), config.delegates.clone());
     let core = Core::new(config, state, unstarted, &events, &clock)?;
+    let around = Surroundings {
+        driver: driver.clone(),
+        attestors,
+        clock: clock.clone(),
+        shutdown: shutdown.clone(),
+        trust_domain: trust_domain.clone(),
+        trust: core.trust,
+        bundles: core.bundles,
+        node: core.node.clone(),
+        most,
+    };
+    let delegation = delegated::service(&around, events.clone(), authorized);
+    let brokers = brokers
+        .map(|(config, sockets)| broker(&config, sockets, around))
+        .transpose()?;
     let admin = NodeAdminServer::new(AdminService {
         trust_domain,
         started_at,
@@ -140,7 +159,12 @@ pub async fn serve(
         clock,
         shutdown: shutdown.clone(),
     });
-    let admin_routes = with_reflection(Routes::new(admin).add_service(health), &[ADMIN, HEALTH])?;
+    let admin_routes = with_reflection(
+        Routes::new(admin)
+            .add_service(delegation)
+            .add_service(health),
+        &[ADMIN, delegated::NAME, HEALTH],
+    )?;
 
     let ready = Ready::new();
     let mut supervisor = Supervisor::new(shutdown.clone(), ready.clone(), DRAIN);
@@ -154,6 +178,13 @@ pub async fn serve(
         up.declare();
         answer(workload_routes, workload_socket, per_connection, end).await
     });
+    if let Some(broker) = brokers {
+        let up = ready.expect("Broker API");
+        supervisor.essential("Broker API", async move {
+            up.declare();
+            Box::pin(broker.serve()).await
+        });
+    }
     let up = ready.expect("admin socket");
     supervisor.essential("admin socket", async move {
         up.declare();
@@ -169,6 +200,8 @@ struct Core {
     /// The node's own SVID.
     node: watch::Receiver<Option<X509Svid>>,
     in_step: watch::Receiver<bool>,
+    trust: Trust,
+    bundles: watch::Receiver<KnownBundles>,
 }
 
 impl Core {
@@ -191,6 +224,7 @@ impl Core {
         let (verdict_sender, verdicts) = watch::channel(None);
         let (resync_sender, resync) = watch::channel(0);
         let (in_step_sender, in_step) = watch::channel(false);
+        let (bundles_sender, bundles) = watch::channel(KnownBundles::default());
         let seed = u64::from_be_bytes(random::bytes());
         let driver = unstarted.driver.clone();
         let api = &config.workload_api;
@@ -215,10 +249,11 @@ impl Core {
                 verdict_sender,
             ),
             events: events.clone(),
-            trust,
+            trust: trust.clone(),
             bundle_file: state.bundle_file(),
             resync: resync_sender,
             in_step: in_step_sender,
+            bundles: bundles_sender,
         };
         let link = Link {
             upstream,
@@ -235,6 +270,8 @@ impl Core {
             link,
             node,
             in_step,
+            trust,
+            bundles,
         })
     }
 }
@@ -251,6 +288,35 @@ fn bind_both(config: &Config) -> Result<(Incoming, Incoming), StartError> {
     let admin =
         bind(config, &config.admin_socket, &admin_options).map_err(failed("admin socket"))?;
     Ok((workload, admin))
+}
+
+/// The sockets of the Broker API, if there is to be one.
+fn bind_brokers(config: &Config) -> Result<Option<(BrokerConfig, Sockets)>, StartError> {
+    let Some(broker) = config.broker.clone() else {
+        return Ok(None);
+    };
+    let sockets = Sockets::bind(&broker, most(config)).map_err(failed("Broker API"))?;
+    Ok(Some((broker, sockets)))
+}
+
+fn broker(
+    config: &BrokerConfig,
+    sockets: Sockets,
+    around: Surroundings,
+) -> Result<Broker, StartError> {
+    Broker::new(config, sockets, around, |routes| {
+        with_reflection(routes, &[broker::NAME])
+    })
+    .map_err(failed("Broker API"))
+}
+
+fn most(config: &Config) -> Most {
+    let api = &config.workload_api;
+    Most {
+        connections: api.max_connections,
+        calls: api.max_calls,
+        calls_per_connection: api.max_calls_per_connection,
+    }
 }
 
 fn bind(

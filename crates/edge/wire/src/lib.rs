@@ -9,6 +9,7 @@
 
 pub mod bundle;
 pub mod entry;
+pub mod error_info;
 pub mod id;
 pub mod node;
 pub mod selector;
