@@ -3,6 +3,10 @@
 #[cfg(test)]
 mod authority;
 #[cfg(test)]
+mod broker;
+#[cfg(test)]
+mod broker_client;
+#[cfg(test)]
 mod connection;
 #[cfg(test)]
 mod double;

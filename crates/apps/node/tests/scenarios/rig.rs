@@ -66,6 +66,8 @@ pub(crate) struct Rig {
     pub(crate) join: String,
     /// Further tables.
     pub(crate) more: String,
+    /// Where the Broker API is on TCP.
+    pub(crate) tcp: Option<std::net::SocketAddr>,
 }
 
 /// A node that runs.
@@ -111,6 +113,7 @@ impl Rig {
             server: double.address.to_string(),
             join: format!("token = \"{TOKEN}\"\nbundle = \"{}\"", bundle.display()),
             more: String::new(),
+            tcp: None,
             dir,
         }
     }
