@@ -17,10 +17,10 @@ use crate::rig::{Rig, SteppedClock, next, within};
 use crate::x509::{bundle_of, split};
 
 /// A workload: a process of ours that is told apart by its executable.
-struct Workload(Child);
+pub(crate) struct Workload(Child);
 
 impl Workload {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let child = Command::new("/bin/cat")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -29,11 +29,11 @@ impl Workload {
         Self(child)
     }
 
-    fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.0.id()).unwrap()
     }
 
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         drop(self.0.stdin.take());
         self.0.wait().unwrap();
     }
@@ -46,7 +46,7 @@ impl Drop for Workload {
 }
 
 /// What a workload is known by.
-fn cat() -> String {
+pub(crate) fn cat() -> String {
     let path = Path::new("/bin/cat").canonicalize().unwrap();
     format!("unix:path:{}", path.display())
 }
@@ -601,6 +601,43 @@ async fn any_authority_is_accepted_on_the_unix_socket() {
     for authority in ["localhost", "", "/run/b.sock", "%2Frun%2Fb.sock", "a b"] {
         assert!(broker.is_answered(authority).await, "{authority:?}");
     }
+    assert!(node.stop().await);
+}
+
+/// On the Unix socket each byte has its sender, below TLS as well: what an heir of the connection
+/// writes is never read. What the connecting process writes is, and gets TLS's answer.
+#[tokio::test]
+async fn another_process_cannot_speak_on_a_brokers_connection() {
+    use std::io::{Read as _, Write as _};
+    let double = Double::start().await;
+    let rig = rig(&double, "");
+    let node = rig.run();
+    rig.in_step(&double).await;
+    let connect = || {
+        let socket = std::os::unix::net::UnixStream::connect(rig.path("broker/b.sock")).unwrap();
+        socket.set_read_timeout(Some(crate::rig::PATIENCE)).unwrap();
+        socket
+    };
+    let read = |mut socket: std::os::unix::net::UnixStream| {
+        tokio::task::spawn_blocking(move || {
+            let mut answer = Vec::new();
+            // A connection that is cut while it has unread bytes is reset.
+            let _cut = socket.read_to_end(&mut answer).is_err();
+            answer
+        })
+    };
+    let mut own = connect();
+    own.write_all(b"this is not TLS at all").unwrap();
+    assert!(!read(own).await.unwrap().is_empty(), "an alert");
+
+    let lent = connect();
+    let mut heir = Command::new("/bin/sh")
+        .args(["-c", "echo this is not TLS at all >&0"])
+        .stdin(std::os::fd::OwnedFd::from(lent.try_clone().unwrap()))
+        .spawn()
+        .unwrap();
+    heir.wait().unwrap();
+    assert!(read(lent).await.unwrap().is_empty(), "nothing");
     assert!(node.stop().await);
 }
 

@@ -9,6 +9,8 @@ mod broker_client;
 #[cfg(test)]
 mod connection;
 #[cfg(test)]
+mod delegated;
+#[cfg(test)]
 mod double;
 #[cfg(test)]
 mod join;

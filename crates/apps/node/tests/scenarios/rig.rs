@@ -165,7 +165,12 @@ impl Rig {
     }
 
     pub(crate) async fn admin(&self) -> NodeAdminClient<Channel> {
-        NodeAdminClient::new(channel(&self.path("private/a.sock")).await)
+        NodeAdminClient::new(self.admin_channel().await)
+    }
+
+    /// A channel to the operator's socket, as soon as it is there.
+    pub(crate) async fn admin_channel(&self) -> Channel {
+        channel(&self.path("private/a.sock")).await
     }
 
     /// Waits until the node says of itself what is wanted.
