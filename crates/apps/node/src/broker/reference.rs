@@ -169,6 +169,7 @@ mod tests {
 
     const UID: &str = "a1b2c3d4-0000-4000-8000-00000000abcd";
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is a field of a message")]
     fn packed(type_url: &str, value: Vec<u8>) -> Option<WorkloadReference> {
         Some(WorkloadReference {
             reference: Some(prost_types::Any {

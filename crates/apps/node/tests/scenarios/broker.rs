@@ -78,6 +78,7 @@ fn pid(pid: i32) -> Option<api::WorkloadReference> {
     )
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is a field of a message")]
 fn packed(name: &str, value: Vec<u8>) -> Option<api::WorkloadReference> {
     Some(api::WorkloadReference {
         reference: Some(prost_types::Any {
@@ -126,6 +127,10 @@ async fn refused(
     (status.code(), error_info::reason(&status))
 }
 
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "it is compared with what a status may lack"
+)]
 fn reason(word: &str) -> Option<String> {
     Some(word.to_owned())
 }

@@ -104,8 +104,8 @@ async fn a_delegate_gets_the_identities_of_workloads_it_describes() {
 
     // As SPIRE: without an entry the answer is empty, and the stream goes on.
     double.remove_entry("b");
-    let none = next(&mut stream).await.unwrap();
-    assert_eq!((none.x509_svids.len(), none.federates_with.len()), (0, 0));
+    let empty = next(&mut stream).await.unwrap();
+    assert_eq!((empty.x509_svids.len(), empty.federates_with.len()), (0, 0));
     double.add_entry("b", "/again", &["unix:uid:4711"]);
     assert_eq!(paths(&next(&mut stream).await.unwrap()), ["/again"]);
     let (nothing, mut stream) = subscribe(&mut client, of(&["unix:uid:4712"], 0))
