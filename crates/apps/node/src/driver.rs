@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use muster_model::{Bundle, Revision, SelectorSet, SpiffeId, TrustDomain};
+use muster_model::{Bundle, Revision, SelectorSet, SpiffeId, Timestamp, TrustDomain};
 use muster_roster::{
-    Action, CallId, Event, JwtBundles, JwtIdentity, Note, OnMiss, Refusal, Roster, Stats,
-    StepFault, ViewDigest, Want, X509Bundles, X509Update,
+    Action, CallId, Event, Explanation, Inventory, JwtBundles, JwtIdentity, Note, OnMiss, Refusal,
+    Roster, Stats, StepFault, ViewDigest, Want, X509Bundles, X509Update,
 };
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
@@ -70,6 +70,9 @@ enum Command {
     Identities(Arc<SelectorSet>, oneshot::Sender<Matched>),
     Standing(oneshot::Sender<(Revision, ViewDigest)>),
     Stats(oneshot::Sender<Stats>),
+    Explain(Arc<SelectorSet>, usize, oneshot::Sender<Explanation>),
+    LastInStep(oneshot::Sender<Option<Timestamp>>),
+    Inventory(usize, oneshot::Sender<Inventory>),
 }
 
 /// Who asks for a workload.
@@ -203,6 +206,32 @@ impl Driver {
         answer.await.map_err(|_closed| Stopped)
     }
 
+    /// Why callers with these selectors have what they have; lists at most `nearest` entries that
+    /// do not match.
+    pub(crate) async fn explain(
+        &self,
+        selectors: Arc<SelectorSet>,
+        nearest: usize,
+    ) -> Result<Explanation, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Explain(selectors, nearest, reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
+    /// When the view was last known to be what the server means; now, while it is.
+    pub(crate) async fn last_in_step(&self) -> Result<Option<Timestamp>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::LastInStep(reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
+    /// What the node holds; lists at most `limit` entries.
+    pub(crate) async fn inventory(&self, limit: usize) -> Result<Inventory, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Inventory(limit, reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
     fn subscribe<T>(
         &self,
         selectors: Arc<SelectorSet>,
@@ -258,6 +287,8 @@ pub(crate) struct Loop {
     in_step: watch::Sender<bool>,
     bundles: watch::Sender<KnownBundles>,
     bundles_version: u64,
+    /// When the view was last known to be in step.
+    last_in_step: Option<Timestamp>,
 }
 
 /// What the loop needs besides the roster.
@@ -310,6 +341,7 @@ impl Unstarted {
             in_step: parts.in_step,
             bundles: parts.bundles,
             bundles_version: 0,
+            last_in_step: None,
         }
     }
 }
@@ -384,6 +416,19 @@ impl Loop {
             })),
             Command::Standing(reply) => drop(reply.send(self.roster.standing())),
             Command::Stats(reply) => drop(reply.send(self.roster.stats())),
+            Command::Explain(selectors, nearest, reply) => {
+                drop(reply.send(self.roster.explain(&selectors, nearest)));
+            }
+            Command::LastInStep(reply) => {
+                let now = self.clock.now().wall;
+                let at = if self.roster.is_in_step() {
+                    Some(now)
+                } else {
+                    self.last_in_step
+                };
+                let _gone = reply.send(at).is_err();
+            }
+            Command::Inventory(limit, reply) => drop(reply.send(self.roster.inventory(limit))),
         }
     }
 
@@ -401,6 +446,9 @@ impl Loop {
             self.perform(action);
         }
         let in_step = self.roster.is_in_step();
+        if in_step {
+            self.last_in_step = Some(self.clock.now().wall);
+        }
         self.in_step.send_if_modified(|known| {
             let changed = *known != in_step;
             *known = in_step;

@@ -18,7 +18,6 @@ mod join;
 mod link;
 mod material;
 mod pace;
-mod pem;
 mod run;
 mod signer;
 mod state;

@@ -7,24 +7,27 @@ use std::time::Duration;
 
 use muster_attest::workload::unix::UnixAttestor;
 use muster_crypto::random;
-use muster_model::TrustDomain;
+use muster_model::{Timestamp, TrustDomain};
 use muster_peer::{Incoming, Limits, ListenOptions, Listener};
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
+use muster_proto::spire::agent::debug::v1::debug_server::DebugServer;
+use muster_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
 use muster_roster::{Config as RosterConfig, Roster};
 use muster_rt::lifecycle::{Ready, Shutdown, Supervisor};
-use muster_rt::{Clock, SystemClock, telemetry};
+use muster_rt::telemetry::{self, LevelControl};
+use muster_rt::{Clock, SystemClock};
 use muster_svid::x509::X509Svid;
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::admin::AdminService;
+use crate::admin::{AdminService, DebugService, LoggerService, Settings};
 use crate::broker::{self, Broker, Most, Sockets, Surroundings};
 use crate::config::{BrokerConfig, Config};
 use crate::delegated;
-use crate::driver::{KnownBundles, Loop, Parts, Unstarted};
+use crate::driver::{Driver, KnownBundles, Loop, Parts, Unstarted};
 use crate::events::Events;
 use crate::link::Link;
 use crate::signer::Signer;
@@ -39,6 +42,8 @@ const KEEPALIVE: Duration = Duration::from_mins(1);
 /// How long connections may stay open once the shutdown has begun.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 const ADMIN: &str = "muster.node.admin.v1.NodeAdmin";
+const DEBUG: &str = "spire.agent.debug.v1.Debug";
+const LOGGER: &str = "spire.api.agent.logger.v1.Logger";
 const HEALTH: &str = "grpc.health.v1.Health";
 
 /// Why the node did not start.
@@ -62,9 +67,10 @@ pub async fn run(config_path: &Path) -> ExitCode {
         Ok(config) => config,
         Err(faults) => return fail(&faults),
     };
-    if let Err(error) = telemetry::start(config.log) {
-        return fail(&error);
-    }
+    let level = match telemetry::start(config.log) {
+        Ok(level) => level,
+        Err(error) => return fail(&error),
+    };
     let shutdown = match Shutdown::on_signals() {
         Ok(shutdown) => shutdown,
         Err(error) => return fail(&format!("cannot handle signals: {error}")),
@@ -75,7 +81,7 @@ pub async fn run(config_path: &Path) -> ExitCode {
     if let Err(error) = muster_peer::process::keep_memory_private() {
         tracing::warn!(%error, "core dumps and debuggers could not be kept out");
     }
-    match serve(config, SystemClock::shared(), shutdown).await {
+    match serve(config, level, SystemClock::shared(), shutdown).await {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
@@ -96,6 +102,7 @@ fn fail(why: &dyn std::fmt::Display) -> ExitCode {
 /// are held meanwhile (WEP-11, WEP-16).
 pub async fn serve(
     config: Config,
+    level: LevelControl,
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
 ) -> Result<ExitCode, StartError> {
@@ -133,11 +140,13 @@ pub async fn serve(
         admin_socket = %config.admin_socket.display(),
         "serving"
     );
+    let settings = settings(&config);
     let (most, authorized) = (most(&config), config.delegates.clone());
     let core = Core::new(config, state, unstarted, &events, &clock)?;
+    let debug = core.debug(started_at, &driver, &clock);
     let around = Surroundings {
         driver: driver.clone(),
-        attestors,
+        attestors: attestors.clone(),
         clock: clock.clone(),
         shutdown: shutdown.clone(),
         trust_domain: trust_domain.clone(),
@@ -155,15 +164,19 @@ pub async fn serve(
         started_at,
         node: core.node,
         driver,
+        attestors,
+        settings,
         events,
         clock,
         shutdown: shutdown.clone(),
     });
     let admin_routes = with_reflection(
         Routes::new(admin)
+            .add_service(debug)
+            .add_service(LoggerServer::new(LoggerService::new(level)))
             .add_service(delegation)
             .add_service(health),
-        &[ADMIN, delegated::NAME, HEALTH],
+        &[ADMIN, DEBUG, LOGGER, delegated::NAME, HEALTH],
     )?;
 
     let ready = Ready::new();
@@ -199,12 +212,28 @@ struct Core {
     link: Link,
     /// The node's own SVID.
     node: watch::Receiver<Option<X509Svid>>,
-    in_step: watch::Receiver<bool>,
     trust: Trust,
+    in_step: watch::Receiver<bool>,
     bundles: watch::Receiver<KnownBundles>,
 }
 
 impl Core {
+    /// SPIRE's debug service.
+    fn debug(
+        &self,
+        started_at: Timestamp,
+        driver: &Driver,
+        clock: &Arc<dyn Clock>,
+    ) -> DebugServer<DebugService> {
+        DebugServer::new(DebugService {
+            started_at,
+            node: self.node.clone(),
+            trust: self.trust.clone(),
+            driver: driver.clone(),
+            clock: clock.clone(),
+        })
+    }
+
     fn new(
         config: Config,
         state: State,
@@ -245,6 +274,7 @@ impl Core {
                 upstream.clone(),
                 driver.clone(),
                 config.svid.key_type,
+                config.svid.availability_target,
                 node.clone(),
                 verdict_sender,
             ),
@@ -261,6 +291,7 @@ impl Core {
             join: config.join,
             driver,
             seed,
+            availability_target: config.svid.availability_target,
             node: node_sender,
             resync,
             verdicts,
@@ -269,8 +300,8 @@ impl Core {
             driver_loop: unstarted.start(roster, parts),
             link,
             node,
-            in_step,
             trust,
+            in_step,
             bundles,
         })
     }
@@ -308,6 +339,17 @@ fn broker(
         with_reflection(routes, &[broker::NAME])
     })
     .map_err(failed("Broker API"))
+}
+
+/// What of the configuration operators are shown.
+fn settings(config: &Config) -> Settings {
+    Settings {
+        allow_unauthenticated_verifiers: config.workload_api.allow_unauthenticated_verifiers,
+        availability_target_seconds: config
+            .svid
+            .availability_target
+            .map_or(0, |target| target.as_secs()),
+    }
 }
 
 fn most(config: &Config) -> Most {

@@ -16,6 +16,10 @@ const ATTEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct AttestedTarget {
     /// The process: ask it whether it still runs, or wait for its end.
     pub(crate) process: HeldProcess,
+    /// Its effective user.
+    pub(crate) uid: u32,
+    /// Its effective group.
+    pub(crate) gid: u32,
     /// What is known about it, and how.
     pub(crate) facts: Vec<Fact>,
     /// The same as a set, for matching.
@@ -67,10 +71,12 @@ pub(crate) async fn attest_pid(
         | Refusal::Displaced { .. } => TargetRefusal::Failed(refusal.to_string()),
     })?;
     let attested = match process_of_held(&process) {
-        Ok(known) => facts_of(attestors, &known).await,
+        Ok(known) => facts_of(attestors, &known)
+            .await
+            .map(|facts| (facts, known.uid, known.gid)),
         Err(error) => Err(error),
     };
-    let facts = attested.map_err(|error| match error {
+    let (facts, uid, gid) = attested.map_err(|error| match error {
         AttestError::Gone { .. } => TargetRefusal::NotRunning { pid },
         AttestError::Changed { .. } | AttestError::Failed { .. } | AttestError::NoAttestors => {
             TargetRefusal::Failed(error.to_string())
@@ -79,6 +85,8 @@ pub(crate) async fn attest_pid(
     let selectors = facts.iter().map(|fact| fact.selector.clone()).collect();
     Ok(AttestedTarget {
         process,
+        uid,
+        gid,
         facts,
         selectors: Arc::new(selectors),
     })

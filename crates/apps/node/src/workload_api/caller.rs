@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Extensions;
 use muster_attest::workload::process_of;
 use muster_model::SelectorSet;
-use muster_peer::{Assurance, Caller, PeerInfo};
+use muster_peer::{Assurance, Caller, HeldProcess, PeerInfo};
 use muster_plugin::workload::{AttestError, Fact, WorkloadAttestor};
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_roster::Refusal;
@@ -14,7 +14,7 @@ use muster_wire::selector;
 use tonic::Status;
 
 use crate::events::Events;
-use crate::target::facts_of;
+use crate::target::{AttestedTarget, facts_of};
 
 /// The text that clients know an attestation that failed by.
 const ATTESTATION_FAILED: &str = "workload attestation failed";
@@ -85,12 +85,8 @@ impl CallerAttestor {
     }
 
     fn refused(&self, caller: &Caller, reason: &str) {
-        let refused = admin::event::What::Refused(admin::Refused {
-            pid: i32::try_from(caller.pid()).unwrap_or(-1),
-            uid: caller.uid(),
-            reason: reason.to_owned(),
-        });
-        self.events.tell(refused, self.clock.now().wall);
+        let now = self.clock.now().wall;
+        self.events.refused(caller.pid(), caller.uid(), reason, now);
     }
 }
 
@@ -131,16 +127,32 @@ fn describe(caller: &Caller, facts: &[Fact]) -> admin::Attested {
         pid: i32::try_from(caller.pid()).unwrap_or(-1),
         uid: caller.uid(),
         gid: caller.gid(),
-        executable: executable(caller).unwrap_or_default(),
-        facts: facts
-            .iter()
-            .map(|fact| admin::Fact {
-                selector: Some(selector::write(&fact.selector)),
-                how: fact.evidence.to_string(),
-            })
-            .collect(),
+        executable: executable(caller.process()).unwrap_or_default(),
+        facts: write_facts(facts),
         level: level(caller.assurance()).to_owned(),
     }
+}
+
+/// A process that did not call, for people.
+pub(crate) fn describe_target(target: &AttestedTarget) -> admin::Attested {
+    admin::Attested {
+        pid: i32::try_from(target.process.pid()).unwrap_or(-1),
+        uid: target.uid,
+        gid: target.gid,
+        executable: executable(&target.process).unwrap_or_default(),
+        facts: write_facts(&target.facts),
+        level: level(Assurance::OpenedPidfd).to_owned(),
+    }
+}
+
+fn write_facts(facts: &[Fact]) -> Vec<admin::Fact> {
+    facts
+        .iter()
+        .map(|fact| admin::Fact {
+            selector: Some(selector::write(&fact.selector)),
+            how: fact.evidence.to_string(),
+        })
+        .collect()
 }
 
 /// How surely the process is known, in words.
@@ -153,8 +165,8 @@ fn level(assurance: Assurance) -> &'static str {
 }
 
 /// The path of the executable as the process sees it; for people, not a fact.
-fn executable(caller: &Caller) -> Option<String> {
-    let dir = caller.proc_dir().ok()?.into_fd();
+fn executable(process: &HeldProcess) -> Option<String> {
+    let dir = process.proc_dir().ok()?.into_fd();
     let path = nix::fcntl::readlinkat(&dir, "exe").ok()?;
     Some(path.to_string_lossy().into_owned())
 }

@@ -13,6 +13,8 @@ mod delegated;
 #[cfg(test)]
 mod double;
 #[cfg(test)]
+mod explain;
+#[cfg(test)]
 mod join;
 #[cfg(test)]
 mod jwt;
