@@ -5,7 +5,9 @@ use std::{env, error, fs};
 
 /// Every service; what they import comes along.
 const FILES: &[&str] = &[
+    "spiffe/broker/brokerapi.proto",
     "spiffe/workload/workloadapi.proto",
+    "spire/api/agent/delegatedidentity/v1/delegatedidentity.proto",
     "spire/api/server/agent/v1/agent.proto",
     "spire/api/server/bundle/v1/bundle.proto",
     "spire/api/server/entry/v1/entry.proto",
@@ -29,6 +31,13 @@ const SECRET: &[&str] = &[
     ".ValidateJWTSVIDRequest",
     ".WITSVIDResponse",
     ".WITSVID",
+    ".spiffe.broker.SubscribeToX509SVIDResponse",
+    ".spiffe.broker.X509SVID",
+    ".spiffe.broker.FetchJWTSVIDResponse",
+    ".spiffe.broker.JWTSVID",
+    ".spire.api.agent.delegatedidentity.v1.X509SVIDWithKey",
+    ".spire.api.agent.delegatedidentity.v1.SubscribeToX509SVIDsResponse",
+    ".spire.api.agent.delegatedidentity.v1.FetchJWTSVIDsResponse",
     ".spire.api.types.AttestationData",
     ".spire.api.types.JoinToken",
     ".spire.api.types.JWTSVID",

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use muster_model::TrustDomain;
+use muster_model::{SpiffeId, TrustDomain};
 use muster_rt::config::Faults;
 use muster_rt::duration::Shown;
 
@@ -119,10 +119,29 @@ pub(crate) struct NodeSettings<'s> {
     pub(crate) workload_socket: &'s Path,
     pub(crate) admin_socket: &'s Path,
     pub(crate) wit: bool,
+    pub(crate) broker_socket: &'s Path,
+    pub(crate) brokers: &'s [SpiffeId],
+    pub(crate) delegates: &'s [SpiffeId],
 }
 
 impl NodeSettings<'_> {
     pub(crate) fn to_toml(&self) -> String {
+        let mut text = self.node();
+        if !self.delegates.is_empty() {
+            let all: toml_edit::Array = self.delegates.iter().map(SpiffeId::as_str).collect();
+            text.push_str(&format!("\n[delegated]\nauthorized = {all}\n"));
+        }
+        if !self.brokers.is_empty() {
+            let socket = quoted(self.broker_socket.display());
+            text.push_str(&format!("\n[broker]\nsocket = {socket}\n"));
+        }
+        for id in self.brokers {
+            text.push_str(&format!("\n[[broker.allowed]]\nid = {}\n", quoted(id)));
+        }
+        text
+    }
+
+    fn node(&self) -> String {
         format!(
             "# Written anew by each `muster dev`.\n\
              trust_domain = {}\ndata_dir = {}\nserver = {}\nworkload_socket = {}\n\

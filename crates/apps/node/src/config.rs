@@ -1,9 +1,11 @@
 //! `node.toml`: what was written, and what it means.
 
+mod broker;
 mod hardening;
 mod sds;
 mod wit;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -11,12 +13,13 @@ use std::time::Duration;
 
 use muster_attest::workload::unix::{DigestLimit, ExecutableOptions, Traced, UnixOptions};
 use muster_crypto::{KeyType, Secret};
-use muster_model::TrustDomain;
+use muster_model::{SpiffeId, TrustDomain};
 use muster_peer::harden;
 use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::telemetry;
 use muster_svid::lifetime::AVAILABILITY_TARGET_MIN;
 
+pub use self::broker::{Broker, BrokerConfig, PidReach, Profile, ReferenceType};
 pub use self::sds::SdsConfig;
 pub use self::wit::WitConfig;
 
@@ -55,6 +58,10 @@ pub struct Config {
     pub workload_api: WorkloadApiConfig,
     /// How Envoy is served.
     pub sds: SdsConfig,
+    /// The Broker API, if it is served.
+    pub broker: Option<BrokerConfig>,
+    /// Who may use the Delegated Identity API.
+    pub delegates: BTreeSet<SpiffeId>,
     /// Keys and caches.
     pub svid: SvidConfig,
     /// WIT-SVIDs.
@@ -231,6 +238,8 @@ impl Config {
         let unix = read_unix(&root.table("attest").table("unix"));
         let workload_api = read_workload_api(&root.table("workload_api"));
         let sds = SdsConfig::read(&root.table("sds"));
+        let broker = BrokerConfig::read(&root, &workload_socket);
+        let delegates = broker::read_delegates(&root, trust_domain.as_ref());
         let svid = read_svid(&root.table("svid"));
         let wit = wit::read(&root.table("wit"));
         let hardening = hardening::read(&root.table("hardening"));
@@ -246,6 +255,8 @@ impl Config {
                 unix,
                 workload_api,
                 sds,
+                broker,
+                delegates,
                 svid,
                 wit,
                 hardening,

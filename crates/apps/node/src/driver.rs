@@ -4,15 +4,16 @@
 //! one task. The order of deeds is the roster's; what must be on the disk before anyone sees it
 //! is written first.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use muster_model::{Bundle, Revision, SelectorSet, SpiffeId, Timestamp};
+use muster_model::{Bundle, Revision, SelectorSet, SpiffeId, Timestamp, TrustDomain};
 use muster_roster::{
-    Action, CallId, Event, Explanation, Inventory, JwtBundles, JwtIdentity, Note, Refusal, Roster,
-    Stats, StepFault, ViewDigest, Want, WitBundles, WitNote, WitUpdate, X509Bundles, X509Update,
+    Action, CallId, Event, Explanation, Inventory, JwtBundles, JwtIdentity, Note, OnMiss, Refusal,
+    Roster, Stats, StepFault, ViewDigest, Want, WitBundles, WitNote, WitUpdate, X509Bundles,
+    X509Update,
 };
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
@@ -67,7 +68,9 @@ enum Command {
         selectors: Arc<SelectorSet>,
         want: Want,
         reply: Reply,
+        asker: Asker,
     },
+    Identities(Arc<SelectorSet>, oneshot::Sender<Matched>),
     Standing(oneshot::Sender<(Revision, ViewDigest)>),
     Stats(oneshot::Sender<Stats>),
     Explain(Arc<SelectorSet>, usize, oneshot::Sender<Explanation>),
@@ -75,11 +78,29 @@ enum Command {
     Inventory(usize, oneshot::Sender<Inventory>),
 }
 
+/// Who asks for a workload.
+#[derive(Clone, Copy)]
+enum Asker {
+    Itself,
+    OnBehalf(OnMiss),
+}
+
+/// The identities that a caller's selectors match now.
+pub(crate) struct Matched {
+    /// Whether the view is what the server means: otherwise there may be others.
+    pub(crate) in_step: bool,
+    pub(crate) identities: Vec<SpiffeId>,
+}
+
+/// All bundles that the node knows, by trust domain.
+pub(crate) type KnownBundles = Arc<BTreeMap<TrustDomain, Arc<Bundle>>>;
+
 /// The way to the loop, for every other task. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Driver {
     commands: mpsc::UnboundedSender<Command>,
     next_call: Arc<AtomicU64>,
+    asker: Asker,
 }
 
 /// The loop has ended: the node is shutting down.
@@ -108,6 +129,22 @@ pub(crate) struct Subscription<T> {
 }
 
 impl Driver {
+    /// The same way for somebody who asks on behalf of workloads: entries of infrastructure do not
+    /// count (BRK-35).
+    pub(crate) fn on_behalf(&self, on_miss: OnMiss) -> Self {
+        Self {
+            asker: Asker::OnBehalf(on_miss),
+            ..self.clone()
+        }
+    }
+
+    /// What a caller with these selectors is entitled to now; nothing is held or signed for it.
+    pub(crate) async fn identities(&self, selectors: Arc<SelectorSet>) -> Result<Matched, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Identities(selectors, reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
     /// Opens a stream of X509-SVIDs.
     pub(crate) fn x509_svids(
         &self,
@@ -241,6 +278,7 @@ impl Driver {
             selectors,
             want,
             reply,
+            asker: self.asker,
         })?;
         Ok(Place {
             call,
@@ -267,6 +305,8 @@ pub(crate) struct Loop {
     kept_bundle: Option<Bundle>,
     resync: watch::Sender<u64>,
     in_step: watch::Sender<bool>,
+    bundles: watch::Sender<KnownBundles>,
+    bundles_version: u64,
     /// When the view was last known to be in step.
     last_in_step: Option<Timestamp>,
 }
@@ -282,6 +322,8 @@ pub(crate) struct Parts {
     pub(crate) resync: watch::Sender<u64>,
     /// Whether the view is in step with the server.
     pub(crate) in_step: watch::Sender<bool>,
+    /// All bundles of the view.
+    pub(crate) bundles: watch::Sender<KnownBundles>,
 }
 
 /// The way to a loop that is yet to be made: other tasks need it first.
@@ -297,6 +339,7 @@ impl Unstarted {
             driver: Driver {
                 commands: sender,
                 next_call: Arc::new(AtomicU64::new(1)),
+                asker: Asker::Itself,
             },
             commands,
         }
@@ -316,6 +359,8 @@ impl Unstarted {
             kept_bundle: None,
             resync: parts.resync,
             in_step: parts.in_step,
+            bundles: parts.bundles,
+            bundles_version: 0,
             last_in_step: None,
         }
     }
@@ -367,15 +412,28 @@ impl Loop {
                 selectors,
                 want,
                 reply,
+                asker,
             } => {
                 self.replies.insert(call, reply);
-                self.hear(Event::Call {
-                    call,
-                    selectors,
-                    want,
+                self.hear(match asker {
+                    Asker::Itself => Event::Call {
+                        call,
+                        selectors,
+                        want,
+                    },
+                    Asker::OnBehalf(on_miss) => Event::CallOnBehalf {
+                        call,
+                        selectors,
+                        want,
+                        on_miss,
+                    },
                 });
             }
             // Whoever asked may be gone.
+            Command::Identities(selectors, reply) => drop(reply.send(Matched {
+                in_step: self.roster.is_in_step(),
+                identities: self.roster.identities(&selectors),
+            })),
             Command::Standing(reply) => drop(reply.send(self.roster.standing())),
             Command::Stats(reply) => drop(reply.send(self.roster.stats())),
             Command::Explain(selectors, nearest, reply) => {
@@ -403,6 +461,7 @@ impl Loop {
         // Persist before publish: what a workload or a handshake learns of a new bundle, a restart
         // of the node must know as well.
         self.keep_bundle().await?;
+        self.publish_bundles();
         while let Some(action) = self.roster.poll_action() {
             self.perform(action);
         }
@@ -416,6 +475,17 @@ impl Loop {
             changed
         });
         Ok(())
+    }
+
+    fn publish_bundles(&mut self) {
+        let version = self.roster.bundles_version();
+        if version == self.bundles_version {
+            return;
+        }
+        self.bundles_version = version;
+        let bundles = self.roster.bundles();
+        let bundles = bundles.map(|b| (b.trust_domain.clone(), Arc::new(b.clone())));
+        self.bundles.send_replace(Arc::new(bundles.collect()));
     }
 
     async fn keep_bundle(&mut self) -> Result<(), StateError> {

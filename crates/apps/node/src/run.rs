@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use muster_attest::workload::unix::UnixAttestor;
 use muster_crypto::random;
-use muster_model::TrustDomain;
+use muster_model::{Timestamp, TrustDomain};
 use muster_peer::harden;
 use muster_peer::{Incoming, Limits, ListenOptions, Listener};
 use muster_plugin::workload::WorkloadAttestor;
@@ -25,8 +25,10 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::admin::{AdminService, DebugService, LoggerService, Settings};
-use crate::config::Config;
-use crate::driver::{Loop, Parts, Unstarted};
+use crate::broker::{self, Broker, Most, Sockets, Surroundings};
+use crate::config::{BrokerConfig, Config};
+use crate::delegated;
+use crate::driver::{Driver, KnownBundles, Loop, Parts, Unstarted};
 use crate::events::Events;
 use crate::link::Link;
 use crate::refusals::Refusals;
@@ -128,6 +130,7 @@ async fn serve_hardened(
     let state = State::open(&config.data_dir, config.trust_domain.clone())
         .map_err(failed("data directory"))?;
     let (workload_socket, admin_socket) = bind_both(&config)?;
+    let brokers = bind_brokers(&config)?;
     let events = Events::new();
     let refusals = Refusals::new(events.clone(), clock.clone());
     let workload_socket = workload_socket.observed_by(refusals.observer());
@@ -177,21 +180,25 @@ async fn serve_hardened(
         admin_socket = %config.admin_socket.display(),
         "serving"
     );
-    let settings = Settings {
-        allow_unauthenticated_verifiers: config.workload_api.allow_unauthenticated_verifiers,
-        availability_target_seconds: config
-            .svid
-            .availability_target
-            .map_or(0, |target| target.as_secs()),
-    };
+    let settings = settings(&config);
+    let (most, authorized) = (most(&config), config.delegates.clone());
     let core = Core::new(config, state, unstarted, &events, &clock)?;
-    let debug = DebugServer::new(DebugService {
-        started_at,
-        node: core.node.clone(),
-        trust: core.trust,
+    let debug = core.debug(started_at, &driver, &clock);
+    let around = Surroundings {
         driver: driver.clone(),
+        attestors: attestors.clone(),
         clock: clock.clone(),
-    });
+        shutdown: shutdown.clone(),
+        trust_domain: trust_domain.clone(),
+        trust: core.trust,
+        bundles: core.bundles,
+        node: core.node.clone(),
+        most,
+    };
+    let delegation = delegated::service(&around, events.clone(), refusals, authorized);
+    let brokers = brokers
+        .map(|(config, sockets)| broker(&config, sockets, around))
+        .transpose()?;
     let admin = NodeAdminServer::new(AdminService {
         trust_domain,
         started_at,
@@ -208,8 +215,9 @@ async fn serve_hardened(
         Routes::new(admin)
             .add_service(debug)
             .add_service(LoggerServer::new(LoggerService::new(level)))
+            .add_service(delegation)
             .add_service(health),
-        &[ADMIN, DEBUG, LOGGER, HEALTH],
+        &[ADMIN, DEBUG, LOGGER, delegated::NAME, HEALTH],
     )?;
 
     let ready = Ready::new();
@@ -224,6 +232,13 @@ async fn serve_hardened(
         up.declare();
         answer(workload_routes, workload_socket, per_connection, end).await
     });
+    if let Some(broker) = brokers {
+        let up = ready.expect("Broker API");
+        supervisor.essential("Broker API", async move {
+            up.declare();
+            Box::pin(broker.serve()).await
+        });
+    }
     let up = ready.expect("admin socket");
     supervisor.essential("admin socket", async move {
         up.declare();
@@ -240,9 +255,26 @@ struct Core {
     node: watch::Receiver<Option<X509Svid>>,
     trust: Trust,
     in_step: watch::Receiver<bool>,
+    bundles: watch::Receiver<KnownBundles>,
 }
 
 impl Core {
+    /// SPIRE's debug service.
+    fn debug(
+        &self,
+        started_at: Timestamp,
+        driver: &Driver,
+        clock: &Arc<dyn Clock>,
+    ) -> DebugServer<DebugService> {
+        DebugServer::new(DebugService {
+            started_at,
+            node: self.node.clone(),
+            trust: self.trust.clone(),
+            driver: driver.clone(),
+            clock: clock.clone(),
+        })
+    }
+
     fn new(
         config: Config,
         state: State,
@@ -262,6 +294,7 @@ impl Core {
         let (verdict_sender, verdicts) = watch::channel(None);
         let (resync_sender, resync) = watch::channel(0);
         let (in_step_sender, in_step) = watch::channel(false);
+        let (bundles_sender, bundles) = watch::channel(KnownBundles::default());
         let seed = u64::from_be_bytes(random::bytes());
         let driver = unstarted.driver.clone();
         let api = &config.workload_api;
@@ -295,6 +328,7 @@ impl Core {
             bundle_file: state.bundle_file(),
             resync: resync_sender,
             in_step: in_step_sender,
+            bundles: bundles_sender,
         };
         let link = Link {
             upstream,
@@ -313,6 +347,7 @@ impl Core {
             node,
             trust,
             in_step,
+            bundles,
         })
     }
 }
@@ -340,6 +375,46 @@ fn bind_both(config: &Config) -> Result<(Incoming, Incoming), StartError> {
     )
     .map_err(failed("admin socket"))?;
     Ok((workload, admin))
+}
+
+/// The sockets of the Broker API, if there is to be one.
+fn bind_brokers(config: &Config) -> Result<Option<(BrokerConfig, Sockets)>, StartError> {
+    let Some(broker) = config.broker.clone() else {
+        return Ok(None);
+    };
+    let sockets = Sockets::bind(&broker, most(config)).map_err(failed("Broker API"))?;
+    Ok(Some((broker, sockets)))
+}
+
+fn broker(
+    config: &BrokerConfig,
+    sockets: Sockets,
+    around: Surroundings,
+) -> Result<Broker, StartError> {
+    Broker::new(config, sockets, around, |routes| {
+        with_reflection(routes, &[broker::NAME])
+    })
+    .map_err(failed("Broker API"))
+}
+
+/// What of the configuration operators are shown.
+fn settings(config: &Config) -> Settings {
+    Settings {
+        allow_unauthenticated_verifiers: config.workload_api.allow_unauthenticated_verifiers,
+        availability_target_seconds: config
+            .svid
+            .availability_target
+            .map_or(0, |target| target.as_secs()),
+    }
+}
+
+fn most(config: &Config) -> Most {
+    let api = &config.workload_api;
+    Most {
+        connections: api.max_connections,
+        calls: api.max_calls,
+        calls_per_connection: api.max_calls_per_connection,
+    }
 }
 
 fn bind(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use muster_model::{EntryId, SpiffeId};
 
 use crate::event::{
-    JwtBundles, RequestId, SignFault, WitBundles, WitUpdate, X509Bundles, X509Update,
+    JwtBundles, OnMiss, RequestId, SignFault, WitBundles, WitUpdate, X509Bundles, X509Update,
 };
 use crate::groups::GroupId;
 use crate::jwt::HeldToken;
@@ -18,6 +18,7 @@ pub(crate) struct Call<X, J, W> {
     pub(crate) group: GroupId,
     /// Monotonic time of the call.
     pub(crate) arrived: Duration,
+    pub(crate) on_miss: OnMiss,
     pub(crate) kind: Kind<X, J, W>,
 }
 

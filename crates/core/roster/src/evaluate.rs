@@ -8,8 +8,8 @@ use muster_model::{EntryId, SpiffeId};
 
 use crate::calls::Kind;
 use crate::event::{
-    Action, CallId, JwtBundles, JwtIdentity, Refusal, RequestId, SignFault, WitBundles,
-    X509Bundles, X509Update,
+    Action, CallId, JwtBundles, JwtIdentity, OnMiss, Refusal, RequestId, Scope, SignFault,
+    WitBundles, X509Bundles, X509Update,
 };
 use crate::groups::{BundlesOutlook, GroupId, Outlook};
 use crate::jwt::{JwtKey, Look, Outcome};
@@ -35,8 +35,8 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         let group = call.group;
         match &call.kind {
             Kind::X509Svids(told) => {
-                let told = told.clone();
-                self.evaluate_x509(id, group, told);
+                let (told, on_miss) = (told.clone(), call.on_miss);
+                self.evaluate_x509(id, group, told, on_miss);
             }
             Kind::X509Bundles(told) => {
                 let told = told.clone();
@@ -59,12 +59,25 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         }
     }
 
-    fn evaluate_x509(&mut self, id: CallId, group: GroupId, told: Option<Arc<X509Update<X>>>) {
+    fn evaluate_x509(
+        &mut self,
+        id: CallId,
+        group: GroupId,
+        told: Option<Arc<X509Update<X>>>,
+        on_miss: OnMiss,
+    ) {
         let Some(state) = self.groups.get_mut(&group) else {
             return;
         };
         let outlook = state.x509(&self.view, &self.holdings, self.now);
+        // A view that has never been whole has nothing to say about what is not in it.
+        let known = told.is_some() || self.link == Link::InStep;
         match (outlook, told) {
+            (Outlook::Miss, told) if on_miss == OnMiss::TellEmpty && known => {
+                if let Some(update) = state.nothing(&self.view) {
+                    self.tell_x509(id, told.as_ref(), update);
+                }
+            }
             (Outlook::Miss, None) => self.miss(id, false),
             (Outlook::Miss, Some(_)) => self.refuse(id, Refusal::EntitlementLost),
             (Outlook::Full(update), told) => {
@@ -163,11 +176,10 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
     }
 
     fn bundles_outlook(&mut self, group: GroupId) -> Option<BundlesOutlook> {
-        Some(self.groups.get_mut(&group)?.bundles(
-            &self.view,
-            &self.config.trust_domain,
-            self.config.allow_unauthenticated_verifiers,
-        ))
+        let group = self.groups.get_mut(&group)?;
+        let unauthenticated =
+            self.config.allow_unauthenticated_verifiers && group.scope == Scope::Own;
+        Some(group.bundles(&self.view, &self.config.trust_domain, unauthenticated))
     }
 
     /// The next answer of a stream of bundles, if there is a new one.

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use muster_model::{
-    EntryId, JwtAuthority, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain,
+    Entry, EntryId, JwtAuthority, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain,
     WitAuthority,
 };
 
@@ -54,6 +54,34 @@ pub enum Want {
     WitBundles,
 }
 
+/// Which entries count for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Scope {
+    /// The workload asks for itself: all of them.
+    Own,
+    /// Somebody asks on its behalf: not those of infrastructure, which are admins' and downstream
+    /// authorities' (BRK-35).
+    OnBehalf,
+}
+
+impl Scope {
+    pub(crate) fn admits(self, entry: &Entry) -> bool {
+        match self {
+            Self::Own => true,
+            Self::OnBehalf => !entry.admin && !entry.downstream,
+        }
+    }
+}
+
+/// What a stream of X509-SVIDs is told when nothing matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMiss {
+    /// It is held for a while at first, and refused.
+    Refuse,
+    /// It gets an empty answer, and stays open for what may come.
+    TellEmpty,
+}
+
 /// Why one signature, or a whole request, did not come about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SignFault {
@@ -91,6 +119,18 @@ pub enum Event<X, J, W> {
         selectors: Arc<SelectorSet>,
         /// What it asks for.
         want: Want,
+    },
+    /// Somebody who may calls on behalf of a workload. Entries of admins and of downstream
+    /// authorities do not count (BRK-35), and bundles are for workloads with an identity only.
+    CallOnBehalf {
+        /// The call's name.
+        call: CallId,
+        /// What the workload is attested as, or is said to be.
+        selectors: Arc<SelectorSet>,
+        /// What is asked for.
+        want: Want,
+        /// What a stream of X509-SVIDs is told when nothing matches.
+        on_miss: OnMiss,
     },
     /// The workload is gone or has ended its call.
     CallEnded(CallId),

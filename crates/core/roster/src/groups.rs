@@ -7,7 +7,7 @@ use std::sync::Arc;
 use muster_model::{Entry, EntryId, Now, SelectorSet, TrustDomain};
 
 use crate::event::{
-    CallId, Encoded, JwtBundles, WitBundles, X509Bundles, X509Identity, X509Update,
+    CallId, Encoded, JwtBundles, Scope, WitBundles, X509Bundles, X509Identity, X509Update,
 };
 use crate::holdings::Holdings;
 use crate::kinds::X509Kind;
@@ -42,6 +42,8 @@ impl<U> Clone for Outlook<U> {
 /// A group of calls.
 pub(crate) struct Group<X, W> {
     pub(crate) selectors: Arc<SelectorSet>,
+    /// Which entries count.
+    pub(crate) scope: Scope,
     /// Entries that apply to the group's callers.
     pub(crate) matches: BTreeSet<EntryId>,
     pub(crate) calls: BTreeSet<CallId>,
@@ -71,9 +73,14 @@ pub(crate) struct BundlesOutlook {
 }
 
 impl<X: X509Material, W> Group<X, W> {
-    pub(crate) fn new(selectors: Arc<SelectorSet>, matches: BTreeSet<EntryId>) -> Self {
+    pub(crate) fn new(
+        selectors: Arc<SelectorSet>,
+        scope: Scope,
+        matches: BTreeSet<EntryId>,
+    ) -> Self {
         Self {
             selectors,
+            scope,
             matches,
             calls: BTreeSet::new(),
             x509_calls: 0,
@@ -159,6 +166,17 @@ impl<X: X509Material, W> Group<X, W> {
         };
         self.x509 = Some(outlook.clone());
         outlook
+    }
+
+    /// What streams that bear it are told while nothing matches.
+    pub(crate) fn nothing(&mut self, view: &View) -> Option<Arc<X509Update<X>>> {
+        let update = X509Update {
+            identities: Vec::new(),
+            bundle: view.own_bundle()?.x509.clone(),
+            federated: BTreeMap::new(),
+            encoded: Encoded::default(),
+        };
+        Some(same_if_equal(&mut self.x509_last, update))
     }
 
     /// What streams of bundles are to be told. Callers without identity get the own trust

@@ -35,9 +35,9 @@ mod wit;
 
 pub use digest::ViewDigest;
 pub use event::{
-    Action, CallId, Encoded, Event, JwtBundles, JwtIdentity, Note, Refusal, RequestId, SignFault,
-    ToSign, Want, WitBundles, WitIdentity, WitNote, WitUpdate, X509Bundles, X509Identity,
-    X509Update,
+    Action, CallId, Encoded, Event, JwtBundles, JwtIdentity, Note, OnMiss, Refusal, RequestId,
+    SignFault, ToSign, Want, WitBundles, WitIdentity, WitNote, WitUpdate, X509Bundles,
+    X509Identity, X509Update,
 };
 pub use explain::{
     BundleStanding, CacheStanding, Explanation, HeldSvid, Identity, Inventory, Lack, Miss, Standing,

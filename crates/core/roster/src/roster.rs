@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{Bundle, EntryId, Now, Revision, SelectorSet, TrustDomain};
+use muster_model::{Bundle, EntryId, Now, Revision, SelectorSet, SpiffeId, TrustDomain};
 
 use crate::ViewDigest;
 use crate::calls::{Call, JwtCall, Kind};
-use crate::event::{Action, CallId, Encoded, Event, JwtBundles, Refusal, Want};
+use crate::event::{Action, CallId, Encoded, Event, JwtBundles, OnMiss, Refusal, Scope, Want};
 use crate::groups::{Group, GroupId};
 use crate::holdings::Holdings;
 use crate::index::{EntryIndex, GroupIndex};
@@ -73,7 +73,7 @@ pub struct Roster<X: X509Material, J, W: WitMaterial> {
     group_index: GroupIndex,
     groups_of: HashMap<EntryId, BTreeSet<GroupId>>,
     pub(crate) groups: BTreeMap<GroupId, Group<X, W>>,
-    by_selectors: HashMap<Arc<SelectorSet>, GroupId>,
+    by_selectors: HashMap<(Scope, Arc<SelectorSet>), GroupId>,
     next_group: u64,
     pub(crate) calls: BTreeMap<CallId, Call<X, J, W>>,
     pub(crate) requests: Requests,
@@ -81,6 +81,7 @@ pub struct Roster<X: X509Material, J, W: WitMaterial> {
     pub(crate) wits: Holdings<WitKind<W>>,
     pub(crate) tokens: Tokens<J>,
     pub(crate) agenda: Agenda,
+    bundles_version: u64,
     stale_groups: BTreeSet<GroupId>,
     pub(crate) stale_calls: BTreeSet<CallId>,
     pub(crate) fresh: Vec<Action<X, J, W>>,
@@ -115,6 +116,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             wits: Holdings::new(config.wit_cache_max.unwrap_or_default(), config.seed),
             tokens: Tokens::new(config.jwt_cache_max, config.seed),
             agenda: Agenda::default(),
+            bundles_version: 0,
             stale_groups: BTreeSet::new(),
             stale_calls: BTreeSet::new(),
             fresh: Vec::new(),
@@ -160,6 +162,27 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         self.view.own_bundle().map(|held| &held.bundle)
     }
 
+    /// All bundles of the view, the own one and those of foreign trust domains that entries of the
+    /// node name.
+    pub fn bundles(&self) -> impl Iterator<Item = &Bundle> {
+        self.view.bundles.values().map(|held| &held.bundle)
+    }
+
+    /// A number that grows whenever a bundle of the view changes, comes or goes.
+    pub fn bundles_version(&self) -> u64 {
+        self.bundles_version
+    }
+
+    /// The identities of a caller with `selectors` as the view has them now, signed or not.
+    pub fn identities(&self, selectors: &SelectorSet) -> Vec<SpiffeId> {
+        let matches = self.entry_index.matching(selectors, &self.view.entries);
+        matches
+            .iter()
+            .filter_map(|id| self.view.entries.get(id))
+            .map(|entry| entry.spiffe_id.clone())
+            .collect()
+    }
+
     /// Whether the view is what the server means, as far as the node can know.
     pub fn is_in_step(&self) -> bool {
         self.link == Link::InStep
@@ -183,7 +206,8 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
 
     /// Calls of callers with these selectors that wait for their first answer.
     pub(crate) fn waiting_like(&self, selectors: &SelectorSet) -> usize {
-        let group = self.by_selectors.get(selectors);
+        let key = (Scope::Own, Arc::new(selectors.clone()));
+        let group = self.by_selectors.get(&key);
         let calls = group.and_then(|id| self.groups.get(id)).map(|g| &g.calls);
         let calls = calls.into_iter().flatten();
         calls
@@ -239,7 +263,13 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
                 call,
                 selectors,
                 want,
-            } => self.on_call(call, selectors, want),
+            } => self.on_call(call, Scope::Own, selectors, want, OnMiss::Refuse),
+            Event::CallOnBehalf {
+                call,
+                selectors,
+                want,
+                on_miss,
+            } => self.on_call(call, Scope::OnBehalf, selectors, want, on_miss),
             Event::CallEnded(call) => self.end(call),
             Event::X509Signed { request, results } => {
                 let authorities = self
@@ -308,6 +338,10 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             if let Some(entry) = after.as_ref().filter(|e| !e.store_svid) {
                 self.entry_index.add(entry);
                 new_groups = self.group_index.matching(entry);
+                new_groups.retain(|id| {
+                    let group = self.groups.get(id);
+                    group.is_some_and(|group| group.scope.admits(entry))
+                });
                 self.holdings
                     .entry_changed(before.as_deref(), entry, &mut self.agenda);
                 if self.config.wit_cache_max.is_some() {
@@ -373,6 +407,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             self.on_own_bundle();
         }
         if !difference.bundles.is_empty() {
+            self.bundles_version += 1;
             self.stale_groups.extend(self.groups.keys());
         }
     }
@@ -408,7 +443,14 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         }
     }
 
-    fn on_call(&mut self, call: CallId, selectors: Arc<SelectorSet>, want: Want) {
+    fn on_call(
+        &mut self,
+        call: CallId,
+        scope: Scope,
+        selectors: Arc<SelectorSet>,
+        want: Want,
+        on_miss: OnMiss,
+    ) {
         if self.calls.contains_key(&call) {
             return;
         }
@@ -437,10 +479,11 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
                 })
             }
         };
-        let group = self.join(selectors);
+        let group = self.join(scope, selectors);
         let call_state = Call {
             group,
             arrived: self.now.mono,
+            on_miss,
             kind,
         };
         let streams_x509 = call_state.is_x509();
@@ -463,19 +506,23 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         self.stale_calls.insert(call);
     }
 
-    fn join(&mut self, selectors: Arc<SelectorSet>) -> GroupId {
-        if let Some(group) = self.by_selectors.get(&selectors) {
+    fn join(&mut self, scope: Scope, selectors: Arc<SelectorSet>) -> GroupId {
+        let key = (scope, selectors.clone());
+        if let Some(group) = self.by_selectors.get(&key) {
             return *group;
         }
         self.next_group += 1;
         let id = GroupId(self.next_group);
-        let matches = self.entry_index.matching(&selectors, &self.view.entries);
+        let mut matches = self.entry_index.matching(&selectors, &self.view.entries);
+        let entries = &self.view.entries;
+        matches.retain(|entry| entries.get(entry).is_some_and(|e| scope.admits(e)));
         for entry in &matches {
             self.groups_of.entry(entry.clone()).or_default().insert(id);
         }
         self.group_index.add(id, &selectors);
-        self.by_selectors.insert(selectors.clone(), id);
-        self.groups.insert(id, Group::new(selectors, matches));
+        self.by_selectors.insert(key, id);
+        self.groups
+            .insert(id, Group::new(selectors, scope, matches));
         id
     }
 
@@ -522,7 +569,8 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
                 }
             }
             self.group_index.remove(call.group, &group.selectors);
-            self.by_selectors.remove(&group.selectors);
+            self.by_selectors
+                .remove(&(group.scope, group.selectors.clone()));
             self.stale_groups.remove(&call.group);
             for kind in [SvidKind::X509, SvidKind::Wit] {
                 self.agenda.clear(&Alarm::Settle(kind, call.group));

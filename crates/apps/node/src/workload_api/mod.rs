@@ -3,10 +3,10 @@
 //! [`WorkloadApi`] checks the security header, attests the caller and hands over to one function
 //! per RPC; `grpc` writes the answers.
 
-mod answers;
+pub(crate) mod answers;
 pub(crate) mod caller;
 pub(crate) mod grpc;
-mod jwt;
+pub(crate) mod jwt;
 mod streams;
 mod wit;
 

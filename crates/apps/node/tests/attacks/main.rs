@@ -49,9 +49,6 @@ mod scene;
 #[path = "../scenarios/services.rs"]
 mod services;
 #[cfg(test)]
-#[path = "../scenarios/wit_double.rs"]
-mod wit_double;
-#[cfg(test)]
 mod setuid;
 #[cfg(test)]
 mod smuggled;
@@ -61,3 +58,6 @@ mod threat_model;
 mod traced;
 #[cfg(test)]
 mod wire;
+#[cfg(test)]
+#[path = "../scenarios/wit_double.rs"]
+mod wit_double;

@@ -3,7 +3,13 @@
 #[cfg(test)]
 mod authority;
 #[cfg(test)]
+mod broker;
+#[cfg(test)]
+mod broker_client;
+#[cfg(test)]
 mod connection;
+#[cfg(test)]
+mod delegated;
 #[cfg(test)]
 mod double;
 #[cfg(test)]

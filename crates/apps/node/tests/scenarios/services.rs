@@ -275,7 +275,8 @@ impl svid::svid_server::Svid for Services {
         self.node(&request)?;
         let mind = self.0.mind();
         mind.hear("BatchNewWITSVID");
-        let results = crate::wit_double::sign_all(&mind, &request.into_inner().params, self.0.now())?;
+        let results =
+            crate::wit_double::sign_all(&mind, &request.into_inner().params, self.0.now())?;
         Ok(Response::new(svid::BatchNewWitsvidResponse { results }))
     }
 

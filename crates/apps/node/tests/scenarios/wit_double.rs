@@ -17,7 +17,7 @@ pub(crate) struct WitKey {
 }
 
 impl WitKey {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = PrivateKey::generate(KeyType::EcP256).unwrap();
         let authority = WitAuthority {
             key_id: random::alphanumeric(32),

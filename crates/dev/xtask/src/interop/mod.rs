@@ -10,6 +10,7 @@ mod domain;
 mod examples;
 mod grpcurl;
 mod mutual_tls;
+mod on_behalf;
 mod results;
 
 use std::path::PathBuf;
@@ -47,7 +48,7 @@ const PROGRAM_WITHIN: Duration = Duration::from_mins(10);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
-    /// examples. May be repeated.
+    /// examples, on-behalf. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// The file that the results are written to.
@@ -71,7 +72,7 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     for name in &options.only {
         if !clients::NAMES.contains(&name.as_str())
-            && !["grpcurl", "mtls", "examples"].contains(&name.as_str())
+            && !["grpcurl", "mtls", "examples", "on-behalf"].contains(&name.as_str())
         {
             return Err(format!("--only {name}: there is no such client").into());
         }
@@ -91,6 +92,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         options.wants(name)
             || (options.wants("mtls") && mutual_tls::CLIENTS.contains(&name))
             || (options.wants("examples") && examples::CLIENTS.contains(&name))
+            || (options.wants("on-behalf") && on_behalf::CLIENTS.contains(&name))
     };
     let watch = Stopwatch::start();
     let clients = clients::install(&home, &needed, &mut results);
@@ -123,6 +125,13 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         }
         domain.stop()?;
         println!("ran mutual TLS and the examples in {} s", watch.seconds());
+    }
+
+    if options.wants("on-behalf") {
+        let further = on_behalf::arguments(&clients);
+        let domain = Domain::start_with(&muster, &Lifetimes::CHECKS, &further)?;
+        on_behalf::run(&domain, &clients, &mut results)?;
+        domain.stop()?;
     }
 
     let file = options.out.clone().unwrap_or(home.join("results.json"));
