@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::{env, error, fs};
 
 /// Every service; what they import comes along.
-const FILES: [&str; 11] = [
+const FILES: &[&str] = &[
+    "spiffe/broker/brokerapi.proto",
     "spiffe/workload/workloadapi.proto",
+    "spire/api/agent/delegatedidentity/v1/delegatedidentity.proto",
     "spire/api/server/agent/v1/agent.proto",
     "spire/api/server/bundle/v1/bundle.proto",
     "spire/api/server/entry/v1/entry.proto",
@@ -16,10 +18,12 @@ const FILES: [&str; 11] = [
     "muster/node/v1/node.proto",
     "muster/node/admin/v1/admin.proto",
     "muster/server/admin/v1/admin.proto",
+    "envoy/service/secret/v3/sds.proto",
+    "envoy/extensions/transport_sockets/tls/v3/secret.proto",
 ];
 
 /// Messages that carry keys or tokens: they get no `Debug`, so that none can be logged.
-const SECRET: [&str; 19] = [
+const SECRET: &[&str] = &[
     ".X509SVIDResponse",
     ".X509SVID",
     ".JWTSVIDResponse",
@@ -27,6 +31,13 @@ const SECRET: [&str; 19] = [
     ".ValidateJWTSVIDRequest",
     ".WITSVIDResponse",
     ".WITSVID",
+    ".spiffe.broker.SubscribeToX509SVIDResponse",
+    ".spiffe.broker.X509SVID",
+    ".spiffe.broker.FetchJWTSVIDResponse",
+    ".spiffe.broker.JWTSVID",
+    ".spire.api.agent.delegatedidentity.v1.X509SVIDWithKey",
+    ".spire.api.agent.delegatedidentity.v1.SubscribeToX509SVIDsResponse",
+    ".spire.api.agent.delegatedidentity.v1.FetchJWTSVIDsResponse",
     ".spire.api.types.AttestationData",
     ".spire.api.types.JoinToken",
     ".spire.api.types.JWTSVID",
@@ -39,6 +50,17 @@ const SECRET: [&str; 19] = [
     ".spire.api.server.svid.v1.BatchNewWITSVIDResponse",
     ".spire.api.server.agent.v1.AttestAgentRequest.step",
     ".spire.api.server.agent.v1.AttestAgentRequest.Params",
+    ".envoy.config.core.v3.DataSource",
+    ".envoy.config.core.v3.DataSource.specifier",
+    ".envoy.extensions.transport_sockets.tls.v3.Secret",
+    ".envoy.extensions.transport_sockets.tls.v3.Secret.type",
+    ".envoy.extensions.transport_sockets.tls.v3.TlsCertificate",
+    ".envoy.service.discovery.v3.DiscoveryResponse",
+    ".envoy.service.discovery.v3.DeltaDiscoveryResponse",
+    ".envoy.service.discovery.v3.Resource",
+    ".envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext",
+    ".envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig",
+    ".envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig.TrustDomain",
 ];
 
 fn main() -> Result<(), Box<dyn error::Error>> {

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use muster_model::{
     Bundle, Entry, EntryId, JoinToken, JwtAuthority, Node, NodeStanding, Revision, Selector,
-    SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, X509Authority,
+    SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, WitAuthority, X509Authority,
 };
 use serde::{Deserialize, Serialize};
 
@@ -321,6 +321,9 @@ pub(crate) fn read_join_token(row: Row<'_>) -> Result<JoinToken, Fault> {
 struct BundleDoc {
     x509_authorities: Vec<X509Doc>,
     jwt_authorities: Vec<JwtDoc>,
+    /// Since schema 2; of the same form as the JWT keys.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    wit_authorities: Vec<JwtDoc>,
     #[serde(default)]
     refresh_hint: i64,
     sequence_number: u64,
@@ -369,6 +372,16 @@ pub(crate) fn write_bundle(bundle: &Bundle) -> Result<String, Fault> {
                 tainted: authority.tainted,
             })
             .collect(),
+        wit_authorities: bundle
+            .wit_authorities
+            .iter()
+            .map(|authority| JwtDoc {
+                key_id: authority.key_id.clone(),
+                public_key: BASE64_STANDARD.encode(&authority.public_key),
+                expires_at_ms: authority.expires_at.map(Timestamp::unix_millis),
+                tainted: authority.tainted,
+            })
+            .collect(),
         refresh_hint: bundle.refresh_hint,
         sequence_number: bundle.sequence_number,
     })
@@ -400,10 +413,23 @@ pub(crate) fn read_bundle(row: Row<'_>) -> Result<Arc<Bundle>, Fault> {
                 })
             })
             .collect::<Result<_, Fail>>()?;
+        let wit_authorities = doc
+            .wit_authorities
+            .into_iter()
+            .map(|authority| {
+                Ok(WitAuthority {
+                    public_key: bytes(&authority.public_key)?,
+                    key_id: authority.key_id,
+                    expires_at: authority.expires_at_ms.map(Timestamp::from_unix_millis),
+                    tainted: authority.tainted,
+                })
+            })
+            .collect::<Result<_, Fail>>()?;
         Ok(Arc::new(Bundle {
             trust_domain: trust_domain(row.key)?,
             x509_authorities,
             jwt_authorities,
+            wit_authorities,
             refresh_hint: doc.refresh_hint,
             sequence_number: doc.sequence_number,
             changed_at: row.revision,

@@ -76,9 +76,17 @@ enum Command {
 
 /// Does what was typed.
 pub(crate) fn run(cli: Cli) -> ExitCode {
+    // The daemons bring their own logging and their own runtime, which they start when they have
+    // given up what they do not need.
+    if let Command::Server(daemon::Server::Run(run)) = &cli.command {
+        return run.server();
+    }
+    if let Command::Node(node::Command::Run(run)) = &cli.command {
+        return run.node();
+    }
     let output = Output::new(cli.json);
     lifecycle::block_on(async move {
-        match answer(cli.command, output).await {
+        match obey(cli.command, output).await {
             Ok(code) => code,
             Err(failure) => {
                 if !failure.is_silent() {
@@ -88,17 +96,6 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             }
         }
     })
-}
-
-async fn answer(command: Command, output: Output) -> Result<ExitCode, Failure> {
-    // The daemons bring their own logging.
-    if let Command::Server(daemon::Server::Run(run)) = &command {
-        return Ok(run.server().await);
-    }
-    if let Command::Node(node::Command::Run(run)) = &command {
-        return Ok(run.node().await);
-    }
-    obey(command, output).await
 }
 
 async fn obey(command: Command, output: Output) -> Result<ExitCode, Failure> {

@@ -1,5 +1,7 @@
 //! Has the server sign: keys are made here and stay here.
 
+mod wit;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +21,17 @@ use crate::material::{HeldJwt, HeldX509, Renewal};
 use crate::upstream::{MESSAGE_MAX, Upstream};
 use crate::words;
 
+/// Counts what the server signed and is not what was asked for.
+const SVID_REFUSED: &str = "muster_node_svid_refused_total";
 /// The longest that one request to sign may take.
 const RPC_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Of workloads' keys, by the kind of SVID.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeyTypes {
+    pub(crate) x509: KeyType,
+    pub(crate) wit: KeyType,
+}
 
 type X509Results = Vec<(EntryId, Result<Arc<HeldX509>, SignFault>)>;
 
@@ -30,6 +41,7 @@ pub(crate) struct Signer {
     upstream: Upstream,
     driver: Driver,
     key_type: KeyType,
+    wit_key_type: KeyType,
     availability_target: Option<Duration>,
     /// Who the node is; nothing can be signed before that is known.
     node: watch::Receiver<Option<X509Svid>>,
@@ -41,7 +53,7 @@ impl Signer {
     pub(crate) fn new(
         upstream: Upstream,
         driver: Driver,
-        key_type: KeyType,
+        key_types: KeyTypes,
         availability_target: Option<Duration>,
         node: watch::Receiver<Option<X509Svid>>,
         verdicts: watch::Sender<Option<Status>>,
@@ -49,7 +61,8 @@ impl Signer {
         Self {
             upstream,
             driver,
-            key_type,
+            key_type: key_types.x509,
+            wit_key_type: key_types.wit,
             availability_target,
             node,
             verdicts,
@@ -139,6 +152,7 @@ impl Signer {
         let authorities = self.upstream.trust().bundle();
         let authorities = authorities.as_ref().map_or(&[][..], |b| &b.jwt_authorities);
         HeldJwt::new(token, authorities, &node).map_err(|error| {
+            metrics::counter!(SVID_REFUSED, "kind" => "jwt").increment(1);
             tracing::error!(entry_id = %entry.entry, %error, "the server's token is not believed");
             SignFault::NotWhatWasAsked
         })
@@ -206,6 +220,7 @@ fn read_x509(
     let svid = result.svid.ok_or(SignFault::NotWhatWasAsked)?;
     let chain = svid.cert_chain.iter().map(|der| der.to_vec()).collect();
     X509Svid::new(chain, key).map_err(|error| {
+        metrics::counter!(SVID_REFUSED, "kind" => "x509").increment(1);
         tracing::error!(entry_id = %entry, %error, "the server's X509-SVID is not believed");
         SignFault::NotWhatWasAsked
     })

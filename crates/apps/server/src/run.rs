@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use muster_keys::{DiskKeys, MemoryKeys};
 use muster_model::TrustDomain;
+use muster_peer::harden;
 use muster_peer::{Incoming, ListenOptions, Listener};
 use muster_plugin::keys::KeyManager;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
@@ -19,7 +20,7 @@ use muster_proto::spire::api::server::entry::v1::entry_server::EntryServer;
 use muster_proto::spire::api::server::logger::v1::logger_server::LoggerServer;
 use muster_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use muster_roll::Roll;
-use muster_rt::lifecycle::{Ready, Shutdown, Supervisor};
+use muster_rt::lifecycle::{self, Ready, Shutdown, Supervisor};
 use muster_rt::telemetry::{self, LevelControl};
 use muster_rt::{Clock, SystemClock, files};
 use muster_store::Store;
@@ -67,7 +68,9 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> StartEr
 }
 
 /// Reads the configuration, starts logging, serves until a signal; the exit code tells how it went.
-pub async fn run(config_path: &Path) -> ExitCode {
+///
+/// Starts the runtime itself: what the daemon gives up binds the threads that start afterwards.
+pub fn run(config_path: &Path) -> ExitCode {
     let config = match Config::read(config_path) {
         Ok(config) => config,
         Err(faults) => return fail(&faults),
@@ -76,6 +79,16 @@ pub async fn run(config_path: &Path) -> ExitCode {
         Ok(level) => level,
         Err(error) => return fail(&error),
     };
+    if let Err(error) = muster_peer::process::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files was left as it is");
+    }
+    if let Err(error) = give_up(&config) {
+        return fail(&error);
+    }
+    lifecycle::block_on(run_hardened(config, level))
+}
+
+async fn run_hardened(config: Config, level: LevelControl) -> ExitCode {
     match serve(config, level).await {
         Ok(code) => code,
         Err(error) => {
@@ -98,8 +111,6 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     let shutdown = Shutdown::on_signals().map_err(failed("cannot handle signals"))?;
     let ready = Ready::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    harden();
-    files::private_directory(&config.data_dir).map_err(failed("data directory"))?;
 
     let keys = open_keys(&config.keys).await?;
     let (store, roll) = open_roll(&config).await?;
@@ -110,7 +121,8 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         trust_domain: config.trust_domain.clone(),
         clock: Arc::clone(&clock),
         roll: handle.clone(),
-        signer: Signer::new(Arc::clone(&keys), config.authority.jwt_issuer.clone()),
+        signer: signer(&config, &keys),
+        wit: config.wit.enabled,
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
         refusals,
@@ -196,14 +208,24 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     Ok(supervisor.run().await.exit_code())
 }
 
-/// Best effort: a container may not let us.
-fn harden() {
-    if let Err(error) = muster_peer::process::raise_descriptor_limit() {
-        tracing::warn!(%error, "the limit of open files was left as it is");
+fn signer(config: &Config, keys: &Arc<dyn KeyManager>) -> Signer {
+    Signer::new(
+        Arc::clone(keys),
+        config.authority.jwt_issuer.clone(),
+        config.wit.issuer.clone(),
+    )
+}
+
+/// Gives up what a server does not need; best effort: a container may not let us. The directories
+/// that it writes to are made first, so that they can be named.
+fn give_up(config: &Config) -> Result<(), StartError> {
+    files::private_directory(&config.data_dir).map_err(failed("data directory"))?;
+    let report = harden::apply(&config.hardening.options(config));
+    tracing::info!(hardening = %report, "hardened");
+    for (measure, outcome) in report.shortfalls() {
+        tracing::warn!(measure = measure.as_str(), %outcome, "the daemon is less protected than it could be");
     }
-    if let Err(error) = muster_peer::process::keep_memory_private() {
-        tracing::warn!(%error, "core dumps and debuggers could not be kept out");
-    }
+    Ok(())
 }
 
 /// Work that goes on as long as the server does.

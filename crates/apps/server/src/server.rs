@@ -24,6 +24,8 @@ pub(crate) struct Server {
     pub signer: Signer,
     /// Lifetimes of what is signed.
     pub lifetimes: SvidConfig,
+    /// Whether WIT-SVIDs are signed.
+    pub wit: bool,
     /// Identities that administer over TLS.
     pub admin_ids: BTreeSet<SpiffeId>,
     /// Refused callers, for the record.

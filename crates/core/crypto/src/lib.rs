@@ -14,6 +14,7 @@ mod jwk;
 mod jws;
 pub mod pkcs12;
 mod private;
+mod private_jwk;
 mod public;
 pub mod random;
 mod scheme;

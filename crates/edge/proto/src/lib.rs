@@ -13,7 +13,7 @@ pub mod generated {
     include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
-pub use generated::{muster, spire};
+pub use generated::{envoy, google, muster, spiffe, spire};
 
 /// The SPIFFE Workload API.
 pub mod workload {

@@ -8,13 +8,13 @@ use tonic::{Code, Status};
 
 /// `google.rpc.Status`, the envelope of status details in `grpc-status-details-bin`.
 #[derive(Clone, PartialEq, Message)]
-struct RichStatus {
+pub(crate) struct RichStatus {
     #[prost(int32, tag = "1")]
-    code: i32,
+    pub(crate) code: i32,
     #[prost(string, tag = "2")]
-    message: String,
+    pub(crate) message: String,
     #[prost(message, repeated, tag = "3")]
-    details: Vec<prost_types::Any>,
+    pub(crate) details: Vec<prost_types::Any>,
 }
 
 const DETAILS_TYPE: &str = "type.googleapis.com/spire.api.types.PermissionDeniedDetails";

@@ -5,6 +5,7 @@ mod jwt;
 mod keep;
 pub(crate) mod stream;
 pub(crate) mod view;
+mod wit;
 mod x509;
 
 use std::process::ExitCode;
@@ -42,6 +43,8 @@ pub(crate) enum Fetch {
     X509(x509::Fetch),
     /// JWT-SVIDs for an audience
     Jwt(jwt::Fetch),
+    /// WIT-SVIDs, each with a key of its own; the node must have the WIT profile on
+    Wit(wit::Fetch),
 }
 
 #[derive(Subcommand, Debug)]
@@ -83,6 +86,7 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<ExitCode, Fa
     match command {
         Command::Fetch(Fetch::X509(fetch)) => x509::fetch(fetch, output).await?,
         Command::Fetch(Fetch::Jwt(fetch)) => jwt::fetch(fetch, output).await?,
+        Command::Fetch(Fetch::Wit(fetch)) => wit::fetch(fetch, output).await?,
         Command::Validate(Validate::Jwt(validate)) => jwt::validate(validate, output).await?,
         Command::Watch(watch) => return keep::watch(*watch).await,
         Command::Run(run) => return keep::run(*run).await,

@@ -20,7 +20,7 @@ use muster_svid::x509::SigningRequest;
 use muster_wire::{id, status};
 use tonic::{Request, Response, Status};
 
-use crate::api::not_served;
+use crate::api::{not_served, wit};
 use crate::errors;
 use crate::operation::{Operation, operate};
 use crate::server::Server;
@@ -212,18 +212,25 @@ impl svid_server::Svid for SvidService {
         .await
     }
 
+    /// # Path
+    ///
+    /// `core/policy` (operators may), `api/wit.rs`, `apps/server/signer.rs`, `core/svid/wit`.
     async fn mint_witsvid(
         &self,
         request: Request<MintWitsvidRequest>,
     ) -> Result<Response<MintWitsvidResponse>, Status> {
-        not_served::<policy::MintWitSvid, _, _>(&self.0, request, "the WIT profile").await
+        wit::mint(&self.0, request).await
     }
 
+    /// # Path
+    ///
+    /// `core/policy` (nodes may), `core/roll/matching.rs`, `api/wit.rs`, `apps/server/signer.rs`,
+    /// `core/svid/wit`.
     async fn batch_new_witsvid(
         &self,
         request: Request<BatchNewWitsvidRequest>,
     ) -> Result<Response<BatchNewWitsvidResponse>, Status> {
-        not_served::<policy::BatchNewWitSvid, _, _>(&self.0, request, "the WIT profile").await
+        wit::batch_new(&self.0, request).await
     }
 
     async fn new_downstream_x509ca(
@@ -269,7 +276,11 @@ async fn new_x509(
 }
 
 /// The entry that the node may have signed, or the one answer that tells nothing of others.
-fn entry_of_node(roll: &Roll, node: &SpiffeId, entry_id: &str) -> Result<Arc<Entry>, Status> {
+pub(super) fn entry_of_node(
+    roll: &Roll,
+    node: &SpiffeId,
+    entry_id: &str,
+) -> Result<Arc<Entry>, Status> {
     EntryId::parse(entry_id)
         .ok()
         .and_then(|id| matching::authorized_entry(roll, node, &id).cloned())

@@ -11,6 +11,7 @@ mod examples;
 mod files;
 mod grpcurl;
 mod mutual_tls;
+mod on_behalf;
 mod results;
 
 use std::path::PathBuf;
@@ -38,14 +39,17 @@ const CHECKS: &[&str] = &[
     "rotation",
 ];
 
+/// What only go-spiffe can be put through: no other client knows the WIT profile.
+const WIT_CHECKS: &[&str] = &["wit-svid", "wit-refused", "wit-rotation"];
+
 /// Longer than every deadline inside the client programs together.
-const PROGRAM_WITHIN: Duration = Duration::from_mins(7);
+const PROGRAM_WITHIN: Duration = Duration::from_mins(10);
 
 /// Which clients to run, and where the results go.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
-    /// examples, files. May be repeated.
+    /// examples, files, on-behalf. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// The file that the results are written to.
@@ -69,7 +73,7 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     for name in &options.only {
         if !clients::NAMES.contains(&name.as_str())
-            && !["grpcurl", "mtls", "examples", "files"].contains(&name.as_str())
+            && !["grpcurl", "mtls", "examples", "files", "on-behalf"].contains(&name.as_str())
         {
             return Err(format!("--only {name}: there is no such client").into());
         }
@@ -89,6 +93,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         options.wants(name)
             || (options.wants("mtls") && mutual_tls::CLIENTS.contains(&name))
             || (options.wants("examples") && examples::CLIENTS.contains(&name))
+            || (options.wants("on-behalf") && on_behalf::CLIENTS.contains(&name))
     };
     let watch = Stopwatch::start();
     let clients = clients::install(&home, &needed, &mut results);
@@ -131,6 +136,13 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         println!("ran the programs that read files in {} s", watch.seconds());
     }
 
+    if options.wants("on-behalf") {
+        let further = on_behalf::arguments(&clients);
+        let domain = Domain::start_with(&muster, &Lifetimes::CHECKS, &further)?;
+        on_behalf::run(&domain, &clients, &mut results)?;
+        domain.stop()?;
+    }
+
     let file = options.out.clone().unwrap_or(home.join("results.json"));
     results.write(&file)?;
     println!("\n{}\n{}", results.table(), file.display());
@@ -152,6 +164,12 @@ fn run_checks(
         domain.register(&client.identity)?;
     }
     run_all(domain, clients, CHECKS, results);
+    let with_wit: Vec<&Client> = clients
+        .iter()
+        .copied()
+        .filter(|client| client.name == "go-spiffe")
+        .collect();
+    run_all(domain, &with_wit, WIT_CHECKS, results);
     if let Some(grpcurl) = grpcurl {
         grpcurl::run(domain, grpcurl, results);
     }
