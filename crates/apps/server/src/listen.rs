@@ -1,4 +1,10 @@
 //! The TCP port: accepts connections, bounds the handshakes, and hands on what is authenticated.
+//!
+//! A connection that was accepted waits as a bare socket until it is its source's turn: a handshake
+//! costs memory and the time of a core, a socket costs neither. When ten thousand nodes come back
+//! at once, or one address opens as many, the handshakes under way stay few.
+
+mod fair;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -10,14 +16,16 @@ use std::{fmt, io};
 use muster_tls::{Acceptor, Peer, ServerStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
+
+use crate::listen::fair::{FairQueue, Source};
 
 /// Bounds on connections that have not proved anything yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Handshakes under way at once; further connections wait in the kernel's queue.
+    /// Handshakes under way at once; further connections wait as sockets, fairly by source.
     pub handshakes: usize,
     /// How long a handshake may take.
     pub handshake_timeout: Duration,
@@ -28,7 +36,7 @@ pub(crate) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            handshakes: 2048,
+            handshakes: 256,
             handshake_timeout: Duration::from_secs(10),
             connections: 16_384,
         }
@@ -56,7 +64,7 @@ impl fmt::Debug for TlsOrigin {
 pub(crate) struct TlsConnection {
     stream: ServerStream<TcpStream>,
     origin: TlsOrigin,
-    _place: tokio::sync::OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
 }
 
 impl fmt::Debug for TlsConnection {
@@ -74,52 +82,95 @@ pub(crate) fn accept(
     limits: Limits,
 ) -> ReceiverStream<io::Result<TlsConnection>> {
     let (established, incoming) = mpsc::channel(64);
-    tokio::spawn(async move {
-        let handshakes = Arc::new(Semaphore::new(limits.handshakes));
-        let connections = Arc::new(Semaphore::new(limits.connections));
-        loop {
-            // Both semaphores live as long as this task and are never closed.
-            let Ok(place) = Arc::clone(&connections).acquire_owned().await else {
-                return;
-            };
-            let Ok(turn) = Arc::clone(&handshakes).acquire_owned().await else {
-                return;
-            };
-            let (socket, address) = tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
-                        pause_after(&error).await;
-                        continue;
-                    }
-                },
-                () = established.closed() => return,
-            };
-            let (acceptor, established) = (acceptor.clone(), established.clone());
-            tokio::spawn(async move {
-                let handshake = tokio::time::timeout(
-                    limits.handshake_timeout,
-                    shake(acceptor, socket, address),
-                );
-                let outcome = handshake.await;
-                drop(turn);
-                match outcome {
-                    Ok(Ok((stream, origin))) => {
-                        let connection = TlsConnection {
-                            stream,
-                            origin,
-                            _place: place,
-                        };
-                        // The server stopped taking connections: this one ends with it.
-                        drop(established.send(Ok(connection)).await);
-                    }
-                    Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
-                    Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
-                }
-            });
-        }
-    });
+    let port = Port {
+        listener,
+        acceptor,
+        limits,
+        established,
+    };
+    tokio::spawn(port.run());
     ReceiverStream::new(incoming)
+}
+
+/// A connection that was accepted, and its place among those that are open.
+struct Accepted {
+    socket: TcpStream,
+    address: SocketAddr,
+    place: OwnedSemaphorePermit,
+}
+
+/// The task that accepts.
+struct Port {
+    listener: TcpListener,
+    acceptor: Acceptor,
+    limits: Limits,
+    established: mpsc::Sender<io::Result<TlsConnection>>,
+}
+
+impl Port {
+    async fn run(self) {
+        let connections = Arc::new(Semaphore::new(self.limits.connections));
+        let mut queue = FairQueue::new(self.limits.handshakes);
+        let (done, mut ended) = mpsc::unbounded_channel();
+        loop {
+            while let Some((source, accepted)) = queue.pop() {
+                self.begin(source, accepted, done.clone());
+            }
+            tokio::select! {
+                Some(source) = ended.recv() => queue.done(source),
+                Some((source, accepted)) = self.accept(&connections) => queue.push(source, accepted),
+                () = self.established.closed() => return,
+            }
+        }
+    }
+
+    /// The next connection, once there is a place for it; `None` if none came.
+    async fn accept(&self, connections: &Arc<Semaphore>) -> Option<(Source, Accepted)> {
+        // The semaphore lives as long as the task and is never closed.
+        let place = Arc::clone(connections).acquire_owned().await.ok()?;
+        match self.listener.accept().await {
+            Ok((socket, address)) => {
+                let accepted = Accepted {
+                    socket,
+                    address,
+                    place,
+                };
+                Some((Source::of(address.ip()), accepted))
+            }
+            Err(error) => {
+                pause_after(&error).await;
+                None
+            }
+        }
+    }
+
+    fn begin(&self, source: Source, accepted: Accepted, done: mpsc::UnboundedSender<Source>) {
+        let (acceptor, established) = (self.acceptor.clone(), self.established.clone());
+        let limit = self.limits.handshake_timeout;
+        tokio::spawn(async move {
+            let Accepted {
+                socket,
+                address,
+                place,
+            } = accepted;
+            let outcome = tokio::time::timeout(limit, shake(acceptor, socket, address)).await;
+            // The port may have been closed, and counts no longer.
+            done.send(source).ok();
+            match outcome {
+                Ok(Ok((stream, origin))) => {
+                    let connection = TlsConnection {
+                        stream,
+                        origin,
+                        _place: place,
+                    };
+                    // The server stopped taking connections: this one ends with it.
+                    drop(established.send(Ok(connection)).await);
+                }
+                Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
+                Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
+            }
+        });
+    }
 }
 
 async fn shake(

@@ -1,6 +1,7 @@
 //! Composition: from a configuration to a serving server, and down again.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -22,10 +23,11 @@ use muster_rt::{Clock, SystemClock, files, telemetry};
 use muster_store::Store;
 use muster_store_sqlite::SqliteStore;
 use muster_tls::{Acceptor, Identity};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
+use crate::admission::Admission;
 use crate::api::agent::AgentService;
 use crate::api::bundle::BundleService;
 use crate::api::entry::EntryService;
@@ -43,6 +45,8 @@ use crate::{listen, prune, server_svid};
 const DRAIN: Duration = Duration::from_secs(10);
 /// A client that answers no ping for so long is gone.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Connections that may wait to be accepted; the kernel has a bound of its own, usually 4096.
+const BACKLOG: u32 = 16_384;
 /// Streams on one connection.
 const STREAMS: u32 = 1024;
 
@@ -105,6 +109,7 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
         clock: Arc::clone(&clock),
         roll: handle.clone(),
         signer: Signer::new(Arc::clone(&keys), config.authority.jwt_issuer.clone()),
+        admission: Admission::new(),
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
         refusals,
@@ -210,8 +215,7 @@ struct Sockets {
 }
 
 async fn bind(config: &Config) -> Result<Sockets, StartError> {
-    let tcp = TcpListener::bind(config.listen)
-        .await
+    let tcp = listen_on(config.listen)
         .map_err(|error| StartError {
             what: "API port",
             cause: format!(
@@ -229,6 +233,20 @@ async fn bind(config: &Config) -> Result<Sockets, StartError> {
         .incoming(muster_peer::Limits::default())
         .map_err(failed("admin socket"))?;
     Ok(Sockets { tcp, admin })
+}
+
+/// Listens with a queue that holds a storm: a connection that finds it full is tried again by its
+/// kernel after a second, and then after ever longer.
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // As the standard library does: a restart must not wait for connections that have ended.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn open_roll(config: &Config) -> Result<(Arc<dyn Store>, Roll), StartError> {

@@ -7,6 +7,7 @@ use muster_model::{SpiffeId, TrustDomain};
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
 
+use crate::admission::Admission;
 use crate::config::SvidConfig;
 use crate::refusals::Refusals;
 use crate::signer::Signer;
@@ -22,6 +23,8 @@ pub(crate) struct Server {
     pub roll: RollHandle,
     /// The authorities.
     pub signer: Signer,
+    /// Whose turn it is to have SVIDs signed.
+    pub admission: Admission,
     /// Lifetimes of what is signed.
     pub lifetimes: SvidConfig,
     /// Identities that administer over TLS.

@@ -9,17 +9,21 @@ use muster_policy::NodeRefusal;
 use muster_proto::muster::node::v1::{WatchRequest, WatchResponse, node_view_server};
 use muster_roll::{Change, Delta, NodeView, Roll};
 use muster_wire::{bundle as wire_bundle, entry as wire_entry, status};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::api::agent::note_version;
+use crate::dispatch::Subscription;
 use crate::listen::TlsOrigin;
 use crate::operation::begin;
 use crate::server::Server;
 
 /// Rows in one message: some thousand entries stay below gRPC's usual 4 MiB.
 const ROWS: usize = 2000;
+/// Changes that a view is brought up to date by one after the other. A node that nothing concerned
+/// for long may have missed more: its view is then computed anew, and compared.
+const LOOKED_THROUGH: usize = 1000;
 
 /// The service.
 pub(crate) struct NodeViewService(pub Arc<Server>);
@@ -54,8 +58,10 @@ impl node_view_server::NodeView for NodeViewService {
             node: id,
             answers,
         };
+        // A copy: the bytes on the wire would be kept with all that came with them.
+        let digest = message.digest.to_vec();
         tokio::spawn(async move {
-            let follow = watcher.run(Revision(message.revision), &message.digest);
+            let follow = watcher.run(Revision(message.revision), &digest);
             let status = match tokio::time::timeout(good_for, follow).await {
                 Ok(status) => status,
                 // The node holds a renewed certificate by now, or may not follow any longer.
@@ -81,20 +87,21 @@ struct Watcher {
 impl Watcher {
     /// Follows the roll until the node is gone (`None`) or may see nothing any more.
     async fn run(&self, revision: Revision, digest: &[u8]) -> Option<Status> {
-        let mut head = self.server.roll.head();
-        head.mark_unchanged();
+        let subscription = self.server.roll.follow(self.node.clone());
         let mut roll = self.server.roll.snapshot();
         if let Some(refused) = standing(&roll, &self.node) {
             return Some(refused);
         }
         let mut view = NodeView::of(&roll, &self.node);
         let first = match self.resume(&roll, &view, revision, digest) {
-            Some(delta) => self.send(&view, delta, false).await,
-            None => self.send(&view, view.full(), true).await,
+            Some(delta) => Box::pin(self.send(&view, delta, false)).await,
+            None => Box::pin(self.send(&view, view.full(), true)).await,
         };
         first?;
         loop {
-            if self.next(&mut head).await.is_none() {
+            // A stream that waits keeps no old roll alive.
+            drop(roll);
+            if self.next(&subscription).await.is_none() {
                 return Some(Status::unavailable("the server is shutting down"));
             }
             // The snapshot first: what led to it is in the window before it is published.
@@ -103,28 +110,28 @@ impl Watcher {
             if let Some(refused) = standing(&roll, &self.node) {
                 return Some(refused);
             }
-            if let Some(transactions) = self.server.roll.since(view.revision()) {
-                let changes: Vec<Change> = transactions
-                    .iter()
-                    .flat_map(|(_, t)| t.changes())
-                    .cloned()
-                    .collect();
-                let delta = view.update(&roll, &changes);
-                // What does not concern the node costs it nothing.
-                if !delta.is_empty() {
-                    self.send(&view, delta, false).await?;
+            let most = LOOKED_THROUGH.max(view.entry_count());
+            let delta = match self.server.roll.since(view.revision(), most) {
+                Some(steps) => {
+                    let changes: Vec<Change> =
+                        steps.iter().flat_map(|step| step.iter()).cloned().collect();
+                    view.update(&roll, &changes)
                 }
-            } else {
-                view = NodeView::of(&roll, &self.node);
-                self.send(&view, view.full(), true).await?;
+                None => view.refresh(&roll),
+            };
+            // What does not concern the node costs it nothing.
+            if !delta.is_empty() {
+                // In a box: a stream that waits, as nearly all do, has no place for it.
+                Box::pin(self.send(&view, delta, false)).await?;
             }
         }
     }
 
-    /// Waits for the next revision; `None` if there will be none, or nobody listens.
-    async fn next(&self, head: &mut watch::Receiver<Revision>) -> Option<()> {
+    /// Waits for something that may concern the node; `None` if there will be nothing more, or
+    /// nobody listens.
+    async fn next(&self, subscription: &Subscription) -> Option<()> {
         tokio::select! {
-            changed = head.changed() => changed.ok(),
+            () = subscription.news() => Some(()),
             () = self.answers.closed() => None,
             _reason = self.server.shutdown.begun() => None,
         }
@@ -147,8 +154,8 @@ impl Watcher {
             return Some(Delta::default());
         }
         let mut delta = Delta::default();
-        for (_, transaction) in self.server.roll.since(revision)? {
-            for change in transaction.changes() {
+        for step in self.server.roll.since(revision, usize::MAX)? {
+            for change in step.iter() {
                 match change {
                     Change::PutEntry(entry) => {
                         note_removed(&mut delta.removed_entries, view, &entry.id);
