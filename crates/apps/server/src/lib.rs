@@ -11,6 +11,7 @@ mod api;
 mod authority;
 mod caller;
 pub mod config;
+mod crowd;
 mod dispatch;
 mod errors;
 mod listen;

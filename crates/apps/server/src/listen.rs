@@ -13,14 +13,22 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use std::{fmt, io};
 
+use muster_rt::Clock;
 use muster_tls::{Acceptor, Peer, ServerStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
+use crate::crowd::{self, Crowd, Line};
 use crate::listen::fair::{FairQueue, Source};
+
+/// How often it is looked whether connections wait for room.
+const CROWDED: Duration = Duration::from_millis(100);
+/// How many nodes are asked to leave at a time: as many as can come in until the next look.
+const ROOM_AT_ONCE: usize = 64;
 
 /// Bounds on connections that have not proved anything yet.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +37,10 @@ pub(crate) struct Limits {
     pub handshakes: usize,
     /// How long a handshake may take.
     pub handshake_timeout: Duration,
-    /// Connections open at once; further ones wait in the kernel's queue.
+    /// Connections established at once; further ones wait as sockets, until others have left.
     pub connections: usize,
+    /// Sockets open at once; further connections wait in the kernel's queue.
+    pub sockets: usize,
 }
 
 impl Default for Limits {
@@ -38,7 +48,8 @@ impl Default for Limits {
         Self {
             handshakes: 256,
             handshake_timeout: Duration::from_secs(10),
-            connections: 16_384,
+            connections: crowd::connections(),
+            sockets: crowd::MOST,
         }
     }
 }
@@ -50,6 +61,8 @@ pub(crate) struct TlsOrigin {
     pub peer: Option<Arc<Peer>>,
     /// The address it came from.
     pub address: SocketAddr,
+    /// The connection itself.
+    pub line: Arc<Line>,
 }
 
 impl fmt::Debug for TlsOrigin {
@@ -64,7 +77,7 @@ impl fmt::Debug for TlsOrigin {
 pub(crate) struct TlsConnection {
     stream: ServerStream<TcpStream>,
     origin: TlsOrigin,
-    _place: OwnedSemaphorePermit,
+    _places: [OwnedSemaphorePermit; 2],
 }
 
 impl fmt::Debug for TlsConnection {
@@ -76,10 +89,15 @@ impl fmt::Debug for TlsConnection {
 /// Accepts connections for ever; the stream yields those whose handshake succeeded.
 ///
 /// A client certificate was verified in the handshake against the bundle of its trust domain.
+///
+/// When there is no room for another, nodes of `crowd` are asked to leave; `clock` tells for how
+/// long they have been there.
 pub(crate) fn accept(
     listener: TcpListener,
     acceptor: Acceptor,
     limits: Limits,
+    crowd: Crowd,
+    clock: Arc<dyn Clock>,
 ) -> ReceiverStream<io::Result<TlsConnection>> {
     let (established, incoming) = mpsc::channel(64);
     let port = Port {
@@ -87,16 +105,18 @@ pub(crate) fn accept(
         acceptor,
         limits,
         established,
+        crowd,
+        clock,
     };
     tokio::spawn(port.run());
     ReceiverStream::new(incoming)
 }
 
-/// A connection that was accepted, and its place among those that are open.
+/// A connection that was accepted, and its place among the sockets that are open.
 struct Accepted {
     socket: TcpStream,
     address: SocketAddr,
-    place: OwnedSemaphorePermit,
+    socket_place: OwnedSemaphorePermit,
 }
 
 /// The task that accepts.
@@ -105,35 +125,56 @@ struct Port {
     acceptor: Acceptor,
     limits: Limits,
     established: mpsc::Sender<io::Result<TlsConnection>>,
+    crowd: Crowd,
+    clock: Arc<dyn Clock>,
 }
 
 impl Port {
     async fn run(self) {
-        let connections = Arc::new(Semaphore::new(self.limits.connections));
+        let sockets = Arc::new(Semaphore::new(self.limits.sockets));
+        let places = Arc::new(Semaphore::new(self.limits.connections));
         let mut queue = FairQueue::new(self.limits.handshakes);
         let (done, mut ended) = mpsc::unbounded_channel();
+        let mut look = tokio::time::interval(CROWDED);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            while let Some((source, accepted)) = queue.pop() {
-                self.begin(source, accepted, done.clone());
+            while let Ok(place) = Arc::clone(&places).try_acquire_owned()
+                && let Some((source, accepted)) = queue.pop()
+            {
+                self.begin(source, accepted, place, done.clone());
             }
+            let crowded = !queue.is_empty();
             tokio::select! {
                 Some(source) = ended.recv() => queue.done(source),
-                Some((source, accepted)) = self.accept(&connections) => queue.push(source, accepted),
+                Some((source, accepted)) = self.accept(&sockets) => queue.push(source, accepted),
+                _ = look.tick(), if crowded => self.make_room(queue.len(), places.available_permits()),
                 () = self.established.closed() => return,
             }
         }
     }
 
+    /// Asks nodes to leave where more wait than there are places for.
+    fn make_room(&self, waiting: usize, free: usize) {
+        let wanted = waiting.min(ROOM_AT_ONCE).saturating_sub(free);
+        if wanted == 0 {
+            return;
+        }
+        let asked = self.crowd.make_room(wanted, self.clock.now().mono);
+        if asked > 0 {
+            tracing::debug!(waiting, asked, "more nodes than memory has room for: some are asked to come back later");
+        }
+    }
+
     /// The next connection, once there is a place for it; `None` if none came.
-    async fn accept(&self, connections: &Arc<Semaphore>) -> Option<(Source, Accepted)> {
+    async fn accept(&self, sockets: &Arc<Semaphore>) -> Option<(Source, Accepted)> {
         // The semaphore lives as long as the task and is never closed.
-        let place = Arc::clone(connections).acquire_owned().await.ok()?;
+        let socket_place = Arc::clone(sockets).acquire_owned().await.ok()?;
         match self.listener.accept().await {
             Ok((socket, address)) => {
                 let accepted = Accepted {
                     socket,
                     address,
-                    place,
+                    socket_place,
                 };
                 Some((Source::of(address.ip()), accepted))
             }
@@ -144,14 +185,20 @@ impl Port {
         }
     }
 
-    fn begin(&self, source: Source, accepted: Accepted, done: mpsc::UnboundedSender<Source>) {
+    fn begin(
+        &self,
+        source: Source,
+        accepted: Accepted,
+        place: OwnedSemaphorePermit,
+        done: mpsc::UnboundedSender<Source>,
+    ) {
         let (acceptor, established) = (self.acceptor.clone(), self.established.clone());
         let limit = self.limits.handshake_timeout;
         tokio::spawn(async move {
             let Accepted {
                 socket,
                 address,
-                place,
+                socket_place,
             } = accepted;
             let outcome = tokio::time::timeout(limit, shake(acceptor, socket, address)).await;
             // The port may have been closed, and counts no longer.
@@ -161,7 +208,7 @@ impl Port {
                     let connection = TlsConnection {
                         stream,
                         origin,
-                        _place: place,
+                        _places: [socket_place, place],
                     };
                     // The server stopped taking connections: this one ends with it.
                     drop(established.send(Ok(connection)).await);
@@ -183,7 +230,15 @@ async fn shake(
     let peer = Peer::of_client(&stream)
         .map_err(io::Error::other)?
         .map(Arc::new);
-    Ok((stream, TlsOrigin { peer, address }))
+    let line = Arc::default();
+    Ok((
+        stream,
+        TlsOrigin {
+            peer,
+            address,
+            line,
+        },
+    ))
 }
 
 /// Running out of descriptors is no reason to spin: what is open must close first.
@@ -208,6 +263,10 @@ impl AsyncRead for TlsConnection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.origin.line.poll_closed(cx).is_ready() {
+            // The end, as the client would have sent it.
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -35,6 +35,7 @@ use crate::api::node_view::NodeViewService;
 use crate::api::svid::SvidService;
 use crate::authority::Authorities;
 use crate::config::{Config, KeysConfig};
+use crate::crowd::Crowd;
 use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
@@ -110,6 +111,7 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
         roll: handle.clone(),
         signer: Signer::new(Arc::clone(&keys), config.authority.jwt_issuer.clone()),
         admission: Admission::new(),
+        crowd: Crowd::default(),
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
         refusals,
@@ -149,9 +151,12 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
     let tcp_ready = ready.expect("API port");
     let (alive, end) = (serving.clone(), shutdown.clone());
     let routes = api(&server);
+    let (crowd, tcp_clock) = (server.crowd.clone(), Arc::clone(&clock));
+    let limits = listen::Limits::default();
+    tracing::info!(connections = limits.connections, "room for nodes");
     supervisor.essential("API port", async move {
         let _alive = alive;
-        let incoming = listen::accept(tcp, acceptor, listen::Limits::default());
+        let incoming = listen::accept(tcp, acceptor, limits, crowd, tcp_clock);
         tcp_ready.declare();
         transport()
             .add_routes(routes)

@@ -9,6 +9,7 @@ use muster_rt::lifecycle::Shutdown;
 
 use crate::admission::Admission;
 use crate::config::SvidConfig;
+use crate::crowd::Crowd;
 use crate::refusals::Refusals;
 use crate::signer::Signer;
 use crate::writer::RollHandle;
@@ -25,6 +26,8 @@ pub(crate) struct Server {
     pub signer: Signer,
     /// Whose turn it is to have SVIDs signed.
     pub admission: Admission,
+    /// The nodes that follow their view.
+    pub crowd: Crowd,
     /// Lifetimes of what is signed.
     pub lifetimes: SvidConfig,
     /// Identities that administer over TLS.

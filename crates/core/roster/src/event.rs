@@ -263,13 +263,16 @@ impl Refusal {
     }
 }
 
-/// An entry whose X509-SVID is to be signed.
+/// An entry for which an SVID is to be signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToSign {
     /// The entry.
     pub entry: EntryId,
     /// The identity that the answer must carry.
     pub spiffe_id: SpiffeId,
+    /// When the SVID that this one is to replace expires; `None` if there is none that could be
+    /// served meanwhile.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// Something to be done by the driver.

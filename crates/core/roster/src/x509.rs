@@ -278,6 +278,7 @@ impl<X: X509Material> Holdings<X> {
                     entries.push(ToSign {
                         entry: key.entry,
                         spiffe_id: holding.spiffe_id.clone(),
+                        expires_at: holding.current.as_ref().map(|held| held.svid.not_after()),
                     });
                 }
             }

@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status};
 use crate::admission;
 use crate::api::not_served;
 use crate::errors;
+use crate::listen::TlsOrigin;
 use crate::operation::{Operation, operate};
 use crate::server::Server;
 use crate::signer::{Leaf, SignedJwt, SignedX509};
@@ -47,6 +48,11 @@ impl svid_server::Svid for SvidService {
     ) -> Result<Response<BatchNewX509svidResponse>, Status> {
         let server = &self.0;
         let metadata = request.metadata().clone();
+        // Who waits for SVIDs is not asked to leave.
+        let _busy = request
+            .extensions()
+            .get::<TlsOrigin>()
+            .map(|origin| origin.line.busy());
         operate(
             server,
             request,

@@ -44,6 +44,16 @@ impl<T> FairQueue<T> {
         }
     }
 
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.values().map(VecDeque::len).sum()
+    }
+
+    /// Whether none waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.turns.is_empty()
+    }
+
     /// Lets a connection wait.
     pub(crate) fn push(&mut self, source: Source, item: T) {
         let waiting = self.waiting.entry(source).or_default();
