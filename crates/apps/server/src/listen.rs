@@ -46,8 +46,9 @@ pub(crate) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            handshakes: 256,
-            handshake_timeout: Duration::from_secs(10),
+            // Few, so that what comes over a connection that is established is read soon.
+            handshakes: 64 * std::thread::available_parallelism().map_or(1, usize::from),
+            handshake_timeout: Duration::from_secs(5),
             connections: crowd::connections(),
             sockets: crowd::MOST,
         }

@@ -12,7 +12,7 @@ pub(crate) struct Bounds {
     pub(crate) signatures: usize,
     /// Requests that one caller may have waiting.
     pub(crate) by_caller: usize,
-    /// Signatures that are made by the second, roughly: what a wait is computed from.
+    /// Signatures that are made by the second, until that is known better.
     pub(crate) by_second: usize,
 }
 
@@ -38,11 +38,45 @@ pub(crate) struct Queue<T> {
     callers: HashMap<SpiffeId, usize>,
     signatures: usize,
     arrivals: u64,
+    /// Until when the time of the signers is promised to those who were sent away.
+    promised: Timestamp,
+    pace: Pace,
+}
+
+/// How many signatures are made by the second, as seen while there was no lack of work.
+struct Pace {
+    by_second: usize,
+    since: Timestamp,
+    made: usize,
+    idle: bool,
+}
+
+/// How long a look at the pace takes at least.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl Pace {
+    fn look(&mut self, now: Timestamp) {
+        let passed = now.since(self.since);
+        if passed < LOOK {
+            return;
+        }
+        if !self.idle && passed < 5 * LOOK {
+            let millis = usize::try_from(passed.as_millis()).unwrap_or(usize::MAX);
+            let seen = self.made.saturating_mul(1000) / millis.max(1);
+            self.by_second = usize::midpoint(self.by_second, seen).max(1);
+        }
+        *self = Self {
+            since: now,
+            made: 0,
+            idle: false,
+            ..*self
+        };
+    }
 }
 
 /// The shortest and the longest wait that a refused caller is told.
 const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_mins(1);
 
 impl<T> Queue<T> {
     /// A queue with nobody in it.
@@ -53,6 +87,13 @@ impl<T> Queue<T> {
             callers: HashMap::new(),
             signatures: 0,
             arrivals: 0,
+            promised: Timestamp::EPOCH,
+            pace: Pace {
+                by_second: bounds.by_second,
+                since: Timestamp::EPOCH,
+                made: 0,
+                idle: true,
+            },
         }
     }
 
@@ -67,9 +108,9 @@ impl<T> Queue<T> {
     /// whoever claims to be later than late gains nothing. Since time goes on, whatever waits is
     /// the first one day: nobody starves.
     ///
-    /// Where there is no room, the least urgent leave, and are told when to come again: after what
-    /// waits is done, spread so that they do not come together, and before half of the time that
-    /// they have left is over.
+    /// Where there is no room, the least urgent leave, and are told when to come again: one after
+    /// the other, at the pace at which signatures are made, once what waits is done; and before half
+    /// of the time that they have left is over.
     pub(crate) fn enter(
         &mut self,
         caller: SpiffeId,
@@ -78,12 +119,13 @@ impl<T> Queue<T> {
         item: T,
         now: Timestamp,
     ) -> Entered<T> {
+        self.pace.look(now);
         self.arrivals += 1;
         let due = due.max(now);
         let mut refused = Vec::new();
         let own = self.callers.get(&caller).copied().unwrap_or(0);
         if own >= self.bounds.by_caller {
-            refused.push((item, self.wait(due, self.arrivals, now)));
+            refused.push((item, self.promise(due, signatures, now)));
             return Entered { refused };
         }
         *self.callers.entry(caller.clone()).or_default() += 1;
@@ -96,18 +138,23 @@ impl<T> Queue<T> {
         self.waiting.insert((due, self.arrivals), waiting);
         // One request is always let in, however large it is.
         while self.signatures > self.bounds.signatures && self.waiting.len() > 1 {
-            let Some(((due, arrival), last)) = self.waiting.pop_last() else {
+            let Some(((due, _), last)) = self.waiting.pop_last() else {
                 break;
             };
             self.leave(&last);
-            refused.push((last.item, self.wait(due, arrival, now)));
+            let wait = self.promise(due, last.signatures, now);
+            refused.push((last.item, wait));
         }
         Entered { refused }
     }
 
     /// The request that is due first.
     pub(crate) fn next(&mut self) -> Option<T> {
-        let (_, first) = self.waiting.pop_first()?;
+        let Some((_, first)) = self.waiting.pop_first() else {
+            self.pace.idle = true;
+            return None;
+        };
+        self.pace.made += first.signatures;
         self.leave(&first);
         Some(first.item)
     }
@@ -137,15 +184,27 @@ impl<T> Queue<T> {
         }
     }
 
-    fn wait(&self, due: Timestamp, arrival: u64, now: Timestamp) -> Duration {
-        let work = self.signatures / self.bounds.by_second.max(1);
-        let work = Duration::from_secs(u64::try_from(work).unwrap_or(u64::MAX));
-        let base = work.clamp(SHORTEST, LONGEST / 2);
-        // The golden ratio spreads any run of arrivals evenly, and the same arrival always equally.
-        let share = arrival.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
-        let spread = base * u32::try_from(share).unwrap_or(0) / 1024;
+    /// Promises time to a caller that is sent away, and tells it how far off that is.
+    fn promise(&mut self, due: Timestamp, signatures: usize, now: Timestamp) -> Duration {
+        let free = now.plus(self.work(self.signatures).max(SHORTEST));
+        // Nobody is told more than the longest wait: what is further off is anyone's guess, and
+        // whoever comes too early is sent away again.
+        let start = if self.promised > now.plus(LONGEST) {
+            free
+        } else {
+            self.promised.max(free)
+        };
+        self.promised = start.plus(self.work(signatures));
         let left = due.since(now) / 2;
-        (base + spread).min(left.max(SHORTEST))
+        start.since(now).min(LONGEST).min(left.max(SHORTEST))
+    }
+
+    /// Half of the time that it takes to make so many: whoever comes too early finds a place to wait
+    /// by then, or is sent away once more, which costs little; whoever comes too late leaves the
+    /// signers idle.
+    fn work(&self, signatures: usize) -> Duration {
+        let millis = signatures.saturating_mul(500) / self.pace.by_second.max(1);
+        Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
     }
 }
 
@@ -221,6 +280,36 @@ mod tests {
         queue.enter(caller(1), at(0), 100, "expired", at(100));
         let refused = queue.enter(caller(2), at(106), 1, "soon", at(100)).refused;
         assert!(refused[0].1 <= Duration::from_secs(3), "{:?}", refused[0].1);
+    }
+
+    #[test]
+    fn those_who_are_sent_away_come_back_at_the_pace_of_the_signers() {
+        let mut queue = Queue::new(BOUNDS);
+        queue.enter(caller(0), at(0), 100, "expired", at(100));
+        let waits: Vec<u64> = (1..=5)
+            .map(|number| {
+                let refused = queue.enter(caller(number), at(9000), 20, "early", at(100)).refused;
+                refused[0].1.as_secs()
+            })
+            .collect();
+        // Ten seconds of work wait, and each of them is two; half of that is waited.
+        assert_eq!(waits, [5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn the_pace_is_what_was_seen() {
+        let mut queue = Queue::new(BOUNDS);
+        queue.enter(caller(0), at(0), 50, "a", at(100));
+        queue.enter(caller(1), at(0), 50, "b", at(100));
+        assert_eq!(queue.next(), Some("a"));
+        // Fifty in the second that has passed, and ten were thought: the middle is thirty.
+        let refused = queue.enter(caller(2), at(9000), 60, "early", at(101)).refused;
+        assert_eq!(refused[0].1, SHORTEST);
+        assert_eq!(queue.pace.by_second, 30);
+        // Nothing is learned from a time without work.
+        assert_eq!((queue.next(), queue.next()), (Some("b"), None));
+        queue.enter(caller(3), at(0), 90, "c", at(103));
+        assert_eq!(queue.pace.by_second, 30);
     }
 
     #[test]

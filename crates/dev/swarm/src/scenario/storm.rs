@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use muster_model::Timestamp;
+use muster_proto::muster::node::v1::WatchResponse;
 use muster_wire::status::retry_after;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tonic::Code;
+use tonic::{Code, Streaming};
 
-use super::connect_all;
 use crate::clock::{Stopwatch, wall};
 use crate::node::Known;
 use crate::report::Figure;
@@ -26,8 +26,9 @@ use crate::{Cage, Failure, Fleet, Link, Node, Program, entries};
 
 /// Nodes at a time, while the peak is measured.
 const IN_ORDER: usize = 16;
-/// How soon a node that found no server tries again.
+/// How soon a node that found no server tries again, at first and at last.
 const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN_AT_LAST: Duration = Duration::from_secs(1);
 /// How long a node that was told no moment waits before it asks again.
 const BACKOFF: Duration = Duration::from_secs(1);
 /// How long the storm may last.
@@ -75,10 +76,8 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
 
     let clock = Arc::new(Stopwatch::start());
     let peak = peak(dialect, &fleet, &address, sizes).await?;
-    let links = connect_all(&fleet, &address, IN_ORDER).await?;
-    let connected = server.pid.resident()?;
+    let before = server.pid.resident()?;
     server.kill().await?;
-    drop(links);
 
     // All nodes stand ready before the server is back.
     let ready = Arc::new(Barrier::new(fleet.nodes.len() + 1));
@@ -96,6 +95,7 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
     ready.wait().await;
     let (mut server, restart) = place.start(cage).await?;
     let began = clock.elapsed();
+    let cpu = server.pid.cpu()?;
     let mut fates = Vec::with_capacity(fleet.nodes.len());
     let weathered = async {
         while let Some(fate) = storm.join_next().await {
@@ -108,14 +108,21 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
         format!("the storm lasts too long: {here} of {} nodes came back", sizes.nodes)
     })??;
     server.check()?;
+    let cpu = server.pid.cpu()?.saturating_sub(cpu);
+    let lasted = clock.elapsed().saturating_sub(began);
     let highest = server.pid.peak()?;
     let settled = server.pid.resident()?;
     let mut figures = vec![
         Figure::gain("storm: peak, SVIDs signed in good order", peak, "/s"),
-        Figure::new("storm: server resident before, all connected", connected, "MiB"),
+        Figure::new("storm: server resident, before", before, "MiB"),
         Figure::new("storm: restart to serving", millis(restart), "ms"),
         Figure::cost("storm: server resident, peak", highest, "MiB").at_most(512.0),
         Figure::cost("storm: server resident, after", settled, "MiB"),
+        Figure::new(
+            "storm: server, part of a core",
+            cpu.as_secs_f64() / lasted.as_secs_f64().max(0.001) * 100.0,
+            "%",
+        ),
     ];
     figures.extend(judge(fates, began, peak, sizes));
     server.stop().await?;
@@ -153,6 +160,8 @@ fn judge(mut fates: Vec<Fate>, began: Duration, peak: f64, sizes: Sizes) -> Vec<
         Figure::cost("storm: expired nodes served, p50", expired.quantile(50), "ms"),
         Figure::cost("storm: expired nodes served, last", expired.quantile(100), "ms"),
         Figure::cost("storm: early renewals served, p50", early.quantile(50), "ms"),
+        Figure::cost("storm: early renewals served, p95", early.quantile(95), "ms"),
+        Figure::cost("storm: early renewals served, last", early.quantile(100), "ms"),
         Figure::cost("storm: an expired node waited for its SVIDs, p99", waits.quantile(99), "ms"),
         Figure::new("storm: early renewals told to come again", number(deferred), ""),
         Figure::cost("storm: expired nodes overtaken by an early renewal", number(overtaken), "")
@@ -266,11 +275,13 @@ async fn come_back(
 }
 
 async fn reach(node: &Node, address: &str) -> Link {
+    let mut again = AGAIN;
     loop {
         match node.connect(address).await {
             Ok(link) => return link,
-            Err(_not_there) => sleep(AGAIN).await,
+            Err(_not_there) => sleep(again).await,
         }
+        again = (again * 2).min(AGAIN_AT_LAST);
     }
 }
 
@@ -297,11 +308,8 @@ impl From<tonic::Status> for Setback {
     }
 }
 
-/// A stream that is held, so that the server has it.
-enum View {
-    Stream(Box<tonic::Streaming<muster_proto::muster::node::v1::WatchResponse>>),
-    Asked,
-}
+/// A view that the node has; the stream is held, so that the server has it too.
+type View = Option<Box<Streaming<WatchResponse>>>;
 
 async fn serve(
     dialect: Dialect,
@@ -316,12 +324,12 @@ async fn serve(
             Dialect::Muster => {
                 let mut stream = link.watch().await?;
                 stream.message().await?.ok_or(Setback::Gone)?;
-                View::Stream(Box::new(stream))
+                Some(Box::new(stream))
             }
             Dialect::Spire => {
                 let synced = link.sync(&mut Known::default()).await;
                 synced.map_err(|_broken| Setback::Gone)?;
-                View::Asked
+                None
             }
         });
     }
