@@ -63,15 +63,14 @@ impl Names {
         if let Some(known) = self.parent.as_ref().filter(|known| known.as_str() == text) {
             return Ok(known.clone());
         }
-        let id = match self.parents.get(text) {
-            Some(known) => known.clone(),
-            None => {
-                let id = self.id(text)?;
-                if self.parents.len() < REMEMBERED {
-                    self.parents.insert(text.to_owned(), id.clone());
-                }
-                id
+        let id = if let Some(known) = self.parents.get(text) {
+            known.clone()
+        } else {
+            let id = self.id(text)?;
+            if self.parents.len() < REMEMBERED {
+                self.parents.insert(text.to_owned(), id.clone());
             }
+            id
         };
         self.parent = Some(id.clone());
         Ok(id)
@@ -81,9 +80,7 @@ impl Names {
         if let Some(known) = self.selectors.get(text) {
             return Ok(known.clone());
         }
-        let selector: Selector = text
-            .parse()
-            .map_err(|why| told("selector", text, &why))?;
+        let selector: Selector = text.parse().map_err(|why| told("selector", text, &why))?;
         if self.selectors.len() < REMEMBERED {
             self.selectors.insert(text.to_owned(), selector.clone());
         }

@@ -91,16 +91,22 @@ impl Chunk {
     }
 }
 
+/// The entries of a chunk, and its place among the chunks.
+type Decoded = (usize, Vec<Arc<Entry>>);
+
 /// All entries in the order of creation: read here, decoded on other cores meanwhile.
 fn entries(snapshot: &Connection) -> Result<Vec<Arc<Entry>>, Fault> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let (chunks, waiting) = mpsc::sync_channel::<(usize, Chunk)>(CHUNKS_WAITING);
     let waiting = Mutex::new(waiting);
-    let decode = || -> Result<Vec<(usize, Vec<Arc<Entry>>)>, Fault> {
+    let decode = || -> Result<Vec<Decoded>, Fault> {
         let mut names = Names::default();
         let mut decoded = Vec::new();
         loop {
-            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let next = waiting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .recv();
             let Ok((place, chunk)) = next else {
                 return Ok(decoded);
             };

@@ -94,7 +94,9 @@ impl Admission {
             // Those who gave up must not keep others out.
             state.queue.retain(|waiting| !waiting.is_closed());
             let (word, waiting) = oneshot::channel();
-            let entered = state.queue.enter(caller.clone(), due, signatures, word, now);
+            let entered = state
+                .queue
+                .enter(caller.clone(), due, signatures, word, now);
             for (gone, wait) in entered.refused {
                 // It may have given up just now.
                 drop(gone.send(Word::Later(wait)));
@@ -194,7 +196,13 @@ mod tests {
         let now = at(1000);
         let turn = |number: usize, due: i64| {
             let (admission, caller) = (admission.clone(), caller(number));
-            async move { admission.turn(&caller, at(due), 10, now).await.map_err(|_| ()) }.boxed()
+            async move {
+                admission
+                    .turn(&caller, at(due), 10, now)
+                    .await
+                    .map_err(|_| ())
+            }
+            .boxed()
         };
         let first = turn(1, 5000).now_or_never().unwrap().unwrap();
         let second = turn(2, 5000).now_or_never().unwrap().unwrap();
@@ -231,6 +239,9 @@ mod tests {
             panic!("the early renewal has no room")
         };
         let wait = status::retry_after(&refused).unwrap();
-        assert!(wait >= Duration::from_secs(1) && wait <= Duration::from_mins(1), "{wait:?}");
+        assert!(
+            wait >= Duration::from_secs(1) && wait <= Duration::from_mins(1),
+            "{wait:?}"
+        );
     }
 }

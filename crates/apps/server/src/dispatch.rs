@@ -56,7 +56,10 @@ impl Dispatch {
             for (id, streams) in watchers.iter() {
                 // A node that is gone is concerned by name.
                 let by_name = || concern.nodes().any(|node| node == id);
-                if after.node(id).map_or_else(by_name, |node| concern.includes(node)) {
+                if after
+                    .node(id)
+                    .map_or_else(by_name, |node| concern.includes(node))
+                {
                     wake(streams);
                 }
             }

@@ -162,7 +162,11 @@ impl Port {
         }
         let asked = self.crowd.make_room(wanted, self.clock.now().mono);
         if asked > 0 {
-            tracing::debug!(waiting, asked, "more nodes than memory has room for: some are asked to come back later");
+            tracing::debug!(
+                waiting,
+                asked,
+                "more nodes than memory has room for: some are asked to come back later"
+            );
         }
     }
 

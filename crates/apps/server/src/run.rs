@@ -144,19 +144,17 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
         .await
         .map_err(failed("server SVID"))?;
 
-    let Sockets { tcp, admin } = bind(&config).await?;
+    let Sockets { tcp, admin } = bind(&config)?;
     let address = tcp.local_addr().map_err(failed("API port"))?;
     let acceptor = acceptor(&server, &identity)?;
 
     let tcp_ready = ready.expect("API port");
     let (alive, end) = (serving.clone(), shutdown.clone());
     let routes = api(&server);
-    let (crowd, tcp_clock) = (server.crowd.clone(), Arc::clone(&clock));
-    let limits = listen::Limits::default();
-    tracing::info!(connections = limits.connections, "room for nodes");
+    let (crowd, clock) = (server.crowd.clone(), Arc::clone(&clock));
     supervisor.essential("API port", async move {
         let _alive = alive;
-        let incoming = listen::accept(tcp, acceptor, limits, crowd, tcp_clock);
+        let incoming = listen::accept(tcp, acceptor, listen::Limits::default(), crowd, clock);
         tcp_ready.declare();
         transport()
             .add_routes(routes)
@@ -219,15 +217,14 @@ struct Sockets {
     admin: Incoming,
 }
 
-async fn bind(config: &Config) -> Result<Sockets, StartError> {
-    let tcp = listen_on(config.listen)
-        .map_err(|error| StartError {
-            what: "API port",
-            cause: format!(
-                "cannot listen on {}: {error}; set `listen` to a free address",
-                config.listen
-            ),
-        })?;
+fn bind(config: &Config) -> Result<Sockets, StartError> {
+    let tcp = listen_on(config.listen).map_err(|error| StartError {
+        what: "API port",
+        cause: format!(
+            "cannot listen on {}: {error}; set `listen` to a free address",
+            config.listen
+        ),
+    })?;
     let options = ListenOptions {
         mode: 0o770,
         dir_mode: 0o750,

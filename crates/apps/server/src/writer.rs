@@ -290,7 +290,9 @@ impl RollWriter {
         let concern = Concern::of(
             &before,
             &working,
-            transactions.iter().flat_map(|transaction| transaction.changes()),
+            transactions
+                .iter()
+                .flat_map(|transaction| transaction.changes()),
         );
         // The window first: whoever sees the new roll finds all that led to it.
         {

@@ -244,7 +244,11 @@ mod tests {
     #[test]
     fn subsets() {
         let check = |small: &[&str], large: &[&str], expected: bool| {
-            assert_eq!(set(small).is_subset(&set(large)), expected, "{small:?} in {large:?}");
+            assert_eq!(
+                set(small).is_subset(&set(large)),
+                expected,
+                "{small:?} in {large:?}"
+            );
         };
         check(&[], &[], true);
         check(&[], &["u:1"], true);

@@ -142,7 +142,10 @@ mod tests {
     #[test]
     fn only_the_node_above_is_concerned() {
         let mut before = roll();
-        let nodes = [node("/spire/agent/0", &["a:1"]), node("/spire/agent/1", &[])];
+        let nodes = [
+            node("/spire/agent/0", &["a:1"]),
+            node("/spire/agent/1", &[]),
+        ];
         let rows: Vec<Change> = nodes
             .iter()
             .map(|node| Change::PutNode(Arc::new(node.clone())))
@@ -158,18 +161,46 @@ mod tests {
             assert_eq!(whom(before, change), expected);
         };
         // Under one node, and under what stands there.
-        check(&mut before, put("e1", "/spire/agent/0", "/w", "u:1"), [true, false]);
+        check(
+            &mut before,
+            put("e1", "/spire/agent/0", "/w", "u:1"),
+            [true, false],
+        );
         check(&mut before, put("e2", "/w", "/below", "u:1"), [true, false]);
         // Under nobody.
-        check(&mut before, put("e3", "/nowhere", "/x", "u:1"), [false, false]);
+        check(
+            &mut before,
+            put("e3", "/nowhere", "/x", "u:1"),
+            [false, false],
+        );
         // Moved: the old place and the new one.
-        check(&mut before, put("e1", "/spire/agent/1", "/w", "u:1"), [true, true]);
+        check(
+            &mut before,
+            put("e1", "/spire/agent/1", "/w", "u:1"),
+            [true, true],
+        );
         // An alias of whoever was attested so, and what stands under it.
-        check(&mut before, put("e4", "/spire/server", "/alias", "a:1"), [true, false]);
+        check(
+            &mut before,
+            put("e4", "/spire/server", "/alias", "a:1"),
+            [true, false],
+        );
         check(&mut before, put("e5", "/alias", "/y", "u:1"), [true, false]);
-        check(&mut before, Change::DeleteEntry(crate::world::entry_id("e5")), [true, false]);
-        check(&mut before, Change::PutBundle(Arc::new(bundle("td", 9))), [true, true]);
-        check(&mut before, Change::DeleteNode(id("/spire/agent/1")), [false, true]);
+        check(
+            &mut before,
+            Change::DeleteEntry(crate::world::entry_id("e5")),
+            [true, false],
+        );
+        check(
+            &mut before,
+            Change::PutBundle(Arc::new(bundle("td", 9))),
+            [true, true],
+        );
+        check(
+            &mut before,
+            Change::DeleteNode(id("/spire/agent/1")),
+            [false, true],
+        );
     }
 
     proptest! {

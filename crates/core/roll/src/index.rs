@@ -69,6 +69,9 @@ mod tests {
             packed.sort_unstable();
             assert_eq!(packed, (0..count).collect::<Vec<_>>());
         }
-        assert_eq!(in_packing_order(vec![1, 2, 3, 4, 5]).collect::<Vec<_>>(), [1, 3, 5, 2, 4]);
+        assert_eq!(
+            in_packing_order(vec![1, 2, 3, 4, 5]).collect::<Vec<_>>(),
+            [1, 3, 5, 2, 4]
+        );
     }
 }

@@ -62,7 +62,8 @@ pub(crate) async fn delete(
     api: &mut EntryClient<Channel>,
     ids: Vec<String>,
 ) -> Result<(), Failure> {
-    api.batch_delete_entry(BatchDeleteEntryRequest { ids }).await?;
+    api.batch_delete_entry(BatchDeleteEntryRequest { ids })
+        .await?;
     Ok(())
 }
 

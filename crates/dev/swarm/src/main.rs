@@ -154,7 +154,9 @@ impl Subject {
             memory_mib: self.memory,
             core: self.core,
         };
-        let program = self.spire.map_or(Program::Muster(self.server), Program::Spire);
+        let program = self
+            .spire
+            .map_or(Program::Muster(self.server), Program::Spire);
         (program, cage)
     }
 }

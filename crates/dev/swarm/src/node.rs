@@ -196,7 +196,9 @@ pub(crate) async fn channel(
         async move {
             let tcp = TcpStream::connect(&address).await?;
             tcp.set_nodelay(true)?;
-            let tls = connector.connect(&address, Counted::new(tcp, traffic)).await?;
+            let tls = connector
+                .connect(&address, Counted::new(tcp, traffic))
+                .await?;
             Ok::<_, io::Error>(TokioIo::new(tls))
         }
     });

@@ -98,7 +98,12 @@ pub fn table(figures: &[Figure]) -> String {
         };
         let value = format!("{:.digits$} {}", figure.value, figure.unit);
         // Writing to a String cannot fail.
-        let _infallible = writeln!(text, "{:<66} {:>16} {verdict}", figure.what, value.trim_end());
+        let _infallible = writeln!(
+            text,
+            "{:<66} {:>16} {verdict}",
+            figure.what,
+            value.trim_end()
+        );
     }
     text
 }
@@ -113,6 +118,9 @@ mod tests {
         assert!(!Figure::cost("x", 5.1, "s").at_most(5.0).clears());
         assert!(!Figure::gain("x", 4.9, "/s").at_least(5.0).clears());
         let text = table(&[Figure::gain("x", 4.9, "/s").at_least(5.0)]);
-        assert!(text.contains("4.90 /s") && text.contains("FAIL (at least 5)"), "{text}");
+        assert!(
+            text.contains("4.90 /s") && text.contains("FAIL (at least 5)"),
+            "{text}"
+        );
     }
 }

@@ -109,7 +109,9 @@ pub fn retry_after(status: &Status) -> Option<Duration> {
         .details
         .iter()
         .find(|d| d.type_url.ends_with("/google.rpc.RetryInfo"))?;
-    let delay = RetryInfo::decode(detail.value.as_slice()).ok()?.retry_delay?;
+    let delay = RetryInfo::decode(detail.value.as_slice())
+        .ok()?
+        .retry_delay?;
     Some(Duration::try_from(delay).ok()?.min(RETRY_MAX))
 }
 

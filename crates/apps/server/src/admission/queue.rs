@@ -238,7 +238,12 @@ mod tests {
     fn whoever_is_due_first_is_first() {
         let mut queue = Queue::new(BOUNDS);
         for (number, name, due) in [(1, "early", 900), (2, "soon", 110), (3, "expired", 20)] {
-            assert!(queue.enter(caller(number), at(due), 1, name, at(100)).refused.is_empty());
+            assert!(
+                queue
+                    .enter(caller(number), at(due), 1, name, at(100))
+                    .refused
+                    .is_empty()
+            );
         }
         assert_eq!(order(&mut queue), ["expired", "soon", "early"]);
     }
@@ -265,10 +270,14 @@ mod tests {
         let mut queue = Queue::new(BOUNDS);
         queue.enter(caller(1), at(500), 60, "early", at(100));
         queue.enter(caller(2), at(400), 30, "less early", at(100));
-        let refused = queue.enter(caller(3), at(0), 50, "expired", at(100)).refused;
+        let refused = queue
+            .enter(caller(3), at(0), 50, "expired", at(100))
+            .refused;
         assert_eq!(refused.len(), 1);
         assert_eq!(refused[0].0, "early");
-        let refused = queue.enter(caller(4), at(900), 50, "earliest", at(100)).refused;
+        let refused = queue
+            .enter(caller(4), at(900), 50, "earliest", at(100))
+            .refused;
         assert_eq!(refused[0].0, "earliest");
         assert!(refused[0].1 >= SHORTEST && refused[0].1 <= LONGEST);
         assert_eq!(order(&mut queue), ["expired", "less early"]);
@@ -288,7 +297,9 @@ mod tests {
         queue.enter(caller(0), at(0), 100, "expired", at(100));
         let waits: Vec<u64> = (1..=5)
             .map(|number| {
-                let refused = queue.enter(caller(number), at(9000), 20, "early", at(100)).refused;
+                let refused = queue
+                    .enter(caller(number), at(9000), 20, "early", at(100))
+                    .refused;
                 refused[0].1.as_secs()
             })
             .collect();
@@ -303,7 +314,9 @@ mod tests {
         queue.enter(caller(1), at(0), 50, "b", at(100));
         assert_eq!(queue.next(), Some("a"));
         // Fifty in the second that has passed, and ten were thought: the middle is thirty.
-        let refused = queue.enter(caller(2), at(9000), 60, "early", at(101)).refused;
+        let refused = queue
+            .enter(caller(2), at(9000), 60, "early", at(101))
+            .refused;
         assert_eq!(refused[0].1, SHORTEST);
         assert_eq!(queue.pace.by_second, 30);
         // Nothing is learned from a time without work.
@@ -316,18 +329,41 @@ mod tests {
     fn one_caller_has_so_many_places_and_no_more() {
         let mut queue = Queue::new(BOUNDS);
         for _ in 0..3 {
-            assert!(queue.enter(caller(1), at(0), 1, "x", at(100)).refused.is_empty());
+            assert!(
+                queue
+                    .enter(caller(1), at(0), 1, "x", at(100))
+                    .refused
+                    .is_empty()
+            );
         }
-        assert_eq!(queue.enter(caller(1), at(0), 1, "y", at(100)).refused[0].0, "y");
-        assert!(queue.enter(caller(2), at(0), 1, "z", at(100)).refused.is_empty());
+        assert_eq!(
+            queue.enter(caller(1), at(0), 1, "y", at(100)).refused[0].0,
+            "y"
+        );
+        assert!(
+            queue
+                .enter(caller(2), at(0), 1, "z", at(100))
+                .refused
+                .is_empty()
+        );
         queue.next();
-        assert!(queue.enter(caller(1), at(0), 1, "y", at(100)).refused.is_empty());
+        assert!(
+            queue
+                .enter(caller(1), at(0), 1, "y", at(100))
+                .refused
+                .is_empty()
+        );
     }
 
     #[test]
     fn one_large_request_is_let_in() {
         let mut queue = Queue::new(BOUNDS);
-        assert!(queue.enter(caller(1), at(0), 5000, "large", at(100)).refused.is_empty());
+        assert!(
+            queue
+                .enter(caller(1), at(0), 5000, "large", at(100))
+                .refused
+                .is_empty()
+        );
         assert_eq!(order(&mut queue), ["large"]);
     }
 

@@ -272,10 +272,7 @@ impl Watcher {
             .map(ToString::to_string)
             .collect();
         last.complete = true;
-        self.answers
-            .send(Ok(last))
-            .await
-            .map_err(|_gone| End::Gone)
+        self.answers.send(Ok(last)).await.map_err(|_gone| End::Gone)
     }
 }
 

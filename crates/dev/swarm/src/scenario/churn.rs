@@ -114,9 +114,21 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
     let figures = vec![
         Figure::new("churn: nodes connected", number(sizes.nodes), ""),
         Figure::new("churn: changes", rate(changes, took), "/s"),
-        Figure::cost("churn: acknowledged -> its node knows, p50", times.quantile(50), "ms"),
-        Figure::cost("churn: acknowledged -> its node knows, p99", times.quantile(99), "ms"),
-        Figure::gain("churn: new entries that their nodes heard of", number(times.count()) / number(wanted.max(1)) * 100.0, "%"),
+        Figure::cost(
+            "churn: acknowledged -> its node knows, p50",
+            times.quantile(50),
+            "ms",
+        ),
+        Figure::cost(
+            "churn: acknowledged -> its node knows, p99",
+            times.quantile(99),
+            "ms",
+        ),
+        Figure::gain(
+            "churn: new entries that their nodes heard of",
+            number(times.count()) / number(wanted.max(1)) * 100.0,
+            "%",
+        ),
         Figure::cost(
             "churn: server, time on a core by change",
             cpu.as_secs_f64() * 1e6 / number(changes.max(1)),

@@ -13,7 +13,7 @@ use crate::node::Known;
 use crate::report::Figure;
 use crate::server::{Dialect, Place};
 use crate::times::{large, number};
-use crate::{Cage, Failure, Fleet, Link, Node, Program, entries};
+use crate::{Cage, Failure, Fleet, Link, Node, Program, Running, entries};
 
 /// How often an agent of SPIRE asks.
 const SYNC: Duration = Duration::from_secs(5);
@@ -66,30 +66,14 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
             holding.spawn(hold(dialect, node, link, heard, ended));
         }
     }
-    let everyone = large(u64::try_from(sizes.nodes + 1)?);
-    timeout(PATIENCE, async {
-        while large(heard.ready.load(Ordering::Relaxed)) < everyone {
-            sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await
-    .map_err(|_| "not every node got its first view")?;
+    heard.ready(sizes.nodes + 1).await?;
     // What the first views left under way is not idleness.
     sleep(SYNC).await;
 
-    let payload = || fleet.nodes.iter().map(|node| node.traffic.payload()).sum::<u64>();
-    let wire = |fleet: &Fleet| fleet.nodes.iter().map(|n| n.traffic.on_the_wire()).sum::<u64>();
-    let before = (payload(), wire(&fleet), wire(&big));
-    let (reads, cpu) = (server.pid.wakes(READER)?, server.pid.cpu()?);
-    let messages = heard.messages.load(Ordering::Relaxed);
+    let before = Sample::take(&server, &fleet, &big, &heard)?;
     sleep(sizes.lasting).await;
-    let minutes = sizes.lasting.as_secs_f64() / 60.0;
-    let cpu = server.pid.cpu()?.saturating_sub(cpu);
-    let reads_after = server.pid.wakes(READER)?;
-    let after = (payload(), wire(&fleet), wire(&big));
-    let messages = heard.messages.load(Ordering::Relaxed) - messages;
-    let resident = server.pid.resident()?;
-    let peak = server.pid.peak()?;
+    let after = Sample::take(&server, &fleet, &big, &heard)?;
+    let resident = [bare, loaded, server.pid.resident()?, server.pid.peak()?];
     server.check()?;
     if let Some(failed) = holding.try_join_next() {
         failed??;
@@ -99,54 +83,112 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
     while let Some(node) = holding.join_next().await {
         node??;
     }
+    let mut figures = figures(&before, &after, resident, sizes);
+    if ours {
+        let (Some(before), Some(after)) = (before.reads, after.reads) else {
+            return Err(format!("the server has no thread named {READER}").into());
+        };
+        let what = format!("idle: store reads in {} s", sizes.lasting.as_secs());
+        figures.push(Figure::cost(what, large(after - before), "").at_most(0.0));
+    }
+    server.stop().await?;
+    Ok(figures)
+}
 
+/// Counters at one moment.
+struct Sample {
+    payload: u64,
+    wire: u64,
+    wire_big: u64,
+    messages: u64,
+    /// How often the thread that reads the store was given work; `None` without such a thread.
+    reads: Option<u64>,
+    cpu: Duration,
+}
+
+impl Sample {
+    fn take(server: &Running, fleet: &Fleet, big: &Fleet, heard: &Heard) -> Result<Self, Failure> {
+        let wire = |fleet: &Fleet| fleet.nodes.iter().map(|n| n.traffic.on_the_wire()).sum();
+        Ok(Self {
+            payload: fleet.nodes.iter().map(|n| n.traffic.payload()).sum(),
+            wire: wire(fleet),
+            wire_big: wire(big),
+            messages: heard.messages.load(Ordering::Relaxed),
+            reads: server.pid.wakes(READER)?,
+            cpu: server.pid.cpu()?,
+        })
+    }
+}
+
+fn figures(
+    before: &Sample,
+    after: &Sample,
+    [bare, loaded, resident, peak]: [f64; 4],
+    sizes: Sizes,
+) -> Vec<Figure> {
+    let minutes = sizes.lasting.as_secs_f64() / 60.0;
     let nodes = number(sizes.nodes);
-    let mut figures = vec![
+    let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
+    let by_node = |count: u64| large(count) / minutes / nodes;
+    vec![
         Figure::new("idle: nodes connected", nodes + 1.0, ""),
         Figure::cost(
-            format!("idle: bytes by node and minute, {} entries of its own", sizes.entries_big),
-            large(after.2 - before.2) / minutes,
+            format!(
+                "idle: bytes by node and minute, {} entries of its own",
+                sizes.entries_big
+            ),
+            large(after.wire_big - before.wire_big) / minutes,
             "B",
         )
         .at_most(5000.0),
         Figure::cost(
             "idle: bytes by node and minute, on the wire",
-            large(after.1 - before.1) / minutes / nodes,
+            by_node(after.wire - before.wire),
             "B",
         ),
         Figure::cost(
             "idle: bytes by node and minute, TCP payload",
-            large(after.0 - before.0) / minutes / nodes,
+            by_node(after.payload - before.payload),
             "B",
         ),
         Figure::cost(
             "idle: messages of the server by node and minute",
-            large(messages) / minutes / nodes,
+            by_node(after.messages - before.messages),
             "",
         ),
-        Figure::cost("idle: server, part of a core", cpu.as_secs_f64() / sizes.lasting.as_secs_f64() * 100.0, "%"),
+        Figure::cost(
+            "idle: server, part of a core",
+            cpu / sizes.lasting.as_secs_f64() * 100.0,
+            "%",
+        ),
         Figure::new("idle: server resident, bare", bare, "MiB"),
-        Figure::cost("idle: server resident, nodes attested, none connected", loaded, "MiB"),
+        Figure::cost(
+            "idle: server resident, nodes attested, none connected",
+            loaded,
+            "MiB",
+        ),
         Figure::cost("idle: server resident, all connected", resident, "MiB").at_most(512.0),
         Figure::cost("idle: server resident, peak", peak, "MiB"),
-        Figure::cost("idle: server resident by connected node", (resident - loaded) * 1024.0 / (nodes + 1.0), "KiB"),
-    ];
-    if ours {
-        let reads = match (reads, reads_after) {
-            (Some(before), Some(after)) => after - before,
-            _ => return Err(format!("the server has no thread named {READER}").into()),
-        };
-        figures.push(
-            Figure::cost(
-                format!("idle: store reads in {} s", sizes.lasting.as_secs()),
-                large(reads),
-                "",
-            )
-            .at_most(0.0),
-        );
+        Figure::cost(
+            "idle: server resident by connected node",
+            (resident - loaded) * 1024.0 / (nodes + 1.0),
+            "KiB",
+        ),
+    ]
+}
+
+impl Heard {
+    /// Waits until so many nodes have their first view.
+    async fn ready(&self, nodes: usize) -> Result<(), Failure> {
+        let wanted = u64::try_from(nodes)?;
+        timeout(PATIENCE, async {
+            while self.ready.load(Ordering::Relaxed) < wanted {
+                sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
+        .map_err(|_| "not every node got its first view".into())
     }
-    server.stop().await?;
-    Ok(figures)
 }
 
 /// One node until the end.

@@ -105,7 +105,10 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
     };
     timeout(PATIENCE, weathered).await.map_err(|_| {
         let here = here.load(Ordering::Relaxed);
-        format!("the storm lasts too long: {here} of {} nodes came back", sizes.nodes)
+        format!(
+            "the storm lasts too long: {here} of {} nodes came back",
+            sizes.nodes
+        )
     })??;
     server.check()?;
     let cpu = server.pid.cpu()?.saturating_sub(cpu);
@@ -137,7 +140,11 @@ fn judge(mut fates: Vec<Fate>, began: Duration, peak: f64, sizes: Sizes) -> Vec<
     let mut expired = Times::default();
     let mut early = Times::default();
     for fate in &fates {
-        let times = if fate.expired { &mut expired } else { &mut early };
+        let times = if fate.expired {
+            &mut expired
+        } else {
+            &mut early
+        };
         times.add(fate.done.saturating_sub(began));
     }
     let mut handshakes = Times::default();
@@ -157,15 +164,47 @@ fn judge(mut fates: Vec<Fate>, began: Duration, peak: f64, sizes: Sizes) -> Vec<
         Figure::gain("storm: goodput, of the peak", goodput / peak * 100.0, "%").at_least(80.0),
         Figure::cost("storm: connected, p50", handshakes.quantile(50), "ms"),
         Figure::cost("storm: connected, last", handshakes.quantile(100), "ms"),
-        Figure::cost("storm: expired nodes served, p50", expired.quantile(50), "ms"),
-        Figure::cost("storm: expired nodes served, last", expired.quantile(100), "ms"),
-        Figure::cost("storm: early renewals served, p50", early.quantile(50), "ms"),
-        Figure::cost("storm: early renewals served, p95", early.quantile(95), "ms"),
-        Figure::cost("storm: early renewals served, last", early.quantile(100), "ms"),
-        Figure::cost("storm: an expired node waited for its SVIDs, p99", waits.quantile(99), "ms"),
-        Figure::new("storm: early renewals told to come again", number(deferred), ""),
-        Figure::cost("storm: expired nodes overtaken by an early renewal", number(overtaken), "")
-            .at_most(0.0),
+        Figure::cost(
+            "storm: expired nodes served, p50",
+            expired.quantile(50),
+            "ms",
+        ),
+        Figure::cost(
+            "storm: expired nodes served, last",
+            expired.quantile(100),
+            "ms",
+        ),
+        Figure::cost(
+            "storm: early renewals served, p50",
+            early.quantile(50),
+            "ms",
+        ),
+        Figure::cost(
+            "storm: early renewals served, p95",
+            early.quantile(95),
+            "ms",
+        ),
+        Figure::cost(
+            "storm: early renewals served, last",
+            early.quantile(100),
+            "ms",
+        ),
+        Figure::cost(
+            "storm: an expired node waited for its SVIDs, p99",
+            waits.quantile(99),
+            "ms",
+        ),
+        Figure::new(
+            "storm: early renewals told to come again",
+            number(deferred),
+            "",
+        ),
+        Figure::cost(
+            "storm: expired nodes overtaken by an early renewal",
+            number(overtaken),
+            "",
+        )
+        .at_most(0.0),
     ]
 }
 
@@ -371,9 +410,6 @@ mod tests {
         check(&[fate(true, 1, 5), fate(false, 3, 9)], 0);
         // Another expired node may come first.
         check(&[fate(true, 1, 9), fate(true, 3, 5)], 0);
-        check(
-            &[fate(true, 1, 9), fate(true, 2, 9), fate(false, 4, 5)],
-            2,
-        );
+        check(&[fate(true, 1, 9), fate(true, 2, 9), fate(false, 4, 5)], 2);
     }
 }

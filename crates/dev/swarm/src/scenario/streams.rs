@@ -10,11 +10,11 @@ use tokio::time::timeout;
 use tonic::Request;
 use tonic::metadata::MetadataValue;
 
+use crate::Failure;
 use crate::clock::Stopwatch;
 use crate::proc::Pid;
 use crate::report::Figure;
 use crate::times::{Times, number, rate};
-use crate::Failure;
 
 /// Connections that are opened at a time.
 const AT_ONCE: usize = 32;
@@ -82,8 +82,16 @@ pub async fn run(sizes: Sizes) -> Result<Vec<Figure>, Failure> {
     drop(open);
     Ok(vec![
         Figure::new("streams: open at once", number(count), ""),
-        Figure::gain("streams: opened, each on a new connection", rate(count, opened), "/s"),
-        Figure::cost("streams: until the first answer, p99", times.quantile(99), "ms"),
+        Figure::gain(
+            "streams: opened, each on a new connection",
+            rate(count, opened),
+            "/s",
+        ),
+        Figure::cost(
+            "streams: until the first answer, p99",
+            times.quantile(99),
+            "ms",
+        ),
         Figure::new("streams: node resident, before", before, "MiB"),
         Figure::cost("streams: node resident, all open", during, "MiB").at_most(100.0),
         Figure::cost(
