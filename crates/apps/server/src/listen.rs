@@ -1,7 +1,7 @@
 //! The TCP port: accepts connections, bounds the handshakes, and hands on what is authenticated.
 //!
 //! A connection that was accepted waits as a bare socket until it is its source's turn: a handshake
-//! costs memory and the time of a core, a socket costs neither. When ten thousand nodes come back
+//! costs memory and the time of a core, a socket costs neither. One that is silent gets no turn. When ten thousand nodes come back
 //! at once, or one address opens as many, the handshakes under way stay few.
 
 mod fair;
@@ -136,6 +136,8 @@ impl Port {
         let places = Arc::new(Semaphore::new(self.limits.connections));
         let mut queue = FairQueue::new(self.limits.handshakes);
         let (done, mut ended) = mpsc::unbounded_channel();
+        // No more than there are sockets.
+        let (speaks, mut spoken) = mpsc::unbounded_channel();
         let mut look = tokio::time::interval(CROWDED);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -147,11 +149,32 @@ impl Port {
             let crowded = !queue.is_empty();
             tokio::select! {
                 Some(source) = ended.recv() => queue.done(source),
-                Some((source, accepted)) = self.accept(&sockets) => queue.push(source, accepted),
+                Some((source, accepted)) = spoken.recv() => queue.push(source, accepted),
+                Some((source, accepted)) = self.accept(&sockets) => {
+                    self.listen_to(source, accepted, speaks.clone());
+                }
                 _ = look.tick(), if crowded => self.make_room(queue.len(), places.available_permits()),
                 () = self.established.closed() => return,
             }
         }
+    }
+
+    /// Waits until a connection has said something: one that is silent takes nobody's turn, and is
+    /// closed when a handshake would be.
+    fn listen_to(
+        &self,
+        source: Source,
+        accepted: Accepted,
+        speaks: mpsc::UnboundedSender<(Source, Accepted)>,
+    ) {
+        let limit = self.limits.handshake_timeout;
+        tokio::spawn(async move {
+            let heard = tokio::time::timeout(limit, accepted.socket.readable()).await;
+            if matches!(heard, Ok(Ok(()))) {
+                // The port may have been closed.
+                speaks.send((source, accepted)).ok();
+            }
+        });
     }
 
     /// Asks nodes to leave where more wait than there are places for.
