@@ -169,8 +169,9 @@ impl Port {
     ) {
         let limit = self.limits.handshake_timeout;
         tokio::spawn(async move {
-            let heard = tokio::time::timeout(limit, accepted.socket.readable()).await;
-            if matches!(heard, Ok(Ok(()))) {
+            let mut first = [0];
+            let heard = tokio::time::timeout(limit, accepted.socket.peek(&mut first)).await;
+            if matches!(heard, Ok(Ok(1))) {
                 // The port may have been closed.
                 speaks.send((source, accepted)).ok();
             }
