@@ -80,6 +80,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
 
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::codec::LeanCodec")
         .skip_debug(SECRET)
         .include_file("packages.rs")
         .compile_fds(compiler.file_descriptor_set())?;

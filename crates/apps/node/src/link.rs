@@ -26,6 +26,8 @@ use crate::words;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// A stream that lived so long was a good one: the next failure is the first again.
 const GOOD_STREAM: Duration = Duration::from_secs(10);
+/// A wait that is worth to be cut short when the roster wants its view again.
+const LONG_WAIT: Duration = Duration::from_secs(30);
 /// How often the renewal looks at the civil clock, which may step.
 const CLOCK_CHECK: Duration = Duration::from_secs(5);
 /// How long after a renewal the next one may not be forced.
@@ -243,13 +245,16 @@ impl Link {
                     return Err(End::Failed(error.into()));
                 }
                 Err(error) => {
-                    if let RenewError::Server(status) = &error
-                        && let Some(refusal) = wire_status::node_refusal(status)
-                    {
-                        return Err(End::Refused(refusal));
+                    let mut wait = pace.next();
+                    if let RenewError::Server(status) = &error {
+                        if let Some(refusal) = wire_status::node_refusal(status) {
+                            return Err(End::Refused(refusal));
+                        }
+                        // A server that signs for others first says when to come again.
+                        wait = wire_status::retry_after(status).unwrap_or(wait);
                     }
                     tracing::warn!(%error, "the node's SVID could not be renewed, will try again");
-                    tokio::time::sleep(pace.next()).await;
+                    tokio::time::sleep(wait).await;
                 }
             }
         }
@@ -279,6 +284,7 @@ impl Follower {
             if self.upstream.clock().now().mono.saturating_sub(opened) >= GOOD_STREAM {
                 self.pace.reset();
             }
+            let mut wait = None;
             match end {
                 StreamEnd::Stopped => return End::Stopped,
                 StreamEnd::NewChannel => continue,
@@ -286,6 +292,8 @@ impl Follower {
                     if let Some(refusal) = wire_status::node_refusal(&status) {
                         return End::Refused(refusal);
                     }
+                    // A server that has no room for all says when to come back.
+                    wait = wire_status::retry_after(&status);
                     tracing::warn!(
                         server = %self.upstream.address(),
                         code = ?status.code(),
@@ -302,7 +310,16 @@ impl Follower {
                     metrics::counter!(VIEW_REFUSED, "reason" => "contradiction").increment(1);
                 }
             }
-            tokio::time::sleep(self.pace.next()).await;
+            let pace = self.pace.next();
+            self.away(wait.unwrap_or(pace)).await;
+        }
+    }
+
+    /// Stays away for a while; not when there is a new connection, or something to be told again.
+    async fn away(&mut self, wait: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _changed = self.resync.changed(), if wait > LONG_WAIT => {}
         }
     }
 

@@ -1,6 +1,7 @@
 //! Composition: from a configuration to a serving server, and down again.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -26,10 +27,11 @@ use muster_rt::{Clock, SystemClock, files};
 use muster_store::Store;
 use muster_store_sqlite::SqliteStore;
 use muster_tls::{Acceptor, Identity};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
+use crate::admission::Admission;
 use crate::api::admin::ServerAdminService;
 use crate::api::agent::AgentService;
 use crate::api::bundle::BundleService;
@@ -39,6 +41,7 @@ use crate::api::node_view::NodeViewService;
 use crate::api::svid::SvidService;
 use crate::authority::Authorities;
 use crate::config::{Config, KeysConfig};
+use crate::crowd::Crowd;
 use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
@@ -49,6 +52,8 @@ use crate::{listen, prune, server_svid};
 const DRAIN: Duration = Duration::from_secs(10);
 /// A client that answers no ping for so long is gone.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Connections that may wait to be accepted; the kernel has a bound of its own, usually 4096.
+const BACKLOG: u32 = 16_384;
 /// Streams on one connection.
 const STREAMS: u32 = 1024;
 
@@ -123,6 +128,8 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         roll: handle.clone(),
         signer: signer(&config, &keys),
         wit: config.wit.enabled,
+        admission: Admission::new(),
+        crowd: Crowd::default(),
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
         refusals,
@@ -155,16 +162,17 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         .await
         .map_err(failed("server SVID"))?;
 
-    let Sockets { tcp, admin } = bind(&config).await?;
+    let Sockets { tcp, admin } = bind(&config)?;
     let address = tcp.local_addr().map_err(failed("API port"))?;
     let acceptor = acceptor(&server, &identity)?;
 
     let tcp_ready = ready.expect("API port");
     let (alive, end) = (serving.clone(), shutdown.clone());
     let routes = api(&server);
+    let (crowd, clock) = (server.crowd.clone(), Arc::clone(&clock));
     supervisor.essential("API port", async move {
         let _alive = alive;
-        let incoming = listen::accept(tcp, acceptor, listen::Limits::default());
+        let incoming = listen::accept(tcp, acceptor, listen::Limits::default(), crowd, clock);
         tcp_ready.declare();
         transport()
             .add_routes(routes)
@@ -237,16 +245,14 @@ struct Sockets {
     admin: Incoming,
 }
 
-async fn bind(config: &Config) -> Result<Sockets, StartError> {
-    let tcp = TcpListener::bind(config.listen)
-        .await
-        .map_err(|error| StartError {
-            what: "API port",
-            cause: format!(
-                "cannot listen on {}: {error}; set `listen` to a free address",
-                config.listen
-            ),
-        })?;
+fn bind(config: &Config) -> Result<Sockets, StartError> {
+    let tcp = listen_on(config.listen).map_err(|error| StartError {
+        what: "API port",
+        cause: format!(
+            "cannot listen on {}: {error}; set `listen` to a free address",
+            config.listen
+        ),
+    })?;
     let options = ListenOptions {
         mode: 0o770,
         dir_mode: 0o750,
@@ -257,6 +263,20 @@ async fn bind(config: &Config) -> Result<Sockets, StartError> {
         .incoming(muster_peer::Limits::default())
         .map_err(failed("admin socket"))?;
     Ok(Sockets { tcp, admin })
+}
+
+/// Listens with a queue that holds a storm: a connection that finds it full is tried again by its
+/// kernel after a second, and then after ever longer.
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // As the standard library does: a restart must not wait for connections that have ended.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn open_roll(config: &Config) -> Result<(Arc<dyn Store>, Roll), StartError> {

@@ -375,6 +375,9 @@ pub struct ToSign {
     pub entry: EntryId,
     /// The identity that the answer must carry.
     pub spiffe_id: SpiffeId,
+    /// When the SVID that this one is to replace expires; `None` if there is none that could be
+    /// served meanwhile.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// Something to be done by the driver.

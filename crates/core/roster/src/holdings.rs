@@ -302,6 +302,10 @@ impl<K: Kind> Holdings<K> {
                     entries.push(ToSign {
                         entry: key.entry,
                         spiffe_id: holding.spiffe_id.clone(),
+                        expires_at: holding
+                            .current
+                            .as_ref()
+                            .map(|held| K::validity(&held.svid).1),
                     });
                 }
             }

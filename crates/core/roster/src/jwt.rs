@@ -190,6 +190,7 @@ impl<J: JwtMaterial> Tokens<J> {
                 entry: ToSign {
                     entry: request.key.entry.clone(),
                     spiffe_id: request.spiffe_id.clone(),
+                    expires_at: None,
                 },
                 audience: request.key.audience.clone(),
             });

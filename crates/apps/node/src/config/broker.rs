@@ -272,7 +272,7 @@ mod tests {
                 format!(
                     "[broker]\nlisten = \"127.0.0.1:1\"\n{ALLOWED}\nreference_types = [\"pod\"]"
                 ),
-                "kubernetes",
+                "none of the known words",
             ),
             (
                 format!("[broker]\nlisten = \"127.0.0.1:1\"\n{ALLOWED}\nreference_types = []"),

@@ -26,7 +26,7 @@ use tonic::{Request, Status, Streaming};
 use crate::double::{Double, TOKEN};
 
 /// The longest that anything here should take; a test that waits longer has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A clock that can be set.
 pub(crate) struct SteppedClock {
