@@ -9,7 +9,7 @@ use muster_attest::workload::unix::{DigestLimit, ExecutableOptions, UnixOptions}
 use muster_crypto::{KeyType, Secret};
 use muster_model::TrustDomain;
 use muster_rt::config::{self, Document, Faults, Table};
-use muster_rt::telemetry;
+use muster_rt::{metrics, telemetry};
 
 /// The longest that a call may be held: beyond it no client waits any more.
 const LONGEST_HOLD: Duration = Duration::from_mins(5);
@@ -44,6 +44,8 @@ pub struct Config {
     pub workload_api: WorkloadApiConfig,
     /// Keys and caches.
     pub svid: SvidConfig,
+    /// Where the figures are served.
+    pub metrics: metrics::Settings,
     /// Log level and format.
     pub log: telemetry::Settings,
 }
@@ -210,6 +212,7 @@ impl Config {
         let unix = read_unix(&root.table("attest").table("unix"));
         let workload_api = read_workload_api(&root.table("workload_api"));
         let svid = read_svid(&root.table("svid"));
+        let metrics = metrics::Settings::read(&root.table("metrics"));
         let log = telemetry::Settings::read(&root.table("log"));
         document.finish(|| {
             Some(Self {
@@ -222,6 +225,7 @@ impl Config {
                 unix,
                 workload_api,
                 svid,
+                metrics,
                 log,
             })
         })

@@ -326,7 +326,11 @@ impl Loop {
             }
             // Whoever asked may be gone.
             Command::Standing(reply) => drop(reply.send(self.roster.standing())),
-            Command::Stats(reply) => drop(reply.send(self.roster.stats())),
+            Command::Stats(reply) => {
+                // What has expired since the last event is not counted.
+                self.hear(Event::Tick);
+                reply.send(self.roster.stats()).ok();
+            }
         }
     }
 

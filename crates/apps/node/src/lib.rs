@@ -15,6 +15,7 @@ mod events;
 mod join;
 mod link;
 mod material;
+mod metrics;
 mod pace;
 mod pem;
 mod run;

@@ -241,6 +241,8 @@ impl Link {
                     {
                         return Err(End::Refused(refusal));
                     }
+                    metrics::counter!("muster_node_renewals_total", "outcome" => "failed")
+                        .increment(1);
                     tracing::warn!(%error, "the node's SVID could not be renewed, will try again");
                     tokio::time::sleep(pace.next()).await;
                 }
@@ -248,6 +250,7 @@ impl Link {
         }
         if let Some(svid) = self.state.svid().cloned() {
             tracing::info!(node_id = %svid.spiffe_id, serial = %svid.serial, "the node's SVID is renewed");
+            metrics::counter!("muster_node_renewals_total", "outcome" => "done").increment(1);
             self.announce(&svid);
         }
         Ok(())

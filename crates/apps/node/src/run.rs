@@ -13,6 +13,7 @@ use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
 use muster_roster::{Config as RosterConfig, Roster};
 use muster_rt::lifecycle::{Ready, Shutdown, Supervisor};
+use muster_rt::metrics::Exporter;
 use muster_rt::{Clock, SystemClock, telemetry};
 use muster_svid::x509::X509Svid;
 use tokio::sync::watch;
@@ -25,6 +26,7 @@ use crate::config::Config;
 use crate::driver::{Loop, Parts, Unstarted};
 use crate::events::Events;
 use crate::link::Link;
+use crate::metrics;
 use crate::signer::Signer;
 use crate::state::State;
 use crate::upstream::{Trust, Upstream};
@@ -123,6 +125,10 @@ pub async fn serve(
         config.trust_domain.clone(),
         config.workload_api.max_calls_per_connection,
     );
+    if let Some(warning) = config.metrics.warning() {
+        tracing::warn!("{warning}");
+    }
+    let metrics = config.metrics.listen;
     tracing::info!(
         %trust_domain,
         server = %config.server,
@@ -131,6 +137,7 @@ pub async fn serve(
         "serving"
     );
     let core = Core::new(config, state, unstarted, &events, &clock)?;
+    let gauges = metrics::gauges(driver.clone(), core.node.clone(), clock.clone());
     let admin = NodeAdminServer::new(AdminService {
         trust_domain,
         started_at,
@@ -146,6 +153,12 @@ pub async fn serve(
     let mut supervisor = Supervisor::new(shutdown.clone(), ready.clone(), DRAIN);
     supervisor.essential("roster", core.driver_loop.run(shutdown.clone()));
     supervisor.essential("server link", core.link.run(shutdown.clone()));
+    if let Some(address) = metrics {
+        let exporter = Exporter::bind(address, gauges)
+            .await
+            .map_err(failed("metrics"))?;
+        supervisor.essential("metrics", exporter.run(shutdown.clone()));
+    }
     let health = report(health_reporter, core.in_step, shutdown.clone());
     supervisor.essential("health", health);
     let up = ready.expect("Workload API");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use muster_crypto::KeyType;
 use muster_model::{SpiffeId, TrustDomain};
 use muster_rt::config::{self, Document, Faults, Table};
-use muster_rt::telemetry;
+use muster_rt::{metrics, telemetry};
 use muster_svid::x509::Subject;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -40,6 +40,8 @@ pub struct Config {
     pub keys: KeysConfig,
     /// The SQLite file of the roll.
     pub database: PathBuf,
+    /// Where the figures are served.
+    pub metrics: metrics::Settings,
     /// Log level and format.
     pub log: telemetry::Settings,
 }
@@ -128,6 +130,7 @@ impl Config {
             config::absolute_path(),
             data_dir.join("roll.sqlite"),
         );
+        let metrics = metrics::Settings::read(&root.table("metrics"));
         let log = telemetry::Settings::read(&root.table("log"));
 
         document.finish(|| {
@@ -141,6 +144,7 @@ impl Config {
                 svid,
                 keys,
                 database,
+                metrics,
                 log,
             })
         })
@@ -161,6 +165,7 @@ impl Config {
                     muster_rt::duration::Shown(ttl.saturating_mul(6)),
                 )
             })
+            .chain(self.metrics.warning())
             .collect()
     }
 }

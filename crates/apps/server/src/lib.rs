@@ -12,6 +12,7 @@ mod caller;
 pub mod config;
 mod errors;
 mod listen;
+mod metrics;
 mod operation;
 mod prune;
 mod refusals;

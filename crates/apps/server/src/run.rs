@@ -18,6 +18,7 @@ use muster_proto::spire::api::server::entry::v1::entry_server::EntryServer;
 use muster_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use muster_roll::Roll;
 use muster_rt::lifecycle::{Ready, Shutdown, Supervisor};
+use muster_rt::metrics::Exporter;
 use muster_rt::{Clock, SystemClock, files, telemetry};
 use muster_store::Store;
 use muster_store_sqlite::SqliteStore;
@@ -36,8 +37,8 @@ use crate::config::{Config, KeysConfig};
 use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
-use crate::writer::RollWriter;
-use crate::{listen, prune, server_svid};
+use crate::writer::{RollHandle, RollWriter};
+use crate::{listen, metrics, prune, server_svid};
 
 /// How long requests that are under way may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -164,6 +165,7 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
             .serve_with_incoming_shutdown(admin, until(end))
             .await
     });
+    serve_metrics(&config, &handle, &mut supervisor, &shutdown).await?;
     let periodic = [
         ("authorities", Box::pin(authorities.run()) as Work),
         (
@@ -188,6 +190,21 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
         trust_domain = %config.trust_domain, %address, admin_socket = %config.admin_socket.display(), "serving"
     );
     Ok(supervisor.run().await.exit_code())
+}
+
+async fn serve_metrics(
+    config: &Config,
+    roll: &RollHandle,
+    supervisor: &mut Supervisor,
+    shutdown: &Shutdown,
+) -> Result<(), StartError> {
+    if let Some(address) = config.metrics.listen {
+        let exporter = Exporter::bind(address, metrics::gauges(roll.clone()))
+            .await
+            .map_err(failed("metrics"))?;
+        supervisor.essential("metrics", exporter.run(shutdown.clone()));
+    }
+    Ok(())
 }
 
 /// Best effort: a container may not let us.

@@ -249,9 +249,11 @@ impl RollWriter {
         let before = self.current.load().head();
         if let Err(error) = self.store.commit(transactions.clone()).await {
             tracing::error!(%error, "a commit failed");
+            metrics::counter!("muster_server_commits_total", "outcome" => "failed").increment(1);
             self.in_doubt = error.disposition() == Disposition::Unknown;
             return Err(Arc::new(error));
         }
+        metrics::counter!("muster_server_commits_total", "outcome" => "done").increment(1);
         let head = working.head();
         if head == before {
             return Ok(());

@@ -25,6 +25,7 @@ mod index;
 mod jwt;
 mod lru;
 mod material;
+mod memory;
 mod roster;
 mod time;
 mod view;
@@ -36,5 +37,6 @@ pub use event::{
     ToSign, Want, X509Bundles, X509Identity, X509Update,
 };
 pub use material::{JwtMaterial, X509Material};
+pub use memory::{Memory, Remembered};
 pub use roster::{Config, Roster, Stats};
 pub use view::{Step, StepFault};

@@ -150,6 +150,54 @@ impl<X: X509Material> Holdings<X> {
             .count()
     }
 
+    /// The SVIDs that may be served now.
+    pub(crate) fn all(&self, now: Now) -> Vec<(EntryId, Arc<X>)> {
+        let good = |held: &&Held<X>| !held.schedule.expire.reached(now);
+        self.entries
+            .iter()
+            .filter_map(|(id, holding)| {
+                let held = holding.current.as_ref().filter(good)?;
+                Some((id.clone(), held.svid.clone()))
+            })
+            .collect()
+    }
+
+    /// Takes up an SVID of an earlier machine. Returns whether it may be served.
+    pub(crate) fn remember(
+        &mut self,
+        id: &EntryId,
+        svid: Arc<X>,
+        authorities: &[X509Authority],
+        now: Now,
+        agenda: &mut Agenda,
+    ) -> bool {
+        let Some(mut holding) = self.take_out(id) else {
+            return false;
+        };
+        // It was issued long ago: that is no news, and neither is that it is not good any more.
+        let mut no_news: Vec<Action<X, ()>> = Vec::new();
+        let good = *svid.spiffe_id() == holding.spiffe_id
+            && svid.verified_by(authorities).is_some()
+            && install(
+                id,
+                &mut holding,
+                svid,
+                authorities,
+                now,
+                agenda,
+                &mut no_news,
+            )
+            .is_ok();
+        self.put_back(id.clone(), holding);
+        good
+    }
+
+    /// When the first of the SVIDs held expires.
+    pub(crate) fn first_expiry(&self) -> Option<Timestamp> {
+        let held = self.entries.values().filter_map(|h| h.current.as_ref());
+        held.map(|held| held.schedule.expire.wall()).min()
+    }
+
     /// An entry is new or has changed. Returns whether what can be served for it changed.
     pub(crate) fn entry_changed(
         &mut self,

@@ -30,6 +30,7 @@ mod caller;
 mod connect;
 mod gate;
 mod incoming;
+pub mod keyring;
 mod listener;
 pub mod pidfd;
 pub mod process;

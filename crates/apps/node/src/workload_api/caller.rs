@@ -48,9 +48,11 @@ impl CallerAttestor {
         })?;
         let facts = self.facts(&caller).await.map_err(|error| {
             tracing::warn!(pid = caller.pid(), uid = caller.uid(), %error, "caller not attested");
+            metrics::counter!("muster_node_attestations_total", "outcome" => "failed").increment(1);
             self.refused(&caller, "attestation_failed");
             Status::unavailable(ATTESTATION_FAILED)
         })?;
+        metrics::counter!("muster_node_attestations_total", "outcome" => "done").increment(1);
         tracing::debug!(
             pid = caller.pid(),
             uid = caller.uid(),
@@ -94,7 +96,8 @@ impl CallerAttestor {
         status_of(refusal)
     }
 
-    fn refused(&self, caller: &Caller, reason: &str) {
+    fn refused(&self, caller: &Caller, reason: &'static str) {
+        metrics::counter!("muster_node_refused_total", "reason" => reason).increment(1);
         let refused = admin::event::What::Refused(admin::Refused {
             pid: i32::try_from(caller.pid()).unwrap_or(-1),
             uid: caller.uid(),

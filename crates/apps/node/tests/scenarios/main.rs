@@ -13,6 +13,8 @@ mod jwt;
 #[cfg(test)]
 mod lies;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod outage;

@@ -12,10 +12,11 @@ use muster_proto::spire::api::server::agent::v1::{
 use muster_roll::node::{self as lifecycle, Attested, Issued, TokenUse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::api::svid::{parse_csr, write_x509, x509_record};
 use crate::errors;
+use crate::metrics;
 use crate::operation::{Operation, record};
 use crate::server::Server;
 use crate::signer::Leaf;
@@ -42,6 +43,8 @@ pub(super) fn start(
                 DEADLINE.as_secs()
             ))),
         };
+        let code = outcome.as_ref().err().map_or(Code::Ok, Status::code);
+        metrics::answered(<policy::AttestAgent as policy::Action>::ROW.method, code);
         // The node may be gone already.
         drop(answers.send(outcome).await);
     });

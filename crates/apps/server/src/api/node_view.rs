@@ -11,10 +11,11 @@ use muster_roll::{Change, Delta, NodeView, Roll};
 use muster_wire::{bundle as wire_bundle, entry as wire_entry, status};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::api::agent::note_version;
 use crate::listen::TlsOrigin;
+use crate::metrics;
 use crate::operation::begin;
 use crate::server::Server;
 
@@ -35,7 +36,11 @@ impl node_view_server::NodeView for NodeViewService {
         &self,
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let op = begin::<policy::WatchNodeView>(&self.0, request.extensions()).await?;
+        let method = <policy::WatchNodeView as policy::Action>::ROW.method;
+        let op = begin::<policy::WatchNodeView>(&self.0, request.extensions())
+            .await
+            .inspect_err(|refused| metrics::answered(method, refused.code()))?;
+        metrics::answered(method, Code::Ok);
         let peer = request
             .extensions()
             .get::<TlsOrigin>()
@@ -55,6 +60,7 @@ impl node_view_server::NodeView for NodeViewService {
             answers,
         };
         tokio::spawn(async move {
+            let _counted = metrics::Following::begin();
             let follow = watcher.run(Revision(message.revision), &message.digest);
             let status = match tokio::time::timeout(good_for, follow).await {
                 Ok(status) => status,
