@@ -1,5 +1,7 @@
 //! `node.toml`: what was written, and what it means.
 
+mod state;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -10,6 +12,8 @@ use muster_crypto::{KeyType, Secret};
 use muster_model::TrustDomain;
 use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::{metrics, telemetry};
+
+pub use state::StateConfig;
 
 /// The longest that a call may be held: beyond it no client waits any more.
 const LONGEST_HOLD: Duration = Duration::from_mins(5);
@@ -44,6 +48,8 @@ pub struct Config {
     pub workload_api: WorkloadApiConfig,
     /// Keys and caches.
     pub svid: SvidConfig,
+    /// What of the node's memory outlives its process.
+    pub state: StateConfig,
     /// Where the figures are served.
     pub metrics: metrics::Settings,
     /// Log level and format.
@@ -212,6 +218,7 @@ impl Config {
         let unix = read_unix(&root.table("attest").table("unix"));
         let workload_api = read_workload_api(&root.table("workload_api"));
         let svid = read_svid(&root.table("svid"));
+        let state = StateConfig::read(&root.table("state"));
         let metrics = metrics::Settings::read(&root.table("metrics"));
         let log = telemetry::Settings::read(&root.table("log"));
         document.finish(|| {
@@ -225,6 +232,7 @@ impl Config {
                 unix,
                 workload_api,
                 svid,
+                state,
                 metrics,
                 log,
             })

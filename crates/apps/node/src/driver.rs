@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::events::Events;
 use crate::material::{HeldJwt, HeldX509};
+use crate::sealed::{Keeper, NodeMemory};
 use crate::signer::Signer;
 use crate::state::{BundleFile, StateError};
 use crate::upstream::Trust;
@@ -68,6 +69,10 @@ enum Command {
     },
     Standing(oneshot::Sender<(Revision, ViewDigest)>),
     Stats(oneshot::Sender<Stats>),
+    /// What the roster knows, for a successor; from then on nothing is sealed here.
+    Memory(oneshot::Sender<Option<NodeMemory>>),
+    /// The successor did not come about.
+    KeepSealing,
 }
 
 /// The way to the loop, for every other task. Cheap to clone.
@@ -167,6 +172,20 @@ impl Driver {
         answer.await.map_err(|_closed| Stopped)
     }
 
+    /// What the roster knows, for a successor. Nothing is sealed any more until
+    /// [`Driver::keep_sealing`].
+    pub(crate) async fn memory(&self) -> Result<Option<NodeMemory>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Memory(reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
+    /// The successor did not come about: sealing goes on.
+    pub(crate) fn keep_sealing(&self) {
+        // A loop that has ended seals nothing.
+        let _stopped = self.send(Command::KeepSealing).is_err();
+    }
+
     fn subscribe<T>(
         &self,
         selectors: Arc<SelectorSet>,
@@ -219,6 +238,7 @@ pub(crate) struct Loop {
     kept_bundle: Option<Bundle>,
     resync: watch::Sender<u64>,
     in_step: watch::Sender<bool>,
+    keeper: Keeper,
 }
 
 /// What the loop needs besides the roster.
@@ -232,6 +252,8 @@ pub(crate) struct Parts {
     pub(crate) resync: watch::Sender<u64>,
     /// Whether the view is in step with the server.
     pub(crate) in_step: watch::Sender<bool>,
+    /// Seals what the roster knows.
+    pub(crate) keeper: Keeper,
 }
 
 /// The way to a loop that is yet to be made: other tasks need it first.
@@ -254,6 +276,7 @@ impl Unstarted {
 
     /// The loop, ready to run.
     pub(crate) fn start(self, roster: NodeRoster, parts: Parts) -> Loop {
+        let kept = roster.own_bundle().cloned();
         Loop {
             roster,
             commands: self.commands,
@@ -263,9 +286,11 @@ impl Unstarted {
             events: parts.events,
             trust: parts.trust,
             bundle_file: parts.bundle_file,
-            kept_bundle: None,
+            // What an earlier run knew, it wrote; the disk may have a newer one by now.
+            kept_bundle: kept,
             resync: parts.resync,
             in_step: parts.in_step,
+            keeper: parts.keeper,
         }
     }
 }
@@ -278,7 +303,10 @@ impl Loop {
             let wait = self.wait();
             tokio::select! {
                 biased;
-                _reason = &mut ending => return Ok(()),
+                _reason = &mut ending => {
+                    self.keeper.finish(&self.roster, self.clock.now()).await;
+                    return Ok(());
+                }
                 command = self.commands.recv() => {
                     let Some(command) = command else { return Ok(()) };
                     self.obey(command);
@@ -291,16 +319,22 @@ impl Loop {
                 () = tokio::time::sleep(wait) => self.hear(Event::Tick),
             }
             self.act().await?;
+            self.keeper.keep(&self.roster, self.clock.now()).await;
         }
     }
 
     fn wait(&self) -> Duration {
-        match self.roster.poll_timeout() {
+        let now = self.clock.now();
+        let roster = self.roster.poll_timeout();
+        roster
+            .map(|at| at.saturating_sub(now.mono))
+            .into_iter()
+            .chain(self.keeper.wait(now))
+            .min()
             // Rounded up, or the last part of a millisecond would be waited away in a spin.
-            Some(at) => at.saturating_sub(self.clock.now().mono) + Duration::from_millis(1),
-            // Nothing is due: any wait will do.
-            None => Duration::from_hours(1),
-        }
+            .map_or(Duration::from_hours(1), |wait| {
+                wait + Duration::from_millis(1)
+            })
     }
 
     fn obey(&mut self, command: Command) {
@@ -326,6 +360,11 @@ impl Loop {
             }
             // Whoever asked may be gone.
             Command::Standing(reply) => drop(reply.send(self.roster.standing())),
+            Command::Memory(reply) => {
+                self.keeper.rest();
+                drop(reply.send(self.roster.memory()));
+            }
+            Command::KeepSealing => self.keeper.go_on(),
             Command::Stats(reply) => {
                 // What has expired since the last event is not counted.
                 self.hear(Event::Tick);
@@ -335,6 +374,12 @@ impl Loop {
     }
 
     fn hear(&mut self, event: NodeEvent) {
+        if matches!(
+            event,
+            Event::Step(_) | Event::X509Signed { .. } | Event::JwtSigned { .. }
+        ) {
+            self.keeper.changed();
+        }
         self.roster.handle(event, self.clock.now());
     }
 

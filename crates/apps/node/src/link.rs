@@ -16,6 +16,7 @@ use tonic::{Status, Streaming};
 
 use crate::config::Join;
 use crate::driver::{Driver, Stopped};
+use crate::handover::Pause;
 use crate::join::{self, JoinError, RenewError};
 use crate::material::verifying;
 use crate::pace::Pace;
@@ -65,6 +66,8 @@ pub(crate) struct Link {
     pub(crate) join: Join,
     pub(crate) driver: Driver,
     pub(crate) seed: u64,
+    /// When to let another process have the state.
+    pub(crate) pause: Pause,
     /// Who the node is, told to everyone who waits for it.
     pub(crate) node: watch::Sender<Option<X509Svid>>,
     /// Grows when the stream is to be opened anew.
@@ -99,15 +102,29 @@ enum End {
 
 impl Link {
     /// Joins if need be, then follows the view and renews the node's SVID until the shutdown.
-    pub(crate) async fn run(self, shutdown: Shutdown) -> Result<(), LinkError> {
-        let work = self.work();
-        tokio::select! {
-            result = work => result,
-            _reason = shutdown.begun() => Ok(()),
+    pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), LinkError> {
+        let pause = self.pause.clone();
+        loop {
+            tokio::select! {
+                result = self.work() => return result,
+                _reason = shutdown.begun() => return Ok(()),
+                () = pause.asked() => {}
+            }
+            // Dropped wherever it was, as by a kill: what is on the disk is good at any moment.
+            if self.driver.tell(Event::LinkDown).is_err() {
+                return Ok(());
+            }
+            self.state.release();
+            tokio::select! {
+                _reason = shutdown.begun() => return Ok(()),
+                () = pause.rest() => {}
+            }
+            self.state.regain()?;
+            pause.goes_on();
         }
     }
 
-    async fn work(mut self) -> Result<(), LinkError> {
+    async fn work(&mut self) -> Result<(), LinkError> {
         self.come_in().await?;
         let follower = Follower {
             upstream: self.upstream.clone(),
@@ -125,6 +142,8 @@ impl Link {
             End::Stopped => Ok(()),
             End::Failed(error) => Err(error),
             End::Refused(refusal) => {
+                // What its workloads had is not kept for another run either.
+                self.node.send_replace(None);
                 self.state.forget_svid()?;
                 Err(match refusal {
                     NodeRefusal::Banned => LinkError::Banned,
@@ -380,6 +399,13 @@ impl Follower {
         };
         Ok(client.watch(request).await?.into_inner())
     }
+}
+
+/// A step that one message holds.
+pub(crate) fn read_step(message: &WatchResponse, own: &TrustDomain) -> Result<Step, String> {
+    Gathered::default()
+        .add(message, own)?
+        .ok_or_else(|| "the step is not complete".to_owned())
 }
 
 /// The messages of a step that is not complete yet.

@@ -1,14 +1,15 @@
 //! Composition: from a configuration to a serving node, and down again.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use muster_attest::workload::unix::UnixAttestor;
-use muster_crypto::random;
-use muster_model::TrustDomain;
-use muster_peer::{Incoming, Limits, ListenOptions, Listener};
+use muster_crypto::{Purpose, random};
+use muster_model::{Now, TrustDomain};
+use muster_peer::{BindError, Limits, ListenOptions, Listener};
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
 use muster_roster::{Config as RosterConfig, Roster};
@@ -20,13 +21,16 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use zeroize::Zeroizing;
 
 use crate::admin::AdminService;
 use crate::config::Config;
-use crate::driver::{Loop, Parts, Unstarted};
+use crate::driver::{Loop, NodeRoster, Parts, Unstarted};
 use crate::events::Events;
+use crate::handover::{Door, Inherited, Pause, Predecessor, Upgrade};
 use crate::link::Link;
 use crate::metrics;
+use crate::sealed::{self, Forgotten, Keeper, NodeMemory, Seal};
 use crate::signer::Signer;
 use crate::state::State;
 use crate::upstream::{Trust, Upstream};
@@ -75,7 +79,11 @@ pub async fn run(config_path: &Path) -> ExitCode {
     if let Err(error) = muster_peer::process::keep_memory_private() {
         tracing::warn!(%error, "core dumps and debuggers could not be kept out");
     }
-    match serve(config, SystemClock::shared(), shutdown).await {
+    let role = match Role::of_process() {
+        Ok(role) => role,
+        Err(error) => return fail(&error),
+    };
+    match serve_as(config, SystemClock::shared(), shutdown, role).await {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
@@ -99,9 +107,51 @@ pub async fn serve(
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
 ) -> Result<ExitCode, StartError> {
+    serve_as(config, clock, shutdown, Role::default()).await
+}
+
+/// Who came before, and who may come after.
+#[derive(Default)]
+struct Role {
+    upgrade: Option<Upgrade>,
+    inherited: Option<Inherited>,
+}
+
+impl Role {
+    fn of_process() -> Result<Self, StartError> {
+        Ok(Self {
+            upgrade: Some(Upgrade::on_signal().map_err(failed("cannot handle signals"))?),
+            inherited: Inherited::receive().map_err(failed("handover"))?,
+        })
+    }
+}
+
+async fn serve_as(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    shutdown: Shutdown,
+    role: Role,
+) -> Result<ExitCode, StartError> {
+    let Role { upgrade, inherited } = role;
+    let mut inherited = inherited;
+    // Only now may the data directory be opened: the node before has let go of it.
+    let memory = inherited
+        .as_mut()
+        .map(Inherited::take)
+        .transpose()
+        .map_err(failed("handover"))?;
+    let sockets = inherited.as_mut().and_then(|one| one.sockets.take());
     let state = State::open(&config.data_dir, config.trust_domain.clone())
         .map_err(failed("data directory"))?;
-    let (workload_socket, admin_socket) = bind_both(&config)?;
+    let (workload_socket, admin_socket) = bind_both(&config, sockets)?;
+    let spare = upgrade
+        .is_some()
+        .then(|| Ok::<_, std::io::Error>((workload_socket.duplicate()?, admin_socket.duplicate()?)))
+        .transpose()
+        .map_err(failed("sockets"))?;
+    let (pause, door) = (Pause::new(), watch::Sender::new(false));
+    let workload_socket = open(&config, workload_socket, &door)?;
+    let admin_socket = open(&config, admin_socket, &door)?;
     let events = Events::new();
     let unstarted = Unstarted::new();
     let driver = unstarted.driver.clone();
@@ -136,13 +186,21 @@ pub async fn serve(
         admin_socket = %config.admin_socket.display(),
         "serving"
     );
-    let core = Core::new(config, state, unstarted, &events, &clock)?;
+    let core = Core::new(
+        config,
+        state,
+        unstarted,
+        &events,
+        &clock,
+        pause.clone(),
+        memory,
+    )?;
     let gauges = metrics::gauges(driver.clone(), core.node.clone(), clock.clone());
     let admin = NodeAdminServer::new(AdminService {
         trust_domain,
         started_at,
         node: core.node,
-        driver,
+        driver: driver.clone(),
         events,
         clock,
         shutdown: shutdown.clone(),
@@ -154,9 +212,12 @@ pub async fn serve(
     supervisor.essential("roster", core.driver_loop.run(shutdown.clone()));
     supervisor.essential("server link", core.link.run(shutdown.clone()));
     if let Some(address) = metrics {
-        let exporter = Exporter::bind(address, gauges)
-            .await
-            .map_err(failed("metrics"))?;
+        // The node before answers there until it ends.
+        let bound = match inherited {
+            Some(_) => Exporter::succeed(address, gauges),
+            None => Exporter::bind(address, gauges).await,
+        };
+        let exporter = bound.map_err(failed("metrics"))?;
         supervisor.essential("metrics", exporter.run(shutdown.clone()));
     }
     let health = report(health_reporter, core.in_step, shutdown.clone());
@@ -168,10 +229,25 @@ pub async fn serve(
         answer(workload_routes, workload_socket, per_connection, end).await
     });
     let up = ready.expect("admin socket");
+    let end = shutdown.clone();
     supervisor.essential("admin socket", async move {
         up.declare();
-        answer(admin_routes, admin_socket, per_connection, shutdown).await
+        answer(admin_routes, admin_socket, per_connection, end).await
     });
+    if let (Some(upgrade), Some((workload, admin))) = (upgrade, spare) {
+        let node = Predecessor {
+            workload,
+            admin,
+            driver,
+            pause,
+            door,
+            shutdown,
+        };
+        supervisor.essential("handover", upgrade.run(node));
+    }
+    if let Some(inherited) = inherited {
+        tokio::spawn(confirm(inherited, ready));
+    }
     Ok(supervisor.run().await.exit_code())
 }
 
@@ -191,10 +267,12 @@ impl Core {
         unstarted: Unstarted,
         events: &Events,
         clock: &Arc<dyn Clock>,
+        pause: Pause,
+        memory: Option<Zeroizing<Vec<u8>>>,
     ) -> Result<Self, StartError> {
         let trust = Trust::default();
         let upstream = Upstream::new(
-            config.server,
+            config.server.clone(),
             config.trust_domain.clone(),
             clock.clone(),
             trust.clone(),
@@ -207,9 +285,9 @@ impl Core {
         let seed = u64::from_be_bytes(random::bytes());
         let driver = unstarted.driver.clone();
         let api = &config.workload_api;
-        let roster = Roster::new(
+        let mut roster = Roster::new(
             RosterConfig {
-                trust_domain: config.trust_domain,
+                trust_domain: config.trust_domain.clone(),
                 seed,
                 hold: api.hold,
                 allow_unauthenticated_verifiers: api.allow_unauthenticated_verifiers,
@@ -218,6 +296,7 @@ impl Core {
             },
             clock.now(),
         );
+        let seal = take_up(&config, &state, memory, &mut roster, clock.now());
         let parts = Parts {
             clock: clock.clone(),
             signer: Signer::new(
@@ -232,12 +311,14 @@ impl Core {
             bundle_file: state.bundle_file(),
             resync: resync_sender,
             in_step: in_step_sender,
+            keeper: Keeper::new(seal, node.clone()),
         };
         let link = Link {
             upstream,
             state,
             join: config.join,
             driver,
+            pause,
             seed,
             node: node_sender,
             resync,
@@ -252,30 +333,109 @@ impl Core {
     }
 }
 
-/// The sockets: the Workload API's for everyone, the operator's in a directory of its own.
-fn bind_both(config: &Config) -> Result<(Incoming, Incoming), StartError> {
+/// Takes up what an earlier run has sealed, and gives the seal to use from now on, if one is
+/// wanted.
+fn take_up(
+    config: &Config,
+    state: &State,
+    handed_on: Option<Zeroizing<Vec<u8>>>,
+    roster: &mut NodeRoster,
+    now: Now,
+) -> Option<Seal> {
+    let mut seal = Seal::of(&config.data_dir, &config.trust_domain);
+    let node = state.svid().map(|svid| svid.spiffe_id.clone());
+    let survives = config.state.survive_restart;
+    let Some(node) = node else {
+        seal.wipe();
+        return survives.then_some(seal);
+    };
+    let read = |bytes: &[u8]| Ok(sealed::read(bytes, &config.trust_domain, &node)?);
+    // Also when it is not read: what is sealed from now on is sealed with the same key.
+    let sealed = if survives {
+        seal.take_up(&node)
+    } else {
+        seal.wipe();
+        Err(Forgotten::Nothing)
+    };
+    // What comes from hand to hand is as new as can be.
+    let remembered = match handed_on.filter(|bytes| !bytes.is_empty()) {
+        Some(bytes) => read(&bytes),
+        None => sealed.and_then(|plain| read(plain.expose(Purpose::Seal))),
+    };
+    match remembered {
+        Ok(memory) => remember(roster, memory, now),
+        Err(Forgotten::Nothing) => {}
+        Err(why) => {
+            tracing::warn!(reason = %why, "the sealed state of an earlier run was wiped");
+            seal.wipe();
+        }
+    }
+    survives.then_some(seal)
+}
+
+fn remember(roster: &mut NodeRoster, memory: NodeMemory, now: Now) {
+    match roster.remember(memory, now) {
+        Ok(remembered) => tracing::info!(
+            entries = remembered.entries,
+            x509_svids = remembered.x509_svids,
+            jwt_svids = remembered.jwt_svids,
+            "serving what an earlier run held, until the server says more"
+        ),
+        Err(error) => tracing::warn!(%error, "what an earlier run knew is not believed"),
+    }
+}
+
+/// The sockets: the Workload API's for everyone, the operator's in a directory of its own. Those of
+/// the node before are taken over as they are.
+fn bind_both(
+    config: &Config,
+    inherited: Option<(OwnedFd, OwnedFd)>,
+) -> Result<(Listener, Listener), StartError> {
     let admin_options = ListenOptions {
         mode: 0o770,
         dir_mode: 0o750,
         ..ListenOptions::default()
     };
-    let workload = bind(config, &config.workload_socket, &ListenOptions::default())
+    let (workload, admin) = inherited.unzip();
+    let workload = bind(&config.workload_socket, workload, &ListenOptions::default())
         .map_err(failed("Workload API"))?;
     let admin =
-        bind(config, &config.admin_socket, &admin_options).map_err(failed("admin socket"))?;
+        bind(&config.admin_socket, admin, &admin_options).map_err(failed("admin socket"))?;
     Ok((workload, admin))
 }
 
 fn bind(
-    config: &Config,
     path: &Path,
+    inherited: Option<OwnedFd>,
     options: &ListenOptions,
-) -> Result<Incoming, Box<dyn std::error::Error>> {
+) -> Result<Listener, BindError> {
+    match inherited {
+        Some(socket) => Listener::adopt_at(socket, path, options),
+        None => Listener::bind(path, options),
+    }
+}
+
+/// The connections of a socket, until a successor takes them.
+fn open(
+    config: &Config,
+    listener: Listener,
+    door: &watch::Sender<bool>,
+) -> Result<Door, StartError> {
     let limits = Limits {
         open: config.workload_api.max_connections,
         ..Limits::default()
     };
-    Ok(Listener::bind(path, options)?.incoming(limits)?)
+    let incoming = listener.incoming(limits).map_err(failed("sockets"))?;
+    Ok(Door::new(incoming, door))
+}
+
+/// Tells the node before once everything answers.
+async fn confirm(inherited: Inherited, ready: Ready) {
+    ready.all().await;
+    let told = tokio::task::spawn_blocking(move || inherited.ready()).await;
+    if let Ok(Err(error)) = told {
+        tracing::error!(%error, "the node before was not told");
+    }
 }
 
 /// Serves a socket until the shutdown, and until its calls have ended, but not for long: our own
@@ -283,7 +443,7 @@ fn bind(
 /// connection is closed.
 async fn answer(
     routes: Routes,
-    socket: Incoming,
+    socket: Door,
     per_connection: u32,
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {

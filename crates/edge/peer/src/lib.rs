@@ -28,6 +28,7 @@
 pub mod authority;
 mod caller;
 mod connect;
+pub mod descriptors;
 mod gate;
 mod incoming;
 pub mod keyring;

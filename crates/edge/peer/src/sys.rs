@@ -411,3 +411,30 @@ pub(crate) fn add_key(name: &std::ffi::CStr, payload: &[u8], keyring: i32) -> io
     }
     Ok(())
 }
+
+/// One `recvmsg` that keeps the descriptors that came along.
+pub(crate) fn receive_descriptors(
+    socket: BorrowedFd<'_>,
+    buffers: &mut [io::IoSliceMut<'_>],
+) -> io::Result<Vec<OwnedFd>> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 8]);
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        buffers,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    let mut received = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control {
+            // SAFETY: the kernel has just installed them for us, and nobody else knows them.
+            received.extend(
+                descriptors
+                    .into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+            );
+        }
+    }
+    Ok(received)
+}

@@ -121,7 +121,9 @@ pub enum MetricsError {
 
 /// The listener, ready to answer.
 pub struct Exporter {
-    listener: TcpListener,
+    address: SocketAddr,
+    /// None while another process has the address.
+    listener: Option<TcpListener>,
     counters: PrometheusHandle,
     gauges: Gauges,
 }
@@ -134,19 +136,37 @@ impl Exporter {
             .await
             .map_err(|source| MetricsError::Bind { address, source })?;
         Ok(Self {
-            listener,
+            address: listener.local_addr().unwrap_or(address),
+            listener: Some(listener),
             counters,
             gauges,
         })
     }
 
-    /// The address that was bound.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// Begins to count, and binds `address` when the process before has left it.
+    pub fn succeed(address: SocketAddr, gauges: Gauges) -> Result<Self, MetricsError> {
+        Ok(Self {
+            address,
+            listener: None,
+            counters: recorder()?,
+            gauges,
+        })
+    }
+
+    /// The address that is, or will be, bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Answers until the shutdown begins.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), MetricsError> {
+        let listener = match self.listener {
+            Some(listener) => listener,
+            None => tokio::select! {
+                bound = bind_when_free(self.address) => bound?,
+                _reason = shutdown.begun() => return Ok(()),
+            },
+        };
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let answer = Answer {
             counters: self.counters,
@@ -154,7 +174,7 @@ impl Exporter {
         };
         loop {
             let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+                accepted = listener.accept() => accepted,
                 _reason = shutdown.begun() => return Ok(()),
             };
             let stream = match accepted {
@@ -177,6 +197,18 @@ impl Exporter {
                 }
                 drop(place);
             });
+        }
+    }
+}
+
+async fn bind_when_free(address: SocketAddr) -> Result<TcpListener, MetricsError> {
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+            Err(source) => return Err(MetricsError::Bind { address, source }),
         }
     }
 }
@@ -294,7 +326,7 @@ mod tests {
         let exporter = Exporter::bind(([127, 0, 0, 1], 0).into(), gauges)
             .await
             .unwrap();
-        let address = exporter.address().unwrap();
+        let address = exporter.address();
         let shutdown = Shutdown::new();
         let task = tokio::spawn(exporter.run(shutdown.clone()));
         metrics::counter!("muster_test_total", "reason" => "x").increment(3);

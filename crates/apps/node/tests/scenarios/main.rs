@@ -5,6 +5,8 @@ mod authority;
 #[cfg(test)]
 mod connection;
 #[cfg(test)]
+mod daemon;
+#[cfg(test)]
 mod double;
 #[cfg(test)]
 mod join;
@@ -20,6 +22,8 @@ mod operator;
 mod outage;
 #[cfg(test)]
 mod protocol;
+#[cfg(test)]
+mod restart;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]
