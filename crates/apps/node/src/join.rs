@@ -8,6 +8,7 @@ use muster_attest::node::join_token::JoinTokenNode;
 use muster_crypto::{KeyError, KeyType, PrivateKey, Purpose};
 use muster_model::{Bundle, SpiffeId, Timestamp, X509Authority};
 use muster_plugin::node::{NodeAttestError, NodeAttestor};
+use muster_policy::NodeRefusal;
 use muster_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use muster_proto::spire::api::server::agent::v1::{
     AgentX509svidParams, AttestAgentRequest, RenewAgentRequest, attest_agent_request,
@@ -21,7 +22,8 @@ use muster_svid::bundle::decode_spiffe;
 use muster_svid::x509::{
     Certificate, DraftError, Role, SvidError, VerifyError, X509Svid, build_csr, verify,
 };
-use muster_wire::bundle as wire_bundle;
+use muster_tls::Rejected;
+use muster_wire::{bundle as wire_bundle, status as wire_status};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -103,6 +105,19 @@ pub(crate) enum Lie {
     Bundle(String),
     #[error("it ended without a result")]
     NoResult,
+}
+
+impl RenewError {
+    /// Whether the server does not take the SVID that the node showed, and why.
+    pub(crate) fn refusal(&self) -> Option<NodeRefusal> {
+        let Self::Server(status) = self else {
+            return None;
+        };
+        wire_status::node_refusal(status).or_else(|| match Rejected::of(status) {
+            Some(Rejected::OursExpired) => Some(NodeRefusal::Expired),
+            Some(Rejected::OursUnknown | Rejected::TheirsUnknown) | None => None,
+        })
+    }
 }
 
 impl JoinError {
@@ -219,7 +234,11 @@ pub(crate) async fn attest(
         Some(_) => upstream.channel(),
         None => upstream.insecure().map_err(UpstreamError::from)?,
     };
-    let csr = new_key(state)?;
+    // The key of an attempt before: if the server used up the token for it, it takes it once more.
+    let csr = match state.pending() {
+        Some(key) => build_csr(key, None)?,
+        None => new_key(state)?,
+    };
     let answer = exchange(&channel, attestor, csr);
     let svid = timed(answer).await?;
     if upstream.trust().bundle().is_none() {

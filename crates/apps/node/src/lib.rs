@@ -19,6 +19,7 @@ mod material;
 mod metrics;
 mod pace;
 mod pem;
+mod recovery;
 mod run;
 mod sealed;
 mod signer;

@@ -14,12 +14,13 @@ use muster_wire::{bundle as wire_bundle, entry as wire_entry, status as wire_sta
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
-use crate::config::Join;
+use crate::config::{FirstTrust, Join};
 use crate::driver::{Driver, Stopped};
 use crate::handover::Pause;
 use crate::join::{self, JoinError, RenewError};
 use crate::material::verifying;
 use crate::pace::Pace;
+use crate::recovery::{self, Held, Means, Stranger, Try};
 use crate::state::{State, StateError};
 use crate::upstream::{MESSAGE_MAX, Upstream, UpstreamError};
 use crate::words;
@@ -48,7 +49,7 @@ pub(crate) enum LinkError {
     Banned,
     /// Its SVID is good for nothing, and it cannot attest again by itself.
     #[error(
-        "the server does not accept the node's SVID any more ({0}); it was removed: make a new join token with `muster token create`"
+        "the server does not accept the node's SVID any more ({0}), and the node has no other way in: make a new join token with `muster token create`"
     )]
     Finished(NodeRefusal),
     /// Its files.
@@ -125,61 +126,147 @@ impl Link {
     }
 
     async fn work(&mut self) -> Result<(), LinkError> {
-        self.come_in().await?;
-        let follower = Follower {
-            upstream: self.upstream.clone(),
-            driver: self.driver.clone(),
-            resync: self.resync.clone(),
-            verdicts: self.verdicts.clone(),
-            pace: Pace::new(self.seed),
-        };
-        // Side by side: a renewal that takes long must not keep the node from its view.
-        let end = tokio::select! {
-            end = follower.run() => end,
-            end = self.renew_in_time() => end,
-        };
-        match end {
-            End::Stopped => Ok(()),
-            End::Failed(error) => Err(error),
-            End::Refused(refusal) => {
-                // What its workloads had is not kept for another run either.
-                self.node.send_replace(None);
-                self.state.forget_svid()?;
-                Err(match refusal {
-                    NodeRefusal::Banned => LinkError::Banned,
-                    NodeRefusal::Expired
-                    | NodeRefusal::NotAttested
-                    | NodeRefusal::NotActive
-                    | NodeRefusal::MustReattest => LinkError::Finished(refusal),
-                })
+        let mut refused = None;
+        loop {
+            self.come_in(refused).await?;
+            let follower = Follower {
+                upstream: self.upstream.clone(),
+                driver: self.driver.clone(),
+                resync: self.resync.clone(),
+                verdicts: self.verdicts.clone(),
+                pace: Pace::new(self.seed),
+            };
+            // Side by side: a renewal that takes long must not keep the node from its view.
+            let end = tokio::select! {
+                end = follower.run() => end,
+                end = self.renew_in_time() => end,
+            };
+            match end {
+                End::Stopped => return Ok(()),
+                End::Failed(error) => return Err(error),
+                End::Refused(NodeRefusal::Banned) => {
+                    // What its workloads had is not kept for another run either.
+                    self.node.send_replace(None);
+                    self.state.forget_svid()?;
+                    return Err(LinkError::Banned);
+                }
+                End::Refused(refusal) => {
+                    tracing::warn!(reason = %refusal, "the server does not accept the node's SVID any more");
+                    refused = Some(refusal);
+                }
             }
         }
     }
 
-    /// Uses the SVID that the node kept, or gets it one.
-    async fn come_in(&mut self) -> Result<(), LinkError> {
+    /// Takes the steps of the recovery plan until the node has an SVID in use.
+    async fn come_in(&mut self, refused: Option<NodeRefusal>) -> Result<(), LinkError> {
         let known = join::load_trust(&self.state, &self.join, &self.upstream)?;
         let now = self.upstream.clock().now().wall;
-        let kept = self
-            .state
-            .svid()
-            .filter(|svid| known && !svid.is_expired_at(now));
-        if let Some(svid) = kept.cloned() {
-            tracing::info!(node_id = %svid.spiffe_id, serial = %svid.serial, "using the SVID of an earlier run");
-            self.upstream.show(&svid)?;
-            self.announce(&svid);
-            return Ok(());
+        let held = match (self.state.svid(), refused) {
+            _ if !known => Held::Nothing,
+            (Some(_), Some(NodeRefusal::Expired)) => Held::Expired,
+            (None, _) | (_, Some(_)) => Held::Bundle,
+            (Some(svid), None) if svid.is_expired_at(now) => Held::Expired,
+            (Some(_), None) => Held::Valid,
+        };
+        let means = match self.join.token {
+            Some(_) => Means::Once,
+            None => Means::No,
+        };
+        let stranger = match self.join.trust {
+            FirstTrust::Insecure => Stranger::Believed,
+            FirstTrust::Bundle(_) | FirstTrust::Nothing => Stranger::Refused,
+        };
+        for step in recovery::plan(held, means, stranger) {
+            match self.take(*step).await {
+                Ok(true) => {
+                    if let Some(svid) = self.state.svid().cloned() {
+                        self.announce(&svid);
+                    }
+                    return Ok(());
+                }
+                Ok(false) => {}
+                Err(error) => return Err(self.give_up(error, refused)),
+            }
         }
-        if let Some(svid) = self.state.svid() {
-            tracing::warn!(node_id = %svid.spiffe_id, serial = %svid.serial, "the node's SVID has expired; attesting anew");
+        Err(self.give_up(JoinError::NoToken.into(), refused))
+    }
+
+    /// The last word about a node that cannot come in: what the server said, if that is the reason.
+    fn give_up(&self, error: LinkError, refused: Option<NodeRefusal>) -> LinkError {
+        match refused {
+            // Its workloads' SVIDs are good to their end, whatever became of its own.
+            None | Some(NodeRefusal::Expired) => error,
+            Some(refusal) => {
+                self.node.send_replace(None);
+                match error {
+                    LinkError::Join(JoinError::NoToken | JoinError::Refused(_)) => {
+                        LinkError::Finished(refusal)
+                    }
+                    other => other,
+                }
+            }
         }
-        if !known {
-            tracing::warn!(
-                "no bundle is configured: whoever answers is believed to be the server (insecure_bootstrap)"
-            );
+    }
+
+    /// Takes one step; whether the node has an SVID in use afterwards.
+    async fn take(&mut self, step: Try) -> Result<bool, LinkError> {
+        match step {
+            Try::Use => {
+                let Some(svid) = self.state.svid() else {
+                    return Ok(false);
+                };
+                tracing::info!(node_id = %svid.spiffe_id, serial = %svid.serial, "using the SVID of an earlier run");
+                self.upstream.show(svid)?;
+                Ok(true)
+            }
+            Try::RenewLapsed => self.renew_lapsed().await,
+            Try::Attest => self.attest().await,
+            Try::AttestBlindly => {
+                tracing::warn!(
+                    "no bundle is configured: whoever answers is believed to be the server (insecure_bootstrap)"
+                );
+                self.attest().await
+            }
+            Try::WantToken => Err(JoinError::NoToken.into()),
+            Try::WantTrust => Err(JoinError::NoTrust.into()),
         }
+    }
+
+    /// Renews with an expired SVID, as long as the server has not said no.
+    async fn renew_lapsed(&mut self) -> Result<bool, LinkError> {
+        let Some(svid) = self.state.svid() else {
+            return Ok(false);
+        };
+        tracing::warn!(node_id = %svid.spiffe_id, serial = %svid.serial, "the node's SVID has expired; renewing it by its key");
+        self.upstream.show(svid)?;
+        let mut pace = Pace::new(self.seed);
+        loop {
+            let error = match join::renew(&self.upstream, &mut self.state).await {
+                Ok(()) => return Ok(true),
+                Err(error) => error,
+            };
+            if let Some(refusal) = error.refusal() {
+                tracing::warn!(reason = %refusal, "the server does not renew an SVID that has expired");
+                return Ok(false);
+            }
+            if let RenewError::Join(error) = error {
+                if !error.may_pass() {
+                    return Err(error.into());
+                }
+                tracing::warn!(%error, "cannot renew yet, will try again");
+            } else {
+                tracing::warn!(server = %self.upstream.address(), %error, "cannot renew yet, will try again");
+            }
+            tokio::time::sleep(pace.next()).await;
+        }
+    }
+
+    async fn attest(&mut self) -> Result<bool, LinkError> {
         let attestor = join::attestor(&self.join)?;
         let mut pace = Pace::new(self.seed);
+        // Whoever attests shows no certificate: an old one may be the very reason.
+        self.upstream.show_nothing()?;
         loop {
             match join::attest(&self.upstream, &mut self.state, &*attestor).await {
                 Ok(()) => break,
@@ -190,11 +277,10 @@ impl Link {
                 Err(error) => return Err(error.into()),
             }
         }
-        if let Some(svid) = self.state.svid().cloned() {
+        if let Some(svid) = self.state.svid() {
             tracing::info!(node_id = %svid.spiffe_id, serial = %svid.serial, "the node is attested");
-            self.announce(&svid);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn announce(&self, svid: &X509Svid) {
@@ -255,9 +341,7 @@ impl Link {
                     return Err(End::Failed(error.into()));
                 }
                 Err(error) => {
-                    if let RenewError::Server(status) = &error
-                        && let Some(refusal) = wire_status::node_refusal(status)
-                    {
+                    if let Some(refusal) = error.refusal() {
                         return Err(End::Refused(refusal));
                     }
                     metrics::counter!("muster_node_renewals_total", "outcome" => "failed")

@@ -104,6 +104,14 @@ impl Upstream {
         Ok(())
     }
 
+    /// Shows no certificate from now on, on a new connection.
+    pub(crate) fn show_nothing(&self) -> Result<(), UpstreamError> {
+        self.identity.clear();
+        let connector = verifying(&self.trust_domain, &self.identity, &self.trust, &self.clock)?;
+        self.channel.send_replace(channel(&self.address, connector));
+        Ok(())
+    }
+
     /// The server's address, for messages.
     pub(crate) fn address(&self) -> &ServerAddress {
         &self.address

@@ -2,6 +2,8 @@
 //!
 //! `docs/configuration.md` lists every key; a test holds the two together.
 
+mod node;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use muster_model::{SpiffeId, TrustDomain};
 use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::{metrics, telemetry};
 use muster_svid::x509::Subject;
+
+pub use node::NodeConfig;
 
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -40,6 +44,8 @@ pub struct Config {
     pub keys: KeysConfig,
     /// The SQLite file of the roll.
     pub database: PathBuf,
+    /// What nodes may do beyond the ordinary.
+    pub node: NodeConfig,
     /// Where the figures are served.
     pub metrics: metrics::Settings,
     /// Log level and format.
@@ -130,6 +136,7 @@ impl Config {
             config::absolute_path(),
             data_dir.join("roll.sqlite"),
         );
+        let node = NodeConfig::read(&root.table("node"));
         let metrics = metrics::Settings::read(&root.table("metrics"));
         let log = telemetry::Settings::read(&root.table("log"));
 
@@ -144,6 +151,7 @@ impl Config {
                 svid,
                 keys,
                 database,
+                node,
                 metrics,
                 log,
             })

@@ -74,6 +74,7 @@ const fn class_name(class: Class) -> &'static str {
         Class::Admin => "admin",
         Class::Downstream => "downstream",
         Class::Node => "node",
+        Class::Lapsed => "lapsed-node",
         Class::System => "system",
     }
 }
@@ -122,7 +123,7 @@ pub(crate) async fn begin<A: Action + 'static>(
 ) -> Result<Operation<A>, Status> {
     let now = server.clock.now().wall;
     let roll = server.roll.snapshot();
-    let Identified { caller, promote } = identify(extensions, &roll, &server.admin_ids, now)?;
+    let Identified { caller, promote } = identify(extensions, &roll, server, now)?;
     if let Caller::Remote { id: Some(id), .. } = &caller {
         tracing::Span::current().record("spiffe_id", id.as_str());
     }

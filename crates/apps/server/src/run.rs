@@ -108,6 +108,7 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
         signer: Signer::new(Arc::clone(&keys), config.authority.jwt_issuer.clone()),
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
+        renew_grace: config.node.renew_grace,
         refusals,
         shutdown: shutdown.clone(),
     });
@@ -295,7 +296,13 @@ fn acceptor(server: &Arc<Server>, identity: &Identity) -> Result<Acceptor, Start
     let bundles = move |trust_domain: &TrustDomain| roll.snapshot().bundle(trust_domain).cloned();
     let clock = Arc::clone(&server.clock);
     let clock = move || clock.now().wall;
-    Acceptor::new(identity.clone(), Arc::new(bundles), Arc::new(clock)).map_err(failed("TLS"))
+    Acceptor::with_grace(
+        identity.clone(),
+        Arc::new(bundles),
+        Arc::new(clock),
+        server.renew_grace,
+    )
+    .map_err(failed("TLS"))
 }
 
 fn transport() -> tonic::transport::Server {

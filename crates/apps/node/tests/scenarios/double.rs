@@ -69,6 +69,8 @@ pub(crate) struct Mind {
     pub(crate) sequence: u64,
     /// Tokens that are still good.
     pub(crate) tokens: Vec<String>,
+    /// Tokens that were used, and the keys that used them.
+    pub(crate) joined: Vec<(String, Vec<u8>)>,
     pub(crate) refusal: Option<NodeRefusal>,
     pub(crate) lie: Option<Lie>,
     pub(crate) x509_ttl: Duration,
@@ -168,6 +170,7 @@ impl Double {
             revision: 1,
             sequence: 1,
             tokens: vec![TOKEN.to_owned()],
+            joined: Vec::new(),
             refusal: None,
             lie: None,
             x509_ttl: Duration::from_hours(1),
