@@ -109,13 +109,19 @@ pub(crate) enum Lie {
 
 impl RenewError {
     /// Whether the server does not take the SVID that the node showed, and why.
-    pub(crate) fn refusal(&self) -> Option<NodeRefusal> {
+    ///
+    /// A handshake that failed for the SVID's age is believed only if the node's own clock agrees:
+    /// in TLS 1.2 whoever sits on the path can say so as well.
+    pub(crate) fn refusal(&self, upstream: &Upstream, state: &State) -> Option<NodeRefusal> {
         let Self::Server(status) = self else {
             return None;
         };
-        wire_status::node_refusal(status).or_else(|| match Rejected::of(status) {
-            Some(Rejected::OursExpired) => Some(NodeRefusal::Expired),
-            Some(Rejected::OursUnknown | Rejected::TheirsUnknown) | None => None,
+        let now = upstream.clock().now().wall;
+        let expired = state.svid().is_some_and(|svid| svid.is_expired_at(now));
+        wire_status::node_refusal(status).or_else(|| match upstream.rejected() {
+            Some(Rejected::OursExpired) if expired => Some(NodeRefusal::Expired),
+            Some(Rejected::OursExpired | Rejected::OursUnknown | Rejected::TheirsUnknown)
+            | None => None,
         })
     }
 }

@@ -25,6 +25,7 @@ mod sealed;
 mod signer;
 mod state;
 mod upstream;
+mod watched;
 mod words;
 mod workload_api;
 

@@ -10,6 +10,7 @@ use muster_roster::{Event, Step, ViewDigest};
 use muster_rt::lifecycle::Shutdown;
 use muster_svid::lifetime::renew_at;
 use muster_svid::x509::X509Svid;
+use muster_tls::Rejected;
 use muster_wire::{bundle as wire_bundle, entry as wire_entry, status as wire_status};
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
@@ -246,7 +247,7 @@ impl Link {
                 Ok(()) => return Ok(true),
                 Err(error) => error,
             };
-            if let Some(refusal) = error.refusal() {
+            if let Some(refusal) = error.refusal(&self.upstream, &self.state) {
                 tracing::warn!(reason = %refusal, "the server does not renew an SVID that has expired");
                 return Ok(false);
             }
@@ -262,6 +263,17 @@ impl Link {
         }
     }
 
+    /// Says so if the server is not one that the bundle knows: it may have lost its authorities, or
+    /// be another. Nothing is thrown away for that: whoever sits on the path can look the same.
+    fn say_if_unknown(&self) {
+        if self.upstream.rejected() == Some(Rejected::TheirsUnknown) {
+            tracing::error!(
+                server = %self.upstream.address(),
+                "the server's authority is not in the node's bundle; if the trust domain really began anew, stop the node, remove bundle.json and node.json from data_dir, and give it the new bundle and a new token (docs/outage.md)"
+            );
+        }
+    }
+
     async fn attest(&mut self) -> Result<bool, LinkError> {
         let attestor = join::attestor(&self.join)?;
         let mut pace = Pace::new(self.seed);
@@ -271,6 +283,7 @@ impl Link {
             match join::attest(&self.upstream, &mut self.state, &*attestor).await {
                 Ok(()) => break,
                 Err(error) if error.may_pass() => {
+                    self.say_if_unknown();
                     tracing::warn!(server = %self.upstream.address(), %error, "cannot join yet, will try again");
                     tokio::time::sleep(pace.next()).await;
                 }
@@ -341,11 +354,12 @@ impl Link {
                     return Err(End::Failed(error.into()));
                 }
                 Err(error) => {
-                    if let Some(refusal) = error.refusal() {
+                    if let Some(refusal) = error.refusal(&self.upstream, &self.state) {
                         return Err(End::Refused(refusal));
                     }
                     metrics::counter!("muster_node_renewals_total", "outcome" => "failed")
                         .increment(1);
+                    self.say_if_unknown();
                     tracing::warn!(%error, "the node's SVID could not be renewed, will try again");
                     tokio::time::sleep(pace.next()).await;
                 }

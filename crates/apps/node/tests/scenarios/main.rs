@@ -23,6 +23,8 @@ mod outage;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
+mod recovery;
+#[cfg(test)]
 mod restart;
 #[cfg(test)]
 mod rig;

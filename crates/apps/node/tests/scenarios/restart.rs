@@ -130,8 +130,11 @@ async fn what_has_expired_is_not_served_by_the_next_run() {
     let node = rig.run_by(clock);
     let info = rig.info(|info| info.entries == 1).await;
     assert_eq!(info.x509_svids, 0);
+    // The call waits for a signature, as it would anywhere, and hears of no SVID that has expired.
     let mut client = rig.client().await;
-    let status = fetch_x509(&mut client).await.err().unwrap();
-    assert_eq!(status.code(), Code::Unavailable);
+    let call = tokio::spawn(async move { fetch_x509(&mut client).await.map(|_| ()) });
+    rig.info(|info| info.held_calls == 1).await;
     assert!(node.stop().await);
+    let status = call.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
 }
