@@ -200,11 +200,14 @@ impl Link {
             None | Some(NodeRefusal::Expired) => error,
             Some(refusal) => {
                 self.node.send_replace(None);
-                match error {
-                    LinkError::Join(JoinError::NoToken | JoinError::Refused(_)) => {
-                        LinkError::Finished(refusal)
-                    }
-                    other => other,
+                let no_way_in = matches!(
+                    error,
+                    LinkError::Join(JoinError::NoToken | JoinError::Refused(_))
+                );
+                if no_way_in {
+                    LinkError::Finished(refusal)
+                } else {
+                    error
                 }
             }
         }

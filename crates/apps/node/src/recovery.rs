@@ -74,9 +74,10 @@ pub(crate) fn plan(held: Held, means: Means, stranger: Stranger) -> &'static [Tr
         // By its old key the node stays who it is; a token would make it another one.
         (Held::Expired, Means::Once, _) => &[Try::RenewLapsed, Try::Attest],
         (Held::Expired, Means::No, _) => &[Try::RenewLapsed, Try::WantToken],
-        (Held::Bundle, Means::No, _) => &[Try::WantToken],
         (Held::Nothing, _, Stranger::Refused) => &[Try::WantTrust],
-        (Held::Nothing, Means::No, Stranger::Believed) => &[Try::WantToken],
+        (Held::Bundle, Means::No, _) | (Held::Nothing, Means::No, Stranger::Believed) => {
+            &[Try::WantToken]
+        }
         (Held::Nothing, Means::Once | Means::Again, Stranger::Believed) => &[Try::AttestBlindly],
     }
 }

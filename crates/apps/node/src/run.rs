@@ -1,5 +1,6 @@
 //! Composition: from a configuration to a serving node, and down again.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,7 +15,7 @@ use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
 use muster_roster::{Config as RosterConfig, Roster};
 use muster_rt::lifecycle::{Ready, Shutdown, Supervisor};
-use muster_rt::metrics::Exporter;
+use muster_rt::metrics::{Exporter, Gauges};
 use muster_rt::{Clock, SystemClock, telemetry};
 use muster_svid::x509::X509Svid;
 use tokio::sync::watch;
@@ -25,7 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::admin::AdminService;
 use crate::config::Config;
-use crate::driver::{Loop, NodeRoster, Parts, Unstarted};
+use crate::driver::{Driver, Loop, NodeRoster, Parts, Unstarted};
 use crate::events::Events;
 use crate::handover::{Door, Inherited, Pause, Predecessor, Upgrade};
 use crate::link::Link;
@@ -132,8 +133,10 @@ async fn serve_as(
     shutdown: Shutdown,
     role: Role,
 ) -> Result<ExitCode, StartError> {
-    let Role { upgrade, inherited } = role;
-    let mut inherited = inherited;
+    let Role {
+        upgrade,
+        mut inherited,
+    } = role;
     // Only now may the data directory be opened: the node before has let go of it.
     let memory = inherited
         .as_mut()
@@ -143,29 +146,13 @@ async fn serve_as(
     let sockets = inherited.as_mut().and_then(|one| one.sockets.take());
     let state = State::open(&config.data_dir, config.trust_domain.clone())
         .map_err(failed("data directory"))?;
-    let (workload_socket, admin_socket) = bind_both(&config, sockets)?;
-    let spare = upgrade
-        .is_some()
-        .then(|| Ok::<_, std::io::Error>((workload_socket.duplicate()?, admin_socket.duplicate()?)))
-        .transpose()
-        .map_err(failed("sockets"))?;
-    let (pause, door) = (Pause::new(), watch::Sender::new(false));
-    let workload_socket = open(&config, workload_socket, &door)?;
-    let admin_socket = open(&config, admin_socket, &door)?;
+    let sockets = Sockets::open(&config, sockets)?;
+    let pause = Pause::new();
     let events = Events::new();
     let unstarted = Unstarted::new();
     let driver = unstarted.driver.clone();
     let started_at = clock.now().wall;
-    let attestors: Vec<Arc<dyn WorkloadAttestor>> = vec![Arc::new(UnixAttestor::new(config.unix))];
-    let api = WorkloadApi::new(
-        config.trust_domain.clone(),
-        driver.clone(),
-        attestors,
-        events.clone(),
-        clock.clone(),
-        shutdown.clone(),
-        config.workload_api.max_calls,
-    );
+    let api = workload_api(&config, &driver, &events, &clock, &shutdown);
     let (health_reporter, health) = tonic_health::server::health_reporter();
     let workload_routes = with_reflection(
         Routes::new(api).add_service(health.clone()),
@@ -212,35 +199,31 @@ async fn serve_as(
     supervisor.essential("roster", core.driver_loop.run(shutdown.clone()));
     supervisor.essential("server link", core.link.run(shutdown.clone()));
     if let Some(address) = metrics {
-        // The node before answers there until it ends.
-        let bound = match inherited {
-            Some(_) => Exporter::succeed(address, gauges),
-            None => Exporter::bind(address, gauges).await,
-        };
-        let exporter = bound.map_err(failed("metrics"))?;
+        let exporter = exporter(address, gauges, inherited.as_ref()).await?;
         supervisor.essential("metrics", exporter.run(shutdown.clone()));
     }
-    let health = report(health_reporter, core.in_step, shutdown.clone());
+    let health = report(health_reporter, core.serving, shutdown.clone());
     supervisor.essential("health", health);
     let up = ready.expect("Workload API");
     let end = shutdown.clone();
     supervisor.essential("Workload API", async move {
         up.declare();
-        answer(workload_routes, workload_socket, per_connection, end).await
+        answer(workload_routes, sockets.workload, per_connection, end).await
     });
     let up = ready.expect("admin socket");
     let end = shutdown.clone();
     supervisor.essential("admin socket", async move {
         up.declare();
-        answer(admin_routes, admin_socket, per_connection, end).await
+        answer(admin_routes, sockets.admin, per_connection, end).await
     });
-    if let (Some(upgrade), Some((workload, admin))) = (upgrade, spare) {
+    if let Some(upgrade) = upgrade {
+        let (workload, admin) = sockets.spare;
         let node = Predecessor {
             workload,
             admin,
             driver,
             pause,
-            door,
+            door: sockets.door,
             shutdown,
         };
         supervisor.essential("handover", upgrade.run(node));
@@ -251,13 +234,73 @@ async fn serve_as(
     Ok(supervisor.run().await.exit_code())
 }
 
+fn workload_api(
+    config: &Config,
+    driver: &Driver,
+    events: &Events,
+    clock: &Arc<dyn Clock>,
+    shutdown: &Shutdown,
+) -> WorkloadApi {
+    let attestors: Vec<Arc<dyn WorkloadAttestor>> = vec![Arc::new(UnixAttestor::new(config.unix))];
+    WorkloadApi::new(
+        config.trust_domain.clone(),
+        driver.clone(),
+        attestors,
+        events.clone(),
+        clock.clone(),
+        shutdown.clone(),
+        config.workload_api.max_calls,
+    )
+}
+
+/// What the node listens on.
+struct Sockets {
+    workload: Door,
+    admin: Door,
+    /// Both once more, for a successor.
+    spare: (OwnedFd, OwnedFd),
+    /// Closes both doors.
+    door: watch::Sender<bool>,
+}
+
+impl Sockets {
+    fn open(config: &Config, inherited: Option<(OwnedFd, OwnedFd)>) -> Result<Self, StartError> {
+        let (workload, admin) = bind_both(config, inherited)?;
+        let spare = workload
+            .duplicate()
+            .and_then(|first| Ok((first, admin.duplicate()?)))
+            .map_err(failed("sockets"))?;
+        let door = watch::Sender::new(false);
+        Ok(Self {
+            workload: open(config, workload, &door)?,
+            admin: open(config, admin, &door)?,
+            spare,
+            door,
+        })
+    }
+}
+
+/// The listener of the figures. The node before answers there until it ends.
+async fn exporter(
+    address: SocketAddr,
+    gauges: Gauges,
+    inherited: Option<&Inherited>,
+) -> Result<Exporter, StartError> {
+    match inherited {
+        Some(_) => Exporter::succeed(address, gauges),
+        None => Exporter::bind(address, gauges).await,
+    }
+    .map_err(failed("metrics"))
+}
+
 /// The parts behind the sockets: the roster's loop, and the link to the server.
 struct Core {
     driver_loop: Loop,
     link: Link,
     /// The node's own SVID.
     node: watch::Receiver<Option<X509Svid>>,
-    in_step: watch::Receiver<bool>,
+    /// Whether the node serves: it has been in step with its server, or an earlier run was.
+    serving: watch::Receiver<bool>,
 }
 
 impl Core {
@@ -296,7 +339,12 @@ impl Core {
             },
             clock.now(),
         );
-        let seal = take_up(&config, &state, memory, &mut roster, clock.now());
+        let sealed = take_up(&config, &state, memory, &mut roster, clock.now());
+        // What an earlier run knew is served at once.
+        let serving = match roster.own_bundle() {
+            Some(_) => watch::channel(true).1,
+            None => in_step,
+        };
         let parts = Parts {
             clock: clock.clone(),
             signer: Signer::new(
@@ -311,7 +359,7 @@ impl Core {
             bundle_file: state.bundle_file(),
             resync: resync_sender,
             in_step: in_step_sender,
-            keeper: Keeper::new(seal, node.clone()),
+            keeper: Keeper::new(sealed, node.clone()),
         };
         let link = Link {
             upstream,
@@ -328,7 +376,7 @@ impl Core {
             driver_loop: unstarted.start(roster, parts),
             link,
             node,
-            in_step,
+            serving,
         })
     }
 }

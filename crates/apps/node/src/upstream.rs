@@ -70,13 +70,13 @@ impl Upstream {
         let rejection = Rejection::default();
         let channel = watch::Sender::new(channel(&address, connector, &rejection));
         Ok(Self {
-            rejection,
             address,
             trust_domain,
             clock,
             identity,
             trust,
             channel,
+            rejection,
         })
     }
 

@@ -160,12 +160,13 @@ impl Exporter {
 
     /// Answers until the shutdown begins.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), MetricsError> {
-        let listener = match self.listener {
-            Some(listener) => listener,
-            None => tokio::select! {
+        let listener = if let Some(listener) = self.listener {
+            listener
+        } else {
+            tokio::select! {
                 bound = bind_when_free(self.address) => bound?,
                 _reason = shutdown.begun() => return Ok(()),
-            },
+            }
         };
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let answer = Answer {

@@ -10,7 +10,7 @@ use crate::x509::check;
 /// The sealed file.
 const SEALED: &str = "sealed.bin";
 
-async fn rig_of(double: &Double) -> Rig {
+fn rig_of(double: &Double) -> Rig {
     double.add_entry("a", "/first", &[&uid()]);
     let mut rig = Rig::new(double);
     rig.more = "[workload_api]\nhold = \"200ms\"".into();
@@ -20,7 +20,7 @@ async fn rig_of(double: &Double) -> Rig {
 #[tokio::test]
 async fn a_node_that_restarts_in_an_outage_serves_what_it_held() {
     let mut double = Double::start().await;
-    let rig = rig_of(&double).await;
+    let rig = rig_of(&double);
     let node = rig.run();
     let mut client = rig.client().await;
     let (before, _stream) = fetch_x509(&mut client).await.unwrap();
@@ -68,7 +68,7 @@ async fn a_node_that_restarts_in_an_outage_serves_what_it_held() {
 #[tokio::test]
 async fn a_sealed_state_that_is_changed_is_wiped_and_the_node_goes_on_without() {
     let double = Double::start().await;
-    let rig = rig_of(&double).await;
+    let rig = rig_of(&double);
     let node = rig.run();
     let mut client = rig.client().await;
     fetch_x509(&mut client).await.unwrap();
@@ -88,7 +88,7 @@ async fn a_sealed_state_that_is_changed_is_wiped_and_the_node_goes_on_without() 
 #[tokio::test]
 async fn with_survive_restart_off_nothing_is_left() {
     let mut double = Double::start().await;
-    let mut rig = rig_of(&double).await;
+    let mut rig = rig_of(&double);
     let node = rig.run();
     let mut client = rig.client().await;
     fetch_x509(&mut client).await.unwrap();
@@ -107,7 +107,7 @@ async fn with_survive_restart_off_nothing_is_left() {
 #[tokio::test]
 async fn what_a_banned_node_held_is_wiped() {
     let double = Double::start().await;
-    let rig = rig_of(&double).await;
+    let rig = rig_of(&double);
     let node = rig.run();
     let mut client = rig.client().await;
     fetch_x509(&mut client).await.unwrap();
@@ -119,7 +119,7 @@ async fn what_a_banned_node_held_is_wiped() {
 #[tokio::test]
 async fn what_has_expired_is_not_served_by_the_next_run() {
     let mut double = Double::start().await;
-    let rig = rig_of(&double).await;
+    let rig = rig_of(&double);
     let clock = crate::rig::SteppedClock::new();
     let node = rig.run_by(clock.clone());
     let mut client = rig.client().await;
