@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use muster_policy::NodeRefusal;
@@ -181,8 +182,9 @@ async fn whenever_the_node_is_killed_it_can_come_back() {
     std::fs::create_dir(&photographs).unwrap();
     double.change(|mind| mind.photographs = Some((rig.data_dir(), photographs.clone())));
     let node = rig.run();
-    let first = rig.in_step(&double).await.serial_number;
-    rig.info(|info| info.serial_number != first).await;
+    let joined = rig.in_step(&double).await;
+    rig.info(|info| info.serial_number != joined.serial_number)
+        .await;
     double.hears("Watch", 2).await;
     assert!(node.stop().await);
     double.change(|mind| {
@@ -210,16 +212,52 @@ async fn whenever_the_node_is_killed_it_can_come_back() {
         let waits = !content.contains("\"pending_key\": null");
         assert_eq!(waits, !name.ends_with("Watch"), "{name}");
 
-        let mut again = Rig::new(&double);
-        copy_directory(&photographs.join(&name), &again.data_dir());
-        // Killed before the first SVID, a node comes with the token that it has used already, and
-        // with the same key. After that it needs none.
-        if !name.ends_with("AttestAgent") {
-            again.join = String::new();
+        for cut in [Cut::Between, Cut::WithinAWrite, Cut::AfterTheBundle] {
+            let mut again = Rig::new(&double);
+            copy_directory(&photographs.join(&name), &again.data_dir());
+            cut.apply(&rig.data_dir(), &again.data_dir());
+            // Killed before the first SVID, a node comes with the token that it has used already,
+            // and with the same key. After that it needs none.
+            if !name.ends_with("AttestAgent") {
+                again.join = String::new();
+            }
+            let node = again.run();
+            let came_in = again.in_step(&double).await;
+            assert_eq!(came_in.node_id, joined.node_id, "{name}, {cut:?}");
+            assert!(node.stop().await, "{name}, {cut:?}");
         }
-        let node = again.run();
-        again.in_step(&double).await;
-        assert!(node.stop().await, "{name}");
+    }
+}
+
+/// Where in the writing of a step the kill falls. The durable writes of joining and of renewing
+/// are the key, the bundle and the SVID, each of them one rename.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    /// After a rename, before the next write.
+    Between,
+    /// Before a rename: the temporary file is there, and torn.
+    WithinAWrite,
+    /// The answer has come, its bundle is written and its SVID is not.
+    AfterTheBundle,
+}
+
+impl Cut {
+    fn apply(self, whole: &Path, killed: &Path) {
+        let private = |name: &str, content: &[u8]| {
+            let path = killed.join(name);
+            std::fs::write(&path, content).unwrap();
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        match self {
+            Self::Between => {}
+            Self::WithinAWrite => private(".node.json.1.0.muster-tmp", b"{\"trust_dom"),
+            Self::AfterTheBundle => {
+                private(
+                    "bundle.json",
+                    &std::fs::read(whole.join("bundle.json")).unwrap(),
+                );
+            }
+        }
     }
 }
 
