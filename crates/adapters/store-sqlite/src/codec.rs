@@ -11,8 +11,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use muster_model::{
-    Bundle, Entry, EntryId, JoinToken, JwtAuthority, Node, NodeStanding, Revision, Selector,
-    SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, WitAuthority, X509Authority,
+    Bundle, Entry, EntryId, JoinToken, Joined, JwtAuthority, Node, NodeStanding, Revision,
+    Selector, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, WitAuthority,
+    X509Authority,
 };
 use serde::{Deserialize, Serialize};
 
@@ -244,6 +245,16 @@ struct NodeDoc<'a> {
     selectors: Vec<Text<'a>>,
     #[serde(skip_serializing_if = "String::is_empty", default)]
     agent_version: String,
+    /// Since schema version 2.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    joined: Option<JoinedDoc>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JoinedDoc {
+    key: String,
+    at_ms: i64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -288,6 +299,10 @@ pub(crate) fn write_node(node: &Node) -> Result<String, Fault> {
         can_reattest: node.can_reattest,
         selectors: write_selectors(&node.selectors),
         agent_version: node.agent_version.clone(),
+        joined: node.joined.as_ref().map(|joined| JoinedDoc {
+            key: joined.key.clone(),
+            at_ms: joined.at.unix_millis(),
+        }),
     })
 }
 
@@ -312,6 +327,10 @@ pub(crate) fn read_node(row: Row<'_>) -> Result<Arc<Node>, Fault> {
             can_reattest: doc.can_reattest,
             selectors: read_selectors(&doc.selectors)?,
             agent_version: doc.agent_version,
+            joined: doc.joined.map(|joined| Joined {
+                key: joined.key,
+                at: Timestamp::from_unix_millis(joined.at_ms),
+            }),
             changed_at: row.revision,
         }))
     };

@@ -85,6 +85,11 @@ const MIGRATIONS: &[&str] = &[
     -- out programs that do not know the field.
     SELECT 1;
 ",
+    "
+    -- 3: node documents may have `joined`. An older program would refuse them, and is told by the
+    -- version rather than by the first such row.
+    SELECT 1;
+",
 ];
 
 /// Finds the real place of the database at `path`, and creates an empty file there if there is

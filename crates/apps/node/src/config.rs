@@ -3,6 +3,7 @@
 mod broker;
 mod hardening;
 mod sds;
+mod state;
 mod wit;
 
 use std::collections::BTreeSet;
@@ -16,11 +17,12 @@ use muster_crypto::{KeyType, Secret};
 use muster_model::{SpiffeId, TrustDomain};
 use muster_peer::harden;
 use muster_rt::config::{self, Document, Faults, Table};
-use muster_rt::telemetry;
+use muster_rt::{metrics, telemetry};
 use muster_svid::lifetime::AVAILABILITY_TARGET_MIN;
 
 pub use self::broker::{Broker, BrokerConfig, PidReach, Profile, ReferenceType};
 pub use self::sds::SdsConfig;
+pub use self::state::StateConfig;
 pub use self::wit::WitConfig;
 
 /// The longest that a call may be held: beyond it no client waits any more.
@@ -68,6 +70,10 @@ pub struct Config {
     pub wit: WitConfig,
     /// What the daemon gives up at its start.
     pub hardening: harden::Options,
+    /// What of the node's memory outlives its process.
+    pub state: StateConfig,
+    /// Where the figures are served.
+    pub metrics: metrics::Settings,
     /// Log level and format.
     pub log: telemetry::Settings,
 }
@@ -243,6 +249,8 @@ impl Config {
         let svid = read_svid(&root.table("svid"));
         let wit = wit::read(&root.table("wit"));
         let hardening = hardening::read(&root.table("hardening"));
+        let state = StateConfig::read(&root.table("state"));
+        let metrics = metrics::Settings::read(&root.table("metrics"));
         let log = telemetry::Settings::read(&root.table("log"));
         document.finish(|| {
             Some(Self {
@@ -260,6 +268,8 @@ impl Config {
                 svid,
                 wit,
                 hardening,
+                state,
+                metrics,
                 log,
             })
         })

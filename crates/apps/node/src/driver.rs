@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::events::Events;
 use crate::material::{HeldJwt, HeldWit, HeldX509};
+use crate::sealed::{Keeper, NodeMemory};
 use crate::signer::Signer;
 use crate::state::{BundleFile, StateError};
 use crate::upstream::Trust;
@@ -76,6 +77,10 @@ enum Command {
     Explain(Arc<SelectorSet>, usize, oneshot::Sender<Explanation>),
     LastInStep(oneshot::Sender<Option<Timestamp>>),
     Inventory(usize, oneshot::Sender<Inventory>),
+    /// What the roster knows, for a successor; from then on nothing is sealed here.
+    Memory(oneshot::Sender<Option<NodeMemory>>),
+    /// The successor did not come about.
+    KeepSealing,
 }
 
 /// Who asks for a workload.
@@ -252,6 +257,20 @@ impl Driver {
         answer.await.map_err(|_closed| Stopped)
     }
 
+    /// What the roster knows, for a successor. Nothing is sealed any more until
+    /// [`Driver::keep_sealing`].
+    pub(crate) async fn memory(&self) -> Result<Option<NodeMemory>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Memory(reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
+    /// The successor did not come about: sealing goes on.
+    pub(crate) fn keep_sealing(&self) {
+        // A loop that has ended seals nothing.
+        let _stopped = self.send(Command::KeepSealing).is_err();
+    }
+
     fn subscribe<T>(
         &self,
         selectors: Arc<SelectorSet>,
@@ -309,6 +328,7 @@ pub(crate) struct Loop {
     bundles_version: u64,
     /// When the view was last known to be in step.
     last_in_step: Option<Timestamp>,
+    keeper: Keeper,
 }
 
 /// What the loop needs besides the roster.
@@ -324,6 +344,8 @@ pub(crate) struct Parts {
     pub(crate) in_step: watch::Sender<bool>,
     /// All bundles of the view.
     pub(crate) bundles: watch::Sender<KnownBundles>,
+    /// Seals what the roster knows.
+    pub(crate) keeper: Keeper,
 }
 
 /// The way to a loop that is yet to be made: other tasks need it first.
@@ -347,6 +369,7 @@ impl Unstarted {
 
     /// The loop, ready to run.
     pub(crate) fn start(self, roster: NodeRoster, parts: Parts) -> Loop {
+        let kept = roster.own_bundle().cloned();
         Loop {
             roster,
             commands: self.commands,
@@ -356,12 +379,14 @@ impl Unstarted {
             events: parts.events,
             trust: parts.trust,
             bundle_file: parts.bundle_file,
-            kept_bundle: None,
+            // What an earlier run knew, it wrote; the disk may have a newer one by now.
+            kept_bundle: kept,
             resync: parts.resync,
             in_step: parts.in_step,
             bundles: parts.bundles,
             bundles_version: 0,
             last_in_step: None,
+            keeper: parts.keeper,
         }
     }
 }
@@ -374,7 +399,10 @@ impl Loop {
             let wait = self.wait();
             tokio::select! {
                 biased;
-                _reason = &mut ending => return Ok(()),
+                _reason = &mut ending => {
+                    self.keeper.finish(&self.roster, self.clock.now()).await;
+                    return Ok(());
+                }
                 command = self.commands.recv() => {
                     let Some(command) = command else { return Ok(()) };
                     self.obey(command);
@@ -387,16 +415,22 @@ impl Loop {
                 () = tokio::time::sleep(wait) => self.hear(Event::Tick),
             }
             self.act().await?;
+            self.keeper.keep(&self.roster, self.clock.now()).await;
         }
     }
 
     fn wait(&self) -> Duration {
-        match self.roster.poll_timeout() {
+        let now = self.clock.now();
+        let roster = self.roster.poll_timeout();
+        roster
+            .map(|at| at.saturating_sub(now.mono))
+            .into_iter()
+            .chain(self.keeper.wait(now))
+            .min()
             // Rounded up, or the last part of a millisecond would be waited away in a spin.
-            Some(at) => at.saturating_sub(self.clock.now().mono) + Duration::from_millis(1),
-            // Nothing is due: any wait will do.
-            None => Duration::from_hours(1),
-        }
+            .map_or(Duration::from_hours(1), |wait| {
+                wait + Duration::from_millis(1)
+            })
     }
 
     fn obey(&mut self, command: Command) {
@@ -435,7 +469,16 @@ impl Loop {
                 identities: self.roster.identities(&selectors),
             })),
             Command::Standing(reply) => drop(reply.send(self.roster.standing())),
-            Command::Stats(reply) => drop(reply.send(self.roster.stats())),
+            Command::Memory(reply) => {
+                self.keeper.rest();
+                drop(reply.send(self.roster.memory()));
+            }
+            Command::KeepSealing => self.keeper.go_on(),
+            Command::Stats(reply) => {
+                // What has expired since the last event is not counted.
+                self.hear(Event::Tick);
+                reply.send(self.roster.stats()).ok();
+            }
             Command::Explain(selectors, nearest, reply) => {
                 drop(reply.send(self.roster.explain(&selectors, nearest)));
             }
@@ -453,6 +496,12 @@ impl Loop {
     }
 
     fn hear(&mut self, event: NodeEvent) {
+        if matches!(
+            event,
+            Event::Step(_) | Event::X509Signed { .. } | Event::JwtSigned { .. }
+        ) {
+            self.keeper.changed();
+        }
         self.roster.handle(event, self.clock.now());
     }
 

@@ -8,6 +8,7 @@ use muster_attest::node::join_token::JoinTokenNode;
 use muster_crypto::{KeyError, KeyType, PrivateKey, Purpose};
 use muster_model::{Bundle, SpiffeId, Timestamp};
 use muster_plugin::node::{NodeAttestError, NodeAttestor};
+use muster_policy::NodeRefusal;
 use muster_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use muster_proto::spire::api::server::agent::v1::{
     AgentX509svidParams, AttestAgentRequest, RenewAgentRequest, attest_agent_request,
@@ -21,7 +22,8 @@ use muster_svid::bundle_file;
 use muster_svid::x509::{
     Certificate, DraftError, Role, SvidError, VerifyError, X509Svid, build_csr, verify,
 };
-use muster_wire::bundle as wire_bundle;
+use muster_tls::Rejected;
+use muster_wire::{bundle as wire_bundle, status as wire_status};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -103,6 +105,25 @@ pub(crate) enum Lie {
     Bundle(String),
     #[error("it ended without a result")]
     NoResult,
+}
+
+impl RenewError {
+    /// Whether the server does not take the SVID that the node showed, and why.
+    ///
+    /// A handshake that failed for the SVID's age is believed only if the node's own clock agrees:
+    /// in TLS 1.2 whoever sits on the path can say so as well.
+    pub(crate) fn refusal(&self, upstream: &Upstream, state: &State) -> Option<NodeRefusal> {
+        let Self::Server(status) = self else {
+            return None;
+        };
+        let now = upstream.clock().now().wall;
+        let expired = state.svid().is_some_and(|svid| svid.is_expired_at(now));
+        wire_status::node_refusal(status).or_else(|| match upstream.rejected() {
+            Some(Rejected::OursExpired) if expired => Some(NodeRefusal::Expired),
+            Some(Rejected::OursExpired | Rejected::OursUnknown | Rejected::TheirsUnknown)
+            | None => None,
+        })
+    }
 }
 
 impl JoinError {
@@ -207,7 +228,11 @@ pub(crate) async fn attest(
         Some(_) => upstream.channel(),
         None => upstream.insecure().map_err(UpstreamError::from)?,
     };
-    let csr = new_key(state)?;
+    // The key of an attempt before: if the server used up the token for it, it takes it once more.
+    let csr = match state.pending() {
+        Some(key) => build_csr(key, None)?,
+        None => new_key(state)?,
+    };
     let answer = exchange(&channel, attestor, csr);
     let svid = timed(answer).await?;
     if upstream.trust().bundle().is_none() {

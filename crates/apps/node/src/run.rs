@@ -1,21 +1,24 @@
 //! Composition: from a configuration to a serving node, and down again.
 
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use muster_attest::workload::unix::UnixAttestor;
-use muster_crypto::random;
-use muster_model::{Timestamp, TrustDomain};
+use muster_crypto::{Purpose, random};
+use muster_model::{Now, Timestamp, TrustDomain};
 use muster_peer::harden;
-use muster_peer::{Incoming, Limits, ListenOptions, Listener};
+use muster_peer::{BindError, Limits, ListenOptions, Listener};
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
 use muster_proto::spire::agent::debug::v1::debug_server::DebugServer;
 use muster_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
 use muster_roster::{Config as RosterConfig, Roster};
 use muster_rt::lifecycle::{self, Ready, Shutdown, Supervisor};
+use muster_rt::metrics::{Exporter, Gauges};
 use muster_rt::telemetry::{self, LevelControl};
 use muster_rt::{Clock, SystemClock};
 use muster_svid::x509::X509Svid;
@@ -23,16 +26,21 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use zeroize::Zeroizing;
 
 use crate::admin::{AdminService, DebugService, LoggerService, Settings};
-use crate::broker::{self, Broker, Most, Sockets, Surroundings};
+use crate::broker::{self, Broker, Most, Sockets as BrokerSockets, Surroundings};
 use crate::config::{BrokerConfig, Config};
 use crate::delegated;
-use crate::driver::{Driver, KnownBundles, Loop, Parts, Unstarted};
+use crate::driver::{Driver, KnownBundles, Loop, NodeRoster, Parts, Unstarted};
 use crate::events::Events;
+use crate::handover::{Door, Inherited, Pause, Predecessor, Upgrade};
 use crate::link::Link;
+use crate::material::Renewal;
+use crate::metrics;
 use crate::refusals::Refusals;
 use crate::sds::{self, Sds};
+use crate::sealed::{self, Forgotten, Keeper, NodeMemory, Seal};
 use crate::signer::{KeyTypes, Signer};
 use crate::state::State;
 use crate::upstream::{Trust, Upstream};
@@ -92,7 +100,11 @@ async fn run_hardened(config: Config, level: LevelControl, hardening: harden::Re
         Ok(shutdown) => shutdown,
         Err(error) => return fail(&format!("cannot handle signals: {error}")),
     };
-    match serve_hardened(config, level, SystemClock::shared(), shutdown, hardening).await {
+    let role = match Role::of_process(hardening) {
+        Ok(role) => role,
+        Err(error) => return fail(&error),
+    };
+    match serve_as(config, level, SystemClock::shared(), shutdown, role).await {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
@@ -117,28 +129,201 @@ pub async fn serve(
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
 ) -> Result<ExitCode, StartError> {
-    serve_hardened(config, level, clock, shutdown, harden::Report::default()).await
+    serve_as(config, level, clock, shutdown, Role::default()).await
 }
 
-async fn serve_hardened(
+/// Who came before, who may come after, and what the process has given up.
+#[derive(Default)]
+struct Role {
+    upgrade: Option<Upgrade>,
+    inherited: Option<Inherited>,
+    hardening: harden::Report,
+}
+
+impl Role {
+    fn of_process(hardening: harden::Report) -> Result<Self, StartError> {
+        Ok(Self {
+            upgrade: Some(Upgrade::on_signal().map_err(failed("cannot handle signals"))?),
+            inherited: Inherited::receive().map_err(failed("handover"))?,
+            hardening,
+        })
+    }
+}
+
+async fn serve_as(
     config: Config,
     level: LevelControl,
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
-    hardening: harden::Report,
+    role: Role,
 ) -> Result<ExitCode, StartError> {
+    let Role {
+        upgrade,
+        mut inherited,
+        hardening,
+    } = role;
+    // Only now may the data directory be opened: the node before has let go of it.
+    let memory = inherited
+        .as_mut()
+        .map(Inherited::take)
+        .transpose()
+        .map_err(failed("handover"))?;
+    let sockets = inherited.as_mut().and_then(|one| one.sockets.take());
     let state = State::open(&config.data_dir, config.trust_domain.clone())
         .map_err(failed("data directory"))?;
-    let (workload_socket, admin_socket) = bind_both(&config)?;
     let brokers = bind_brokers(&config)?;
+    let pause = Pause::new();
     let events = Events::new();
     let refusals = Refusals::new(events.clone(), clock.clone());
-    let workload_socket = workload_socket.observed_by(refusals.observer());
-    let admin_socket = admin_socket.observed_by(refusals.observer());
+    let sockets = Sockets::open(&config, sockets, &refusals)?;
     let unstarted = Unstarted::new();
     let driver = unstarted.driver.clone();
     let started_at = clock.now().wall;
     let attestors: Vec<Arc<dyn WorkloadAttestor>> = vec![Arc::new(UnixAttestor::new(config.unix))];
+    let (routes, names) = workload_services(&Common {
+        config: &config,
+        driver: &driver,
+        attestors: &attestors,
+        events: &events,
+        refusals: &refusals,
+        clock: &clock,
+        shutdown: &shutdown,
+    });
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    let workload_routes = with_reflection(routes.add_service(health.clone()), &names)?;
+    let (trust_domain, per_connection) = (
+        config.trust_domain.clone(),
+        config.workload_api.max_calls_per_connection,
+    );
+    if let Some(warning) = config.metrics.warning() {
+        tracing::warn!("{warning}");
+    }
+    let metrics = config.metrics.listen;
+    tracing::info!(
+        %trust_domain,
+        server = %config.server,
+        workload_socket = %config.workload_socket.display(),
+        admin_socket = %config.admin_socket.display(),
+        "serving"
+    );
+    let settings = settings(&config);
+    let (most, authorized) = (most(&config), config.delegates.clone());
+    let core = Core::new(
+        config,
+        state,
+        unstarted,
+        &events,
+        &clock,
+        pause.clone(),
+        memory,
+    )?;
+    let debug = core.debug(started_at, &driver, &clock);
+    let around = Surroundings {
+        driver: driver.clone(),
+        attestors: attestors.clone(),
+        clock: clock.clone(),
+        shutdown: shutdown.clone(),
+        trust_domain: trust_domain.clone(),
+        trust: core.trust,
+        bundles: core.bundles,
+        node: core.node.clone(),
+        most,
+    };
+    let delegation = delegated::service(&around, events.clone(), refusals, authorized);
+    let brokers = brokers
+        .map(|(config, sockets)| broker(&config, sockets, around))
+        .transpose()?;
+    let gauges = metrics::gauges(driver.clone(), core.node.clone(), clock.clone());
+    let admin = NodeAdminServer::new(AdminService {
+        trust_domain,
+        started_at,
+        hardening,
+        node: core.node,
+        driver: driver.clone(),
+        attestors,
+        settings,
+        events,
+        clock,
+        shutdown: shutdown.clone(),
+    });
+    let admin_routes = with_reflection(
+        Routes::new(admin)
+            .add_service(debug)
+            .add_service(LoggerServer::new(LoggerService::new(level)))
+            .add_service(delegation)
+            .add_service(health),
+        &[ADMIN, DEBUG, LOGGER, delegated::NAME, HEALTH],
+    )?;
+
+    let ready = Ready::new();
+    let mut supervisor = Supervisor::new(shutdown.clone(), ready.clone(), DRAIN);
+    supervisor.essential("roster", core.driver_loop.run(shutdown.clone()));
+    supervisor.essential("server link", core.link.run(shutdown.clone()));
+    if let Some(address) = metrics {
+        let exporter = exporter(address, gauges, inherited.as_ref()).await?;
+        supervisor.essential("metrics", exporter.run(shutdown.clone()));
+    }
+    let health = report(health_reporter, core.serving, shutdown.clone());
+    supervisor.essential("health", health);
+    let up = ready.expect("Workload API");
+    let end = shutdown.clone();
+    supervisor.essential("Workload API", async move {
+        up.declare();
+        answer(workload_routes, sockets.workload, per_connection, end).await
+    });
+    if let Some(broker) = brokers {
+        let up = ready.expect("Broker API");
+        supervisor.essential("Broker API", async move {
+            up.declare();
+            Box::pin(broker.serve()).await
+        });
+    }
+    let up = ready.expect("admin socket");
+    let end = shutdown.clone();
+    supervisor.essential("admin socket", async move {
+        up.declare();
+        answer(admin_routes, sockets.admin, per_connection, end).await
+    });
+    if let Some(upgrade) = upgrade {
+        let (workload, admin) = sockets.spare;
+        let node = Predecessor {
+            workload,
+            admin,
+            driver,
+            pause,
+            door: sockets.door,
+            shutdown,
+        };
+        supervisor.essential("handover", upgrade.run(node));
+    }
+    if let Some(inherited) = inherited {
+        tokio::spawn(confirm(inherited, ready));
+    }
+    Ok(supervisor.run().await.exit_code())
+}
+
+/// What every service for workloads is made of.
+struct Common<'a> {
+    config: &'a Config,
+    driver: &'a Driver,
+    attestors: &'a Vec<Arc<dyn WorkloadAttestor>>,
+    events: &'a Events,
+    refusals: &'a Refusals,
+    clock: &'a Arc<dyn Clock>,
+    shutdown: &'a Shutdown,
+}
+
+/// What workloads call, and the names that reflection lists.
+fn workload_services(common: &Common<'_>) -> (Routes, Vec<&'static str>) {
+    let Common {
+        config,
+        driver,
+        attestors,
+        events,
+        refusals,
+        clock,
+        shutdown,
+    } = *common;
     let api = WorkloadApi::new(
         config.trust_domain.clone(),
         driver.clone(),
@@ -167,84 +352,57 @@ async fn serve_hardened(
         routes = routes.add_service(sds.into_server());
         names.push(sds::NAME);
     }
-    let (health_reporter, health) = tonic_health::server::health_reporter();
-    let workload_routes = with_reflection(routes.add_service(health.clone()), &names)?;
-    let (trust_domain, per_connection) = (
-        config.trust_domain.clone(),
-        config.workload_api.max_calls_per_connection,
-    );
-    tracing::info!(
-        %trust_domain,
-        server = %config.server,
-        workload_socket = %config.workload_socket.display(),
-        admin_socket = %config.admin_socket.display(),
-        "serving"
-    );
-    let settings = settings(&config);
-    let (most, authorized) = (most(&config), config.delegates.clone());
-    let core = Core::new(config, state, unstarted, &events, &clock)?;
-    let debug = core.debug(started_at, &driver, &clock);
-    let around = Surroundings {
-        driver: driver.clone(),
-        attestors: attestors.clone(),
-        clock: clock.clone(),
-        shutdown: shutdown.clone(),
-        trust_domain: trust_domain.clone(),
-        trust: core.trust,
-        bundles: core.bundles,
-        node: core.node.clone(),
-        most,
-    };
-    let delegation = delegated::service(&around, events.clone(), refusals, authorized);
-    let brokers = brokers
-        .map(|(config, sockets)| broker(&config, sockets, around))
-        .transpose()?;
-    let admin = NodeAdminServer::new(AdminService {
-        trust_domain,
-        started_at,
-        hardening,
-        node: core.node,
-        driver,
-        attestors,
-        settings,
-        events,
-        clock,
-        shutdown: shutdown.clone(),
-    });
-    let admin_routes = with_reflection(
-        Routes::new(admin)
-            .add_service(debug)
-            .add_service(LoggerServer::new(LoggerService::new(level)))
-            .add_service(delegation)
-            .add_service(health),
-        &[ADMIN, DEBUG, LOGGER, delegated::NAME, HEALTH],
-    )?;
+    (routes, names)
+}
 
-    let ready = Ready::new();
-    let mut supervisor = Supervisor::new(shutdown.clone(), ready.clone(), DRAIN);
-    supervisor.essential("roster", core.driver_loop.run(shutdown.clone()));
-    supervisor.essential("server link", core.link.run(shutdown.clone()));
-    let health = report(health_reporter, core.in_step, shutdown.clone());
-    supervisor.essential("health", health);
-    let up = ready.expect("Workload API");
-    let end = shutdown.clone();
-    supervisor.essential("Workload API", async move {
-        up.declare();
-        answer(workload_routes, workload_socket, per_connection, end).await
-    });
-    if let Some(broker) = brokers {
-        let up = ready.expect("Broker API");
-        supervisor.essential("Broker API", async move {
-            up.declare();
-            Box::pin(broker.serve()).await
-        });
+/// What the node listens on.
+struct Sockets {
+    workload: Door,
+    admin: Door,
+    /// Both once more, for a successor.
+    spare: (OwnedFd, OwnedFd),
+    /// Closes both doors.
+    door: watch::Sender<bool>,
+}
+
+impl Sockets {
+    fn open(
+        config: &Config,
+        inherited: Option<(OwnedFd, OwnedFd)>,
+        refusals: &Refusals,
+    ) -> Result<Self, StartError> {
+        let (workload, admin) = bind_both(config, inherited)?;
+        let spare = workload
+            .duplicate()
+            .and_then(|first| Ok((first, admin.duplicate()?)))
+            .map_err(failed("sockets"))?;
+        let door = watch::Sender::new(false);
+        Ok(Self {
+            workload: open(
+                config,
+                workload,
+                config.workload_api.unread_timeout,
+                refusals,
+                &door,
+            )?,
+            admin: open(config, admin, Limits::default().unread, refusals, &door)?,
+            spare,
+            door,
+        })
     }
-    let up = ready.expect("admin socket");
-    supervisor.essential("admin socket", async move {
-        up.declare();
-        answer(admin_routes, admin_socket, per_connection, shutdown).await
-    });
-    Ok(supervisor.run().await.exit_code())
+}
+
+/// The listener of the figures. The node before answers there until it ends.
+async fn exporter(
+    address: SocketAddr,
+    gauges: Gauges,
+    inherited: Option<&Inherited>,
+) -> Result<Exporter, StartError> {
+    match inherited {
+        Some(_) => Exporter::succeed(address, gauges),
+        None => Exporter::bind(address, gauges).await,
+    }
+    .map_err(failed("metrics"))
 }
 
 /// The parts behind the sockets: the roster's loop, and the link to the server.
@@ -254,8 +412,9 @@ struct Core {
     /// The node's own SVID.
     node: watch::Receiver<Option<X509Svid>>,
     trust: Trust,
-    in_step: watch::Receiver<bool>,
     bundles: watch::Receiver<KnownBundles>,
+    /// Whether the node serves: it has been in step with its server, or an earlier run was.
+    serving: watch::Receiver<bool>,
 }
 
 impl Core {
@@ -281,10 +440,12 @@ impl Core {
         unstarted: Unstarted,
         events: &Events,
         clock: &Arc<dyn Clock>,
+        pause: Pause,
+        memory: Option<Zeroizing<Vec<u8>>>,
     ) -> Result<Self, StartError> {
         let trust = Trust::default();
         let upstream = Upstream::new(
-            config.server,
+            config.server.clone(),
             config.trust_domain.clone(),
             clock.clone(),
             trust.clone(),
@@ -298,9 +459,9 @@ impl Core {
         let seed = u64::from_be_bytes(random::bytes());
         let driver = unstarted.driver.clone();
         let api = &config.workload_api;
-        let roster = Roster::new(
+        let mut roster = Roster::new(
             RosterConfig {
-                trust_domain: config.trust_domain,
+                trust_domain: config.trust_domain.clone(),
                 seed,
                 hold: api.hold,
                 allow_unauthenticated_verifiers: api.allow_unauthenticated_verifiers,
@@ -310,6 +471,12 @@ impl Core {
             },
             clock.now(),
         );
+        let sealed = take_up(&config, &state, memory, &mut roster, clock.now());
+        // What an earlier run knew is served at once.
+        let serving = match roster.own_bundle() {
+            Some(_) => watch::channel(true).1,
+            None => in_step,
+        };
         let parts = Parts {
             clock: clock.clone(),
             signer: Signer::new(
@@ -329,12 +496,14 @@ impl Core {
             resync: resync_sender,
             in_step: in_step_sender,
             bundles: bundles_sender,
+            keeper: Keeper::new(sealed, node.clone()),
         };
         let link = Link {
             upstream,
             state,
             join: config.join,
             driver,
+            pause,
             seed,
             availability_target: config.svid.availability_target,
             node: node_sender,
@@ -346,49 +515,99 @@ impl Core {
             link,
             node,
             trust,
-            in_step,
             bundles,
+            serving,
         })
     }
 }
 
-/// The sockets: the Workload API's for everyone, the operator's in a directory of its own.
-fn bind_both(config: &Config) -> Result<(Incoming, Incoming), StartError> {
+/// Takes up what an earlier run has sealed, and gives the seal to use from now on, if one is
+/// wanted.
+fn take_up(
+    config: &Config,
+    state: &State,
+    handed_on: Option<Zeroizing<Vec<u8>>>,
+    roster: &mut NodeRoster,
+    now: Now,
+) -> Option<Seal> {
+    let mut seal = Seal::of(&config.data_dir, &config.trust_domain);
+    let node = state.svid().map(|svid| svid.spiffe_id.clone());
+    let survives = config.state.survive_restart;
+    let Some(node) = node else {
+        seal.wipe();
+        return survives.then_some(seal);
+    };
+    let renewal = Renewal {
+        node: node.clone(),
+        availability_target: config.svid.availability_target,
+    };
+    let read = |bytes: &[u8]| Ok(sealed::read(bytes, &config.trust_domain, &renewal)?);
+    // Also when it is not read: what is sealed from now on is sealed with the same key.
+    let sealed = if survives {
+        seal.take_up(&node)
+    } else {
+        seal.wipe();
+        Err(Forgotten::Nothing)
+    };
+    // What comes from hand to hand is as new as can be.
+    let remembered = match handed_on.filter(|bytes| !bytes.is_empty()) {
+        Some(bytes) => read(&bytes),
+        None => sealed.and_then(|plain| read(plain.expose(Purpose::Seal))),
+    };
+    match remembered {
+        Ok(memory) => remember(roster, memory, now),
+        Err(Forgotten::Nothing) => {}
+        Err(why) => {
+            tracing::warn!(reason = %why, "the sealed state of an earlier run was wiped");
+            seal.wipe();
+        }
+    }
+    survives.then_some(seal)
+}
+
+fn remember(roster: &mut NodeRoster, memory: NodeMemory, now: Now) {
+    match roster.remember(memory, now) {
+        Ok(remembered) => tracing::info!(
+            entries = remembered.entries,
+            x509_svids = remembered.x509_svids,
+            jwt_svids = remembered.jwt_svids,
+            "serving what an earlier run held, until the server says more"
+        ),
+        Err(error) => tracing::warn!(%error, "what an earlier run knew is not believed"),
+    }
+}
+
+/// The sockets: the Workload API's for everyone, the operator's in a directory of its own. Those of
+/// the node before are taken over as they are.
+fn bind_both(
+    config: &Config,
+    inherited: Option<(OwnedFd, OwnedFd)>,
+) -> Result<(Listener, Listener), StartError> {
     let admin_options = ListenOptions {
         mode: 0o770,
         dir_mode: 0o750,
         ..ListenOptions::default()
     };
-    let unread = config.workload_api.unread_timeout;
-    let workload = bind(
-        config,
-        &config.workload_socket,
-        &ListenOptions::default(),
-        unread,
-    )
-    .map_err(failed("Workload API"))?;
-    let admin = bind(
-        config,
-        &config.admin_socket,
-        &admin_options,
-        Limits::default().unread,
-    )
-    .map_err(failed("admin socket"))?;
+    let (workload, admin) = inherited.unzip();
+    let workload = bind(&config.workload_socket, workload, &ListenOptions::default())
+        .map_err(failed("Workload API"))?;
+    let admin =
+        bind(&config.admin_socket, admin, &admin_options).map_err(failed("admin socket"))?;
     Ok((workload, admin))
 }
 
 /// The sockets of the Broker API, if there is to be one.
-fn bind_brokers(config: &Config) -> Result<Option<(BrokerConfig, Sockets)>, StartError> {
+fn bind_brokers(config: &Config) -> Result<Option<(BrokerConfig, BrokerSockets)>, StartError> {
     let Some(broker) = config.broker.clone() else {
         return Ok(None);
     };
-    let sockets = Sockets::bind(&broker, most(config)).map_err(failed("Broker API"))?;
+    let sockets = BrokerSockets::bind(&broker, most(config)).map_err(failed("Broker API"))?;
     Ok(Some((broker, sockets)))
 }
 
 fn broker(
     config: &BrokerConfig,
-    sockets: Sockets,
+    sockets: BrokerSockets,
     around: Surroundings,
 ) -> Result<Broker, StartError> {
     Broker::new(config, sockets, around, |routes| {
@@ -418,17 +637,40 @@ fn most(config: &Config) -> Most {
 }
 
 fn bind(
-    config: &Config,
     path: &Path,
+    inherited: Option<OwnedFd>,
     options: &ListenOptions,
+) -> Result<Listener, BindError> {
+    match inherited {
+        Some(socket) => Listener::adopt_at(socket, path, options),
+        None => Listener::bind(path, options),
+    }
+}
+
+/// The connections of a socket, until a successor takes them.
+fn open(
+    config: &Config,
+    listener: Listener,
     unread: Duration,
-) -> Result<Incoming, Box<dyn std::error::Error>> {
+    refusals: &Refusals,
+    door: &watch::Sender<bool>,
+) -> Result<Door, StartError> {
     let limits = Limits {
         open: config.workload_api.max_connections,
         unread,
         ..Limits::default()
     };
-    Ok(Listener::bind(path, options)?.incoming(limits)?)
+    let incoming = listener.incoming(limits).map_err(failed("sockets"))?;
+    Ok(Door::new(incoming.observed_by(refusals.observer()), door))
+}
+
+/// Tells the node before once everything answers.
+async fn confirm(inherited: Inherited, ready: Ready) {
+    ready.all().await;
+    let told = tokio::task::spawn_blocking(move || inherited.ready()).await;
+    if let Ok(Err(error)) = told {
+        tracing::error!(%error, "the node before was not told");
+    }
 }
 
 /// Serves a socket until the shutdown, and until its calls have ended, but not for long: our own
@@ -436,7 +678,7 @@ fn bind(
 /// connection is closed.
 async fn answer(
     routes: Routes,
-    socket: Incoming,
+    socket: Door,
     per_connection: u32,
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {

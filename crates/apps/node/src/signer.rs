@@ -80,10 +80,19 @@ impl Signer {
     /// Answers an [`Action::SignX509`](muster_roster::Action::SignX509), in any case.
     pub(crate) fn sign_x509(&self, request: RequestId, entries: Vec<ToSign>) {
         let signer = self.clone();
+        let entries_asked = entries.len();
         tokio::spawn(async move {
             let event = match signer.x509(entries).await {
-                Ok(results) => Event::X509Signed { request, results },
-                Err(fault) => Event::X509SignFailed { request, fault },
+                Ok(results) => {
+                    let good = results.iter().filter(|(_, result)| result.is_ok()).count();
+                    count("x509", "signed", good);
+                    count("x509", "failed", results.len() - good);
+                    Event::X509Signed { request, results }
+                }
+                Err(fault) => {
+                    count("x509", "failed", entries_asked);
+                    Event::X509SignFailed { request, fault }
+                }
             };
             ignore_stopped(signer.driver.tell(event));
         });
@@ -94,6 +103,7 @@ impl Signer {
         let signer = self.clone();
         tokio::spawn(async move {
             let result = signer.jwt(&entry, &audience).await.map(Arc::new);
+            count("jwt", if result.is_ok() { "signed" } else { "failed" }, 1);
             ignore_stopped(signer.driver.tell(Event::JwtSigned { request, result }));
         });
     }
@@ -310,6 +320,13 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_join| SignFault::Local)
+}
+
+/// Counts what was asked of the server.
+fn count(kind: &'static str, outcome: &'static str, number: usize) {
+    let number = u64::try_from(number).unwrap_or(u64::MAX);
+    metrics::counter!("muster_node_signatures_total", "kind" => kind, "outcome" => outcome)
+        .increment(number);
 }
 
 /// A loop that has ended needs no answer.

@@ -3,6 +3,7 @@
 //! `docs/configuration.md` lists every key; a test holds the two together.
 
 mod hardening;
+mod node;
 mod wit;
 
 use std::collections::BTreeSet;
@@ -13,10 +14,11 @@ use std::time::Duration;
 use muster_crypto::KeyType;
 use muster_model::{SpiffeId, TrustDomain};
 use muster_rt::config::{self, Document, Faults, Table};
-use muster_rt::telemetry;
+use muster_rt::{metrics, telemetry};
 use muster_svid::x509::Subject;
 
 pub use self::hardening::HardeningConfig;
+pub use self::node::NodeConfig;
 pub use self::wit::WitConfig;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -50,6 +52,10 @@ pub struct Config {
     pub database: PathBuf,
     /// What the daemon gives up at its start.
     pub hardening: HardeningConfig,
+    /// What nodes may do beyond the ordinary.
+    pub node: NodeConfig,
+    /// Where the figures are served.
+    pub metrics: metrics::Settings,
     /// Log level and format.
     pub log: telemetry::Settings,
 }
@@ -144,6 +150,8 @@ impl Config {
             data_dir.join("roll.sqlite"),
         );
         let hardening = HardeningConfig::read(&root.table("hardening"));
+        let node = NodeConfig::read(&root.table("node"));
+        let metrics = metrics::Settings::read(&root.table("metrics"));
         let log = telemetry::Settings::read(&root.table("log"));
 
         document.finish(|| {
@@ -159,6 +167,8 @@ impl Config {
                 keys,
                 database,
                 hardening,
+                node,
+                metrics,
                 log,
             })
         })
@@ -184,6 +194,7 @@ impl Config {
                     muster_rt::duration::Shown(ttl.saturating_mul(6)),
                 )
             })
+            .chain(self.metrics.warning())
             .collect()
     }
 }

@@ -15,6 +15,7 @@ mod crowd;
 mod dispatch;
 mod errors;
 mod listen;
+mod metrics;
 mod operation;
 mod prune;
 mod refusals;

@@ -22,6 +22,7 @@ use muster_proto::spire::api::server::logger::v1::logger_server::LoggerServer;
 use muster_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use muster_roll::Roll;
 use muster_rt::lifecycle::{self, Ready, Shutdown, Supervisor};
+use muster_rt::metrics::Exporter;
 use muster_rt::telemetry::{self, LevelControl};
 use muster_rt::{Clock, SystemClock, files};
 use muster_store::Store;
@@ -45,8 +46,8 @@ use crate::crowd::Crowd;
 use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
-use crate::writer::RollWriter;
-use crate::{listen, prune, server_svid};
+use crate::writer::{RollHandle, RollWriter};
+use crate::{listen, metrics, prune, server_svid};
 
 /// How long requests that are under way may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -132,6 +133,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         crowd: Crowd::default(),
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
+        renew_grace: config.node.renew_grace,
         refusals,
         shutdown: shutdown.clone(),
     });
@@ -190,6 +192,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
             .serve_with_incoming_shutdown(admin, until(end))
             .await
     });
+    serve_metrics(&config, &handle, &mut supervisor, &shutdown).await?;
     let periodic = [
         ("authorities", Box::pin(authorities.run()) as Work),
         (
@@ -214,6 +217,21 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         trust_domain = %config.trust_domain, %address, admin_socket = %config.admin_socket.display(), "serving"
     );
     Ok(supervisor.run().await.exit_code())
+}
+
+async fn serve_metrics(
+    config: &Config,
+    roll: &RollHandle,
+    supervisor: &mut Supervisor,
+    shutdown: &Shutdown,
+) -> Result<(), StartError> {
+    if let Some(address) = config.metrics.listen {
+        let exporter = Exporter::bind(address, metrics::gauges(roll.clone()))
+            .await
+            .map_err(failed("metrics"))?;
+        supervisor.essential("metrics", exporter.run(shutdown.clone()));
+    }
+    Ok(())
 }
 
 fn signer(config: &Config, keys: &Arc<dyn KeyManager>) -> Signer {
@@ -326,7 +344,13 @@ fn acceptor(server: &Arc<Server>, identity: &Identity) -> Result<Acceptor, Start
     let bundles = move |trust_domain: &TrustDomain| roll.snapshot().bundle(trust_domain).cloned();
     let clock = Arc::clone(&server.clock);
     let clock = move || clock.now().wall;
-    Acceptor::new(identity.clone(), Arc::new(bundles), Arc::new(clock)).map_err(failed("TLS"))
+    Acceptor::with_grace(
+        identity.clone(),
+        Arc::new(bundles),
+        Arc::new(clock),
+        server.renew_grace,
+    )
+    .map_err(failed("TLS"))
 }
 
 fn transport() -> tonic::transport::Server {

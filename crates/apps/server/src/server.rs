@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_model::{SpiffeId, TrustDomain};
 use muster_rt::Clock;
@@ -34,6 +35,8 @@ pub(crate) struct Server {
     pub wit: bool,
     /// Identities that administer over TLS.
     pub admin_ids: BTreeSet<SpiffeId>,
+    /// How long after its SVID has expired a node may still renew it.
+    pub renew_grace: Duration,
     /// Refused callers, for the record.
     pub refusals: Refusals,
     /// The end of the program, at which streams end.

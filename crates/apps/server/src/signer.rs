@@ -176,6 +176,7 @@ impl Signer {
         let der = unsigned.assemble(&signature);
         let leaf =
             Certificate::parse(&der).map_err(|error| SignError::Unreadable(error.to_string()))?;
+        crate::metrics::signed("x509");
         Ok(SignedX509 {
             chain: vec![der],
             leaf,
@@ -208,6 +209,7 @@ impl Signer {
             .keys
             .sign(&authority.key, unsigned.scheme(), unsigned.signing_input())
             .await?;
+        crate::metrics::signed("jwt");
         Ok(SignedJwt {
             svid: unsigned.assemble(&signature)?,
             authority_id: authority.id.clone(),

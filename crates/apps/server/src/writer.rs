@@ -281,9 +281,11 @@ impl RollWriter {
         let before = self.current.load_full();
         if let Err(error) = self.store.commit(transactions.clone()).await {
             tracing::error!(%error, "a commit failed");
+            metrics::counter!("muster_server_commits_total", "outcome" => "failed").increment(1);
             self.in_doubt = error.disposition() == Disposition::Unknown;
             return Err(Arc::new(error));
         }
+        metrics::counter!("muster_server_commits_total", "outcome" => "done").increment(1);
         if working.head() == before.head() {
             return Ok(());
         }

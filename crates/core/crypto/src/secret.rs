@@ -20,6 +20,8 @@ pub enum Purpose {
     TlsHandshake,
     /// Parsed into a key that signs inside this process.
     Sign,
+    /// Sealed for the process that follows this one on the same machine, or handed to it.
+    Seal,
     /// Compared with, or hashed for comparison with, what the other side presents.
     Compare,
 }

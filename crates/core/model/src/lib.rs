@@ -16,7 +16,7 @@ mod time;
 pub use bundle::{Bundle, JwtAuthority, WitAuthority, X509Authority};
 pub use entry::{Entry, EntryId, EntryIdError};
 pub use id::{IdError, SpiffeId, TrustDomain};
-pub use node::{JoinToken, Node, NodeStanding, SerialNumber};
+pub use node::{JoinToken, Joined, Node, NodeStanding, SerialNumber};
 pub use selector::{Selector, SelectorError, SelectorSet};
 pub use time::{Now, Timestamp};
 

@@ -67,7 +67,7 @@ actions! {
     /// Attest as a node. The attestor decides; the first use of a join token also deletes it.
     AttestAgent = "/spire.api.server.agent.v1.Agent/AttestAgent" [Any] writes Nodes, Tokens;
     /// Renew a node's SVID.
-    RenewAgent = "/spire.api.server.agent.v1.Agent/RenewAgent" [Node] writes Nodes;
+    RenewAgent = "/spire.api.server.agent.v1.Agent/RenewAgent" [Node, Lapsed] writes Nodes;
     /// Create a join token, with an alias entry if asked.
     CreateJoinToken = "/spire.api.server.agent.v1.Agent/CreateJoinToken" [Local, Admin] writes Tokens, Entries;
     /// Report a node's version.

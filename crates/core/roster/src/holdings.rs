@@ -160,7 +160,7 @@ impl<K: Kind> Holdings<K> {
     /// The earliest end of validity of what is held.
     pub(crate) fn first_expiry(&self) -> Option<Timestamp> {
         let held = self.entries.values().filter_map(|h| h.current.as_ref());
-        held.map(|held| K::validity(&held.svid).1).min()
+        held.map(|held| held.schedule.expire.wall()).min()
     }
 
     /// How an entry stands, what it holds, and how many groups of callers stream it.
@@ -174,6 +174,48 @@ impl<K: Kind> Holdings<K> {
             (None, Stage::Rest) => Standing::NotWanted,
         };
         Some((standing, held, holding.subscribers))
+    }
+
+    /// The SVIDs that may be served now.
+    pub(crate) fn all(&self, now: Now) -> Vec<(EntryId, Arc<K::Material>)> {
+        let good = |held: &&Held<K>| !held.schedule.expire.reached(now);
+        self.entries
+            .iter()
+            .filter_map(|(id, holding)| {
+                let held = holding.current.as_ref().filter(good)?;
+                Some((id.clone(), held.svid.clone()))
+            })
+            .collect()
+    }
+
+    /// Takes up an SVID of an earlier machine. Returns whether it may be served.
+    pub(crate) fn remember(
+        &mut self,
+        id: &EntryId,
+        svid: Arc<K::Material>,
+        authorities: &[K::Authority],
+        now: Now,
+        agenda: &mut Agenda,
+    ) -> bool {
+        let Some(mut holding) = self.take_out(id) else {
+            return false;
+        };
+        // It was issued long ago: that is no news, and neither is that it is not good any more.
+        let mut no_news = Vec::new();
+        let good = *K::spiffe_id(&svid) == holding.spiffe_id
+            && K::verified_by(&svid, authorities).is_some()
+            && install(
+                id,
+                &mut holding,
+                svid,
+                authorities,
+                now,
+                agenda,
+                &mut no_news,
+            )
+            .is_ok();
+        self.put_back(id.clone(), holding);
+        good
     }
 
     /// An entry is new or has changed. Returns whether what can be served for it changed.

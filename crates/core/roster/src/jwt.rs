@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{EntryId, JwtAuthority, Now, SpiffeId};
+use muster_model::{EntryId, JwtAuthority, Now, SpiffeId, Timestamp};
 
 use crate::event::{Action, CallId, RequestId, SignFault, ToSign};
 use crate::lru::Lru;
@@ -116,6 +116,42 @@ impl<J: JwtMaterial> Tokens<J> {
 
     pub(crate) fn held(&self) -> usize {
         self.cache.len()
+    }
+
+    /// The tokens that may be served now.
+    pub(crate) fn all(&self, now: Now) -> Vec<(EntryId, Arc<[String]>, Arc<J>)> {
+        self.cache
+            .iter()
+            .filter(|(_, held)| !held.schedule.expire.reached(now))
+            .map(|(key, held)| (key.entry.clone(), key.audience.clone(), held.token.clone()))
+            .collect()
+    }
+
+    /// Takes up a token of an earlier machine. Returns whether it may be served.
+    pub(crate) fn remember(
+        &mut self,
+        entry: EntryId,
+        audience: Arc<[String]>,
+        token: Arc<J>,
+        authorities: &[JwtAuthority],
+        now: Now,
+    ) -> bool {
+        match accept(token, authorities, now) {
+            Ok(Accepted::Held(held)) if held.token.covers(&audience) => {
+                self.cache.insert(JwtKey { entry, audience }, held);
+                true
+            }
+            Ok(Accepted::Held(_) | Accepted::Parked(_)) | Err(_) => false,
+        }
+    }
+
+    /// When the first of the tokens held that are still good expires.
+    pub(crate) fn first_expiry(&self, now: Now) -> Option<Timestamp> {
+        self.cache
+            .values()
+            .filter(|held| !held.schedule.expire.reached(now))
+            .map(|held| held.schedule.expire.wall())
+            .min()
     }
 
     /// What there is for `key`, which counts as used.

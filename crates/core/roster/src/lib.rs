@@ -28,6 +28,7 @@ mod jwt;
 mod kinds;
 mod lru;
 mod material;
+mod memory;
 mod roster;
 mod time;
 mod view;
@@ -43,5 +44,6 @@ pub use explain::{
     BundleStanding, CacheStanding, Explanation, HeldSvid, Identity, Inventory, Lack, Miss, Standing,
 };
 pub use material::{JwtMaterial, WitMaterial, X509Material};
+pub use memory::{Memory, Remembered};
 pub use roster::{Config, Roster, Stats};
 pub use view::{Step, StepFault};

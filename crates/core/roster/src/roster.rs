@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{Bundle, EntryId, Now, Revision, SelectorSet, SpiffeId, TrustDomain};
+use muster_model::{Bundle, EntryId, Now, Revision, SelectorSet, SpiffeId, Timestamp, TrustDomain};
 
 use crate::ViewDigest;
 use crate::calls::{Call, JwtCall, Kind};
@@ -61,6 +61,10 @@ pub struct Stats {
     pub streams: usize,
     /// Open calls that wait for their first answer.
     pub waiting: usize,
+    /// When the first of the X509-SVIDs held expires.
+    pub first_x509_expiry: Option<Timestamp>,
+    /// When the first of the JWT-SVIDs held expires.
+    pub first_jwt_expiry: Option<Timestamp>,
 }
 
 /// The node's machine: see the crate's documentation.
@@ -201,6 +205,8 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             wit_svids: self.wits.held(),
             streams: self.calls.len() - waiting,
             waiting,
+            first_x509_expiry: self.holdings.first_expiry(),
+            first_jwt_expiry: self.tokens.first_expiry(self.now),
         }
     }
 
@@ -326,7 +332,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         }
     }
 
-    fn on_difference(&mut self, difference: &Difference) {
+    pub(crate) fn on_difference(&mut self, difference: &Difference) {
         for Changed { before, after } in &difference.entries {
             let Some(id) = before.as_ref().or(after.as_ref()).map(|e| &e.id) else {
                 continue;
@@ -579,7 +585,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
     }
 
     /// Tells whoever has to be told, then asks for what is wanted.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         // What was noted comes before what follows from it.
         self.collect();
         for id in std::mem::take(&mut self.stale_groups) {

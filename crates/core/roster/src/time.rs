@@ -38,6 +38,11 @@ impl When {
         }
     }
 
+    /// The instant on the civil clock.
+    pub(crate) fn wall(self) -> Timestamp {
+        self.wall
+    }
+
     /// Whether the instant has come.
     pub(crate) fn reached(self, now: Now) -> bool {
         now.wall >= self.wall || now.mono >= self.mono

@@ -137,6 +137,19 @@ impl View {
         }
     }
 
+    /// The whole view, as a step that replaces another.
+    pub(crate) fn as_step(&self) -> Step {
+        Step {
+            revision: self.revision,
+            replace: true,
+            entries: self.entries.values().map(|e| Entry::clone(e)).collect(),
+            removed_entries: Vec::new(),
+            bundles: self.bundles.values().map(|b| b.bundle.clone()).collect(),
+            removed_bundles: Vec::new(),
+            digest: self.digest,
+        }
+    }
+
     /// Applies a step as a whole, or refuses it as a whole.
     ///
     /// After a refusal the node starts over, as one that has no view. Then a full view is taken

@@ -84,6 +84,14 @@ impl Incoming {
         })
     }
 
+    /// Leaves the socket's file alone when the stream ends: another process listens on the same
+    /// socket.
+    pub fn leave_file(&mut self) {
+        if let Some(file) = self.file.take() {
+            file.leave();
+        }
+    }
+
     /// A handle on the counters, for metrics.
     pub fn tally(&self) -> TallyReader {
         TallyReader {

@@ -29,10 +29,12 @@
 pub mod authority;
 mod caller;
 mod connect;
+pub mod descriptors;
 mod gate;
 pub mod harden;
 mod held;
 mod incoming;
+pub mod keyring;
 mod listener;
 pub mod pidfd;
 pub mod process;

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_model::SpiffeId;
 use muster_svid::x509::VerifyError;
@@ -34,7 +35,19 @@ impl Acceptor {
         bundles: Arc<dyn BundleSource>,
         clock: Arc<dyn WallClock>,
     ) -> Result<Self, ConfigError> {
-        Self::demanding(Demand::Asked, identity, bundles, clock)
+        Self::demanding(Demand::Asked, identity, bundles, clock, Duration::ZERO)
+    }
+
+    /// The same, for a server that still hears clients whose certificate has expired no longer ago
+    /// than `grace`: the chain must have been good to the end, and the key is proven as ever. What
+    /// such a client may do is for the server to decide, by [`Peer::not_after`].
+    pub fn with_grace(
+        identity: Identity,
+        bundles: Arc<dyn BundleSource>,
+        clock: Arc<dyn WallClock>,
+        grace: Duration,
+    ) -> Result<Self, ConfigError> {
+        Self::demanding(Demand::Asked, identity, bundles, clock, grace)
     }
 
     /// The same for a server that serves nobody without a certificate: the handshake fails.
@@ -43,7 +56,7 @@ impl Acceptor {
         bundles: Arc<dyn BundleSource>,
         clock: Arc<dyn WallClock>,
     ) -> Result<Self, ConfigError> {
-        Self::demanding(Demand::Required, identity, bundles, clock)
+        Self::demanding(Demand::Required, identity, bundles, clock, Duration::ZERO)
     }
 
     fn demanding(
@@ -51,9 +64,11 @@ impl Acceptor {
         identity: Identity,
         bundles: Arc<dyn BundleSource>,
         clock: Arc<dyn WallClock>,
+        grace: Duration,
     ) -> Result<Self, ConfigError> {
         let provider = provider();
         let verifier = ClientVerifier {
+            grace,
             bundles,
             provider: provider.clone(),
             demand,

@@ -48,9 +48,11 @@ impl CallerAttestor {
         })?;
         let facts = self.facts(&caller).await.map_err(|error| {
             tracing::warn!(pid = caller.pid(), uid = caller.uid(), %error, "caller not attested");
+            metrics::counter!("muster_node_attestations_total", "outcome" => "failed").increment(1);
             self.refused(&caller, error.word());
             Status::unavailable(ATTESTATION_FAILED)
         })?;
+        metrics::counter!("muster_node_attestations_total", "outcome" => "done").increment(1);
         tracing::debug!(
             pid = caller.pid(),
             uid = caller.uid(),

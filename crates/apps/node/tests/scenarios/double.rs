@@ -79,6 +79,10 @@ pub(crate) struct Mind {
     pub(crate) sequence: u64,
     /// Tokens that are still good.
     pub(crate) tokens: Vec<String>,
+    /// Tokens that were used, and the keys that used them.
+    pub(crate) joined: Vec<(String, Vec<u8>)>,
+    /// How long after its SVID has expired a node may renew it; of use from the next start on.
+    pub(crate) grace: Duration,
     pub(crate) refusal: Option<NodeRefusal>,
     pub(crate) lie: Option<Lie>,
     pub(crate) x509_ttl: Duration,
@@ -185,6 +189,8 @@ impl Double {
             revision: 1,
             sequence: 1,
             tokens: vec![TOKEN.to_owned()],
+            joined: Vec::new(),
+            grace: Duration::ZERO,
             refusal: None,
             lie: None,
             x509_ttl: Duration::from_hours(1),
@@ -349,9 +355,10 @@ fn acceptor(shared: &Arc<Shared>) -> Acceptor {
         vec![mind.cas[0].sign(&trust_domain().server_id(), key.public_key(), ttl, now)]
     };
     let identity = Identity::new(&X509Svid::new(chain, &key).unwrap()).unwrap();
+    let grace = shared.mind().grace;
     let bundles = shared.clone();
     let clock = shared.clone();
-    Acceptor::new(
+    Acceptor::with_grace(
         identity,
         Arc::new(move |td: &TrustDomain| {
             (*td == trust_domain()).then(|| {
@@ -363,6 +370,7 @@ fn acceptor(shared: &Arc<Shared>) -> Acceptor {
             })
         }),
         Arc::new(move || clock.now()),
+        grace,
     )
     .unwrap()
 }

@@ -9,6 +9,8 @@ mod broker_client;
 #[cfg(test)]
 mod connection;
 #[cfg(test)]
+mod daemon;
+#[cfg(test)]
 mod delegated;
 #[cfg(test)]
 mod double;
@@ -21,11 +23,17 @@ mod jwt;
 #[cfg(test)]
 mod lies;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod outage;
 #[cfg(test)]
 mod protocol;
+#[cfg(test)]
+mod recovery;
+#[cfg(test)]
+mod restart;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]

@@ -206,6 +206,15 @@ impl Rig {
     }
 }
 
+/// A client at once, or not at all.
+pub(crate) async fn client_of(path: &Path) -> Result<Client, muster_peer::ConnectError> {
+    let channel = muster_peer::connect(path).await?;
+    Ok(SpiffeWorkloadApiClient::with_interceptor(
+        channel,
+        header as Header,
+    ))
+}
+
 async fn channel(path: &Path) -> Channel {
     within("the socket is there", async {
         loop {

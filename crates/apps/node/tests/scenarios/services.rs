@@ -114,15 +114,20 @@ impl agent::agent_server::Agent for Services {
         let token = String::from_utf8(data.payload.to_vec()).unwrap();
         let mut mind = self.0.mind();
         mind.photograph("AttestAgent");
-        if !mind.tokens.contains(&token) {
+        let csr = params.params.unwrap().csr;
+        let key = SigningRequest::parse(&csr).unwrap();
+        let use_of_it = (token.clone(), key.public_key.spki_der().to_vec());
+        // As the server: a used token is good once more for the key that used it.
+        if !mind.tokens.contains(&token) && !mind.joined.contains(&use_of_it) {
             return Err(Status::invalid_argument(
                 "join token does not exist or has already been used",
             ));
         }
         mind.tokens.retain(|good| *good != token);
+        mind.joined.push(use_of_it);
         mind.refusal = None;
         let node = id(&format!("/spire/agent/join_token/{token}"));
-        let svid = self.sign_node(&mut mind, &node, &params.params.unwrap().csr);
+        let svid = self.sign_node(&mut mind, &node, &csr);
         let result = agent::attest_agent_response::Result {
             svid: Some(svid),
             reattestable: false,

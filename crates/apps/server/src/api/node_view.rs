@@ -11,12 +11,13 @@ use muster_roll::{Change, Delta, NodeView, Roll};
 use muster_wire::{bundle as wire_bundle, entry as wire_entry, status};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::api::agent::note_version;
 use crate::crowd::Seat;
 use crate::dispatch::Subscription;
 use crate::listen::TlsOrigin;
+use crate::metrics;
 use crate::operation::begin;
 use crate::server::Server;
 
@@ -43,7 +44,11 @@ impl node_view_server::NodeView for NodeViewService {
         &self,
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let op = begin::<policy::WatchNodeView>(&self.0, request.extensions()).await?;
+        let method = <policy::WatchNodeView as policy::Action>::ROW.method;
+        let op = begin::<policy::WatchNodeView>(&self.0, request.extensions())
+            .await
+            .inspect_err(|refused| metrics::answered(method, refused.code()))?;
+        metrics::answered(method, Code::Ok);
         let origin = request.extensions().get::<TlsOrigin>().cloned();
         let line = origin.as_ref().map(|o| Arc::clone(&o.line));
         let peer = origin.and_then(|origin| origin.peer);
@@ -69,6 +74,7 @@ impl node_view_server::NodeView for NodeViewService {
         // A copy: the bytes on the wire would be kept with all that came with them.
         let digest = message.digest.to_vec();
         tokio::spawn(async move {
+            let _counted = metrics::Following::begin();
             let follow = watcher.run(Revision(message.revision), &digest);
             let mut left = false;
             let status = match tokio::time::timeout(good_for, follow).await {
