@@ -164,7 +164,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
                 lacks: entry
                     .selectors
                     .iter()
-                    .filter(|wanted| !selectors.contains(*wanted))
+                    .filter(|wanted| !selectors.contains(wanted))
                     .map(|wanted| Lack {
                         wanted: wanted.clone(),
                         has: selectors
