@@ -1,10 +1,6 @@
 //! A database of an earlier schema is brought up to date, and keeps what it had.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "what a test needs, it expects"
-)]
+#![expect(clippy::unwrap_used, reason = "what a test needs, it expects")]
 
 mod common;
 

@@ -1,7 +1,6 @@
 //! The WIT profile of the server: off unless the operator says so; its authority; what it signs.
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     reason = "the helpers of a test fail by panicking"
 )]
 

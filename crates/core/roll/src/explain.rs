@@ -48,7 +48,7 @@ pub fn explain(
                 answer.matching.push(Arc::clone(entry));
             }
         } else {
-            let lacking = entry.selectors.iter().filter(|s| !selectors.contains(*s));
+            let lacking = entry.selectors.iter().filter(|s| !selectors.contains(s));
             misses.push((lacking.count(), entry));
         }
     }
@@ -64,7 +64,7 @@ pub fn explain(
             .into_iter()
             .take(limit)
             .map(|(_, entry)| {
-                let lacking = entry.selectors.iter().filter(|s| !selectors.contains(*s));
+                let lacking = entry.selectors.iter().filter(|s| !selectors.contains(s));
                 (Arc::clone(entry), lacking.cloned().collect())
             })
             .collect();
