@@ -13,10 +13,13 @@ use muster_model::{Now, TrustDomain};
 use muster_peer::{BindError, Limits, ListenOptions, Listener};
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
+use muster_proto::spire::agent::debug::v1::debug_server::DebugServer;
+use muster_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
 use muster_roster::{Config as RosterConfig, Roster};
 use muster_rt::lifecycle::{Ready, Shutdown, Supervisor};
 use muster_rt::metrics::{Exporter, Gauges};
-use muster_rt::{Clock, SystemClock, telemetry};
+use muster_rt::telemetry::{self, LevelControl};
+use muster_rt::{Clock, SystemClock};
 use muster_svid::x509::X509Svid;
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -24,12 +27,13 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use zeroize::Zeroizing;
 
-use crate::admin::AdminService;
+use crate::admin::{AdminService, DebugService, LoggerService, Settings};
 use crate::config::Config;
 use crate::driver::{Driver, Loop, NodeRoster, Parts, Unstarted};
 use crate::events::Events;
 use crate::handover::{Door, Inherited, Pause, Predecessor, Upgrade};
 use crate::link::Link;
+use crate::material::Renewal;
 use crate::metrics;
 use crate::sealed::{self, Forgotten, Keeper, NodeMemory, Seal};
 use crate::signer::Signer;
@@ -44,6 +48,8 @@ const KEEPALIVE: Duration = Duration::from_mins(1);
 /// How long connections may stay open once the shutdown has begun.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 const ADMIN: &str = "muster.node.admin.v1.NodeAdmin";
+const DEBUG: &str = "spire.agent.debug.v1.Debug";
+const LOGGER: &str = "spire.api.agent.logger.v1.Logger";
 const HEALTH: &str = "grpc.health.v1.Health";
 
 /// Why the node did not start.
@@ -67,9 +73,10 @@ pub async fn run(config_path: &Path) -> ExitCode {
         Ok(config) => config,
         Err(faults) => return fail(&faults),
     };
-    if let Err(error) = telemetry::start(config.log) {
-        return fail(&error);
-    }
+    let level = match telemetry::start(config.log) {
+        Ok(level) => level,
+        Err(error) => return fail(&error),
+    };
     let shutdown = match Shutdown::on_signals() {
         Ok(shutdown) => shutdown,
         Err(error) => return fail(&format!("cannot handle signals: {error}")),
@@ -84,7 +91,7 @@ pub async fn run(config_path: &Path) -> ExitCode {
         Ok(role) => role,
         Err(error) => return fail(&error),
     };
-    match serve_as(config, SystemClock::shared(), shutdown, role).await {
+    match serve_as(config, level, SystemClock::shared(), shutdown, role).await {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
@@ -105,10 +112,11 @@ fn fail(why: &dyn std::fmt::Display) -> ExitCode {
 /// are held meanwhile (WEP-11, WEP-16).
 pub async fn serve(
     config: Config,
+    level: LevelControl,
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
 ) -> Result<ExitCode, StartError> {
-    serve_as(config, clock, shutdown, Role::default()).await
+    serve_as(config, level, clock, shutdown, Role::default()).await
 }
 
 /// Who came before, and who may come after.
@@ -129,6 +137,7 @@ impl Role {
 
 async fn serve_as(
     config: Config,
+    level: LevelControl,
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
     role: Role,
@@ -152,7 +161,8 @@ async fn serve_as(
     let unstarted = Unstarted::new();
     let driver = unstarted.driver.clone();
     let started_at = clock.now().wall;
-    let api = workload_api(&config, &driver, &events, &clock, &shutdown);
+    let attestors: Vec<Arc<dyn WorkloadAttestor>> = vec![Arc::new(UnixAttestor::new(config.unix))];
+    let api = workload_api(&config, &driver, &attestors, &events, &clock, &shutdown);
     let (health_reporter, health) = tonic_health::server::health_reporter();
     let workload_routes = with_reflection(
         Routes::new(api).add_service(health.clone()),
@@ -173,6 +183,7 @@ async fn serve_as(
         admin_socket = %config.admin_socket.display(),
         "serving"
     );
+    let settings = settings(&config);
     let core = Core::new(
         config,
         state,
@@ -183,16 +194,31 @@ async fn serve_as(
         memory,
     )?;
     let gauges = metrics::gauges(driver.clone(), core.node.clone(), clock.clone());
+    let debug = DebugServer::new(DebugService {
+        started_at,
+        node: core.node.clone(),
+        trust: core.trust,
+        driver: driver.clone(),
+        clock: clock.clone(),
+    });
     let admin = NodeAdminServer::new(AdminService {
         trust_domain,
         started_at,
         node: core.node,
         driver: driver.clone(),
+        attestors,
+        settings,
         events,
         clock,
         shutdown: shutdown.clone(),
     });
-    let admin_routes = with_reflection(Routes::new(admin).add_service(health), &[ADMIN, HEALTH])?;
+    let admin_routes = with_reflection(
+        Routes::new(admin)
+            .add_service(debug)
+            .add_service(LoggerServer::new(LoggerService::new(level)))
+            .add_service(health),
+        &[ADMIN, DEBUG, LOGGER, HEALTH],
+    )?;
 
     let ready = Ready::new();
     let mut supervisor = Supervisor::new(shutdown.clone(), ready.clone(), DRAIN);
@@ -234,18 +260,29 @@ async fn serve_as(
     Ok(supervisor.run().await.exit_code())
 }
 
+/// What the operator's socket tells of the configuration.
+fn settings(config: &Config) -> Settings {
+    Settings {
+        allow_unauthenticated_verifiers: config.workload_api.allow_unauthenticated_verifiers,
+        availability_target_seconds: config
+            .svid
+            .availability_target
+            .map_or(0, |target| target.as_secs()),
+    }
+}
+
 fn workload_api(
     config: &Config,
     driver: &Driver,
+    attestors: &[Arc<dyn WorkloadAttestor>],
     events: &Events,
     clock: &Arc<dyn Clock>,
     shutdown: &Shutdown,
 ) -> WorkloadApi {
-    let attestors: Vec<Arc<dyn WorkloadAttestor>> = vec![Arc::new(UnixAttestor::new(config.unix))];
     WorkloadApi::new(
         config.trust_domain.clone(),
         driver.clone(),
-        attestors,
+        attestors.to_vec(),
         events.clone(),
         clock.clone(),
         shutdown.clone(),
@@ -299,6 +336,7 @@ struct Core {
     link: Link,
     /// The node's own SVID.
     node: watch::Receiver<Option<X509Svid>>,
+    trust: Trust,
     /// Whether the node serves: it has been in step with its server, or an earlier run was.
     serving: watch::Receiver<bool>,
 }
@@ -351,11 +389,12 @@ impl Core {
                 upstream.clone(),
                 driver.clone(),
                 config.svid.key_type,
+                config.svid.availability_target,
                 node.clone(),
                 verdict_sender,
             ),
             events: events.clone(),
-            trust,
+            trust: trust.clone(),
             bundle_file: state.bundle_file(),
             resync: resync_sender,
             in_step: in_step_sender,
@@ -368,6 +407,7 @@ impl Core {
             driver,
             pause,
             seed,
+            availability_target: config.svid.availability_target,
             node: node_sender,
             resync,
             verdicts,
@@ -376,6 +416,7 @@ impl Core {
             driver_loop: unstarted.start(roster, parts),
             link,
             node,
+            trust,
             serving,
         })
     }
@@ -397,7 +438,11 @@ fn take_up(
         seal.wipe();
         return survives.then_some(seal);
     };
-    let read = |bytes: &[u8]| Ok(sealed::read(bytes, &config.trust_domain, &node)?);
+    let renewal = Renewal {
+        node: node.clone(),
+        availability_target: config.svid.availability_target,
+    };
+    let read = |bytes: &[u8]| Ok(sealed::read(bytes, &config.trust_domain, &renewal)?);
     // Also when it is not read: what is sealed from now on is sealed with the same key.
     let sealed = if survives {
         seal.take_up(&node)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use muster_crypto::{Purpose, Secret};
-use muster_model::{EntryId, SpiffeId, TrustDomain};
+use muster_model::{EntryId, TrustDomain};
 use muster_proto::muster::node::v1::WatchResponse;
 use muster_roster::{Memory, Step};
 use muster_svid::x509::X509Svid;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::link::read_step;
-use crate::material::{HeldJwt, HeldX509};
+use crate::material::{HeldJwt, HeldX509, Renewal};
 
 /// What this node's roster knows.
 pub(crate) type NodeMemory = Memory<HeldX509, HeldJwt>;
@@ -98,12 +98,12 @@ pub(crate) fn write(memory: &NodeMemory) -> Result<Zeroizing<Vec<u8>>, SnapshotE
         .map_err(|error| SnapshotError(error.to_string()))
 }
 
-/// Reads a memory of `node`; SVIDs are checked against the bundle of its own view. One that is not
+/// Reads a memory of the node that `renewal` names; SVIDs are checked against the bundle of its own view. One that is not
 /// good for itself is left out: the server signs another.
 pub(crate) fn read(
     bytes: &[u8],
     own: &TrustDomain,
-    node: &SpiffeId,
+    renewal: &Renewal,
 ) -> Result<NodeMemory, SnapshotError> {
     // The position is told and the content, which is secret, is not.
     let document: Document = serde_json::from_slice(bytes)
@@ -132,12 +132,12 @@ pub(crate) fn read(
             .collect::<Result<_, _>>()?;
         let key = Secret::new(decode(&row.key)?);
         if let Ok(svid) = X509Svid::load(chain, key) {
-            let held = HeldX509::new(svid, &bundle.x509_authorities, node);
+            let held = HeldX509::new(svid, &bundle.x509_authorities, renewal);
             memory.x509.push((entry_id(&row.entry)?, Arc::new(held)));
         }
     }
     for row in &document.jwt {
-        if let Ok(held) = HeldJwt::new(row.token.clone(), &bundle.jwt_authorities, node) {
+        if let Ok(held) = HeldJwt::new(row.token.clone(), &bundle.jwt_authorities, &renewal.node) {
             let audience = row.audience.clone().into();
             memory
                 .jwt

@@ -9,6 +9,8 @@ mod daemon;
 #[cfg(test)]
 mod double;
 #[cfg(test)]
+mod explain;
+#[cfg(test)]
 mod join;
 #[cfg(test)]
 mod jwt;
