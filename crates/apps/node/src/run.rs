@@ -168,31 +168,17 @@ async fn serve_as(
         Routes::new(api).add_service(health.clone()),
         &[workload_api::NAME, HEALTH],
     )?;
-    let (trust_domain, per_connection) = (
-        config.trust_domain.clone(),
-        config.workload_api.max_calls_per_connection,
-    );
-    if let Some(warning) = config.metrics.warning() {
-        tracing::warn!("{warning}");
-    }
+    let trust_domain = config.trust_domain.clone();
+    let per_connection = config.workload_api.max_calls_per_connection;
     let metrics = config.metrics.listen;
-    tracing::info!(
-        %trust_domain,
-        server = %config.server,
-        workload_socket = %config.workload_socket.display(),
-        admin_socket = %config.admin_socket.display(),
-        "serving"
-    );
+    announce(&config);
     let settings = settings(&config);
-    let core = Core::new(
-        config,
+    let before = Before {
         state,
-        unstarted,
-        &events,
-        &clock,
-        pause.clone(),
         memory,
-    )?;
+        pause: pause.clone(),
+    };
+    let core = Core::new(config, before, unstarted, &events, &clock)?;
     let gauges = metrics::gauges(driver.clone(), core.node.clone(), clock.clone());
     let debug = DebugServer::new(DebugService {
         started_at,
@@ -212,13 +198,11 @@ async fn serve_as(
         clock,
         shutdown: shutdown.clone(),
     });
-    let admin_routes = with_reflection(
-        Routes::new(admin)
-            .add_service(debug)
-            .add_service(LoggerServer::new(LoggerService::new(level)))
-            .add_service(health),
-        &[ADMIN, DEBUG, LOGGER, HEALTH],
-    )?;
+    let admin_routes = Routes::new(admin)
+        .add_service(debug)
+        .add_service(LoggerServer::new(LoggerService::new(level)))
+        .add_service(health);
+    let admin_routes = with_reflection(admin_routes, &[ADMIN, DEBUG, LOGGER, HEALTH])?;
 
     let ready = Ready::new();
     let mut supervisor = Supervisor::new(shutdown.clone(), ready.clone(), DRAIN);
@@ -230,18 +214,16 @@ async fn serve_as(
     }
     let health = report(health_reporter, core.serving, shutdown.clone());
     supervisor.essential("health", health);
-    let up = ready.expect("Workload API");
-    let end = shutdown.clone();
-    supervisor.essential("Workload API", async move {
-        up.declare();
-        answer(workload_routes, sockets.workload, per_connection, end).await
-    });
-    let up = ready.expect("admin socket");
-    let end = shutdown.clone();
-    supervisor.essential("admin socket", async move {
-        up.declare();
-        answer(admin_routes, sockets.admin, per_connection, end).await
-    });
+    for (name, routes, socket) in [
+        ("Workload API", workload_routes, sockets.workload),
+        ("admin socket", admin_routes, sockets.admin),
+    ] {
+        let (up, end) = (ready.expect(name), shutdown.clone());
+        supervisor.essential(name, async move {
+            up.declare();
+            answer(routes, socket, per_connection, end).await
+        });
+    }
     if let Some(upgrade) = upgrade {
         let (workload, admin) = sockets.spare;
         let node = Predecessor {
@@ -258,6 +240,20 @@ async fn serve_as(
         tokio::spawn(confirm(inherited, ready));
     }
     Ok(supervisor.run().await.exit_code())
+}
+
+/// Says where the node serves, and what an operator should know.
+fn announce(config: &Config) {
+    if let Some(warning) = config.metrics.warning() {
+        tracing::warn!("{warning}");
+    }
+    tracing::info!(
+        trust_domain = %config.trust_domain,
+        server = %config.server,
+        workload_socket = %config.workload_socket.display(),
+        admin_socket = %config.admin_socket.display(),
+        "serving"
+    );
 }
 
 /// What the operator's socket tells of the configuration.
@@ -341,16 +337,27 @@ struct Core {
     serving: watch::Receiver<bool>,
 }
 
+/// What an earlier run, or the process before, has left.
+struct Before {
+    state: State,
+    memory: Option<Zeroizing<Vec<u8>>>,
+    /// When the state goes on to the next one.
+    pause: Pause,
+}
+
 impl Core {
     fn new(
         config: Config,
-        state: State,
+        before: Before,
         unstarted: Unstarted,
         events: &Events,
         clock: &Arc<dyn Clock>,
-        pause: Pause,
-        memory: Option<Zeroizing<Vec<u8>>>,
     ) -> Result<Self, StartError> {
+        let Before {
+            state,
+            memory,
+            pause,
+        } = before;
         let trust = Trust::default();
         let upstream = Upstream::new(
             config.server.clone(),
