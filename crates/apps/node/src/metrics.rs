@@ -97,6 +97,7 @@ mod tests {
             entries: 1,
             x509_svids: 1,
             jwt_svids: 1,
+            wit_svids: 0,
             streams: 0,
             waiting: 0,
             first_x509_expiry: Some(at(160)),

@@ -1,49 +1,46 @@
 //! Composition: from a configuration to a serving node, and down again.
 
+mod core;
+mod sockets;
+
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use muster_attest::workload::unix::UnixAttestor;
-use muster_crypto::{Purpose, random};
-use muster_model::{Now, Timestamp, TrustDomain};
+use muster_model::TrustDomain;
 use muster_peer::harden;
-use muster_peer::{BindError, Limits, ListenOptions, Listener};
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
 use muster_proto::spire::agent::debug::v1::debug_server::DebugServer;
+use muster_proto::spire::api::agent::delegatedidentity::v1::delegated_identity_server::DelegatedIdentityServer;
 use muster_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
-use muster_roster::{Config as RosterConfig, Roster};
 use muster_rt::lifecycle::{self, Ready, Shutdown, Supervisor};
 use muster_rt::metrics::{Exporter, Gauges};
 use muster_rt::telemetry::{self, LevelControl};
 use muster_rt::{Clock, SystemClock};
-use muster_svid::x509::X509Svid;
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
-use zeroize::Zeroizing;
 
+use self::core::Core;
+use self::sockets::Sockets;
 use crate::admin::{AdminService, DebugService, LoggerService, Settings};
 use crate::broker::{self, Broker, Most, Sockets as BrokerSockets, Surroundings};
 use crate::config::{BrokerConfig, Config};
-use crate::delegated;
-use crate::driver::{Driver, KnownBundles, Loop, NodeRoster, Parts, Unstarted};
+use crate::delegated::{self, DelegatedIdentityApi};
+use crate::driver::{Driver, Loop, Unstarted};
 use crate::events::Events;
 use crate::handover::{Door, Inherited, Pause, Predecessor, Upgrade};
 use crate::link::Link;
-use crate::material::Renewal;
 use crate::metrics;
 use crate::refusals::Refusals;
 use crate::sds::{self, Sds};
-use crate::sealed::{self, Forgotten, Keeper, NodeMemory, Seal};
-use crate::signer::{KeyTypes, Signer};
 use crate::state::State;
-use crate::upstream::{Trust, Upstream};
 use crate::workload_api::{self, WorkloadApi};
 
 /// How long calls that are under way may take to end.
@@ -195,17 +192,8 @@ async fn serve_as(
         config.trust_domain.clone(),
         config.workload_api.max_calls_per_connection,
     );
-    if let Some(warning) = config.metrics.warning() {
-        tracing::warn!("{warning}");
-    }
+    announce(&config);
     let metrics = config.metrics.listen;
-    tracing::info!(
-        %trust_domain,
-        server = %config.server,
-        workload_socket = %config.workload_socket.display(),
-        admin_socket = %config.admin_socket.display(),
-        "serving"
-    );
     let settings = settings(&config);
     let (most, authorized) = (most(&config), config.delegates.clone());
     let core = Core::new(
@@ -246,32 +234,105 @@ async fn serve_as(
         clock,
         shutdown: shutdown.clone(),
     });
-    let admin_routes = with_reflection(
+    let admin_routes = operators(admin, debug, level, delegation, health)?;
+
+    supervise(Assembled {
+        driver_loop: core.driver_loop,
+        link: core.link,
+        serving: core.serving,
+        figures: metrics.map(|address| (address, gauges)),
+        health: health_reporter,
+        workload_routes,
+        admin_routes,
+        sockets,
+        per_connection,
+        brokers,
+        driver,
+        pause,
+        upgrade,
+        inherited,
+        shutdown,
+    })
+    .await
+}
+
+/// Says what is served where, and warns of what is served to more than this host.
+fn announce(config: &Config) {
+    if let Some(warning) = config.metrics.warning() {
+        tracing::warn!("{warning}");
+    }
+    tracing::info!(
+        trust_domain = %config.trust_domain,
+        server = %config.server,
+        workload_socket = %config.workload_socket.display(),
+        admin_socket = %config.admin_socket.display(),
+        "serving"
+    );
+}
+
+/// What operators and delegates call.
+fn operators(
+    admin: NodeAdminServer<AdminService>,
+    debug: DebugServer<DebugService>,
+    level: LevelControl,
+    delegation: DelegatedIdentityServer<DelegatedIdentityApi>,
+    health: HealthServer<impl Health>,
+) -> Result<Routes, StartError> {
+    with_reflection(
         Routes::new(admin)
             .add_service(debug)
             .add_service(LoggerServer::new(LoggerService::new(level)))
             .add_service(delegation)
             .add_service(health),
         &[ADMIN, DEBUG, LOGGER, delegated::NAME, HEALTH],
-    )?;
+    )
+}
 
+/// A node that is ready to run.
+struct Assembled {
+    driver_loop: Loop,
+    link: Link,
+    serving: watch::Receiver<bool>,
+    figures: Option<(SocketAddr, Gauges)>,
+    health: HealthReporter,
+    workload_routes: Routes,
+    admin_routes: Routes,
+    sockets: Sockets,
+    per_connection: u32,
+    brokers: Option<Broker>,
+    driver: Driver,
+    pause: Pause,
+    upgrade: Option<Upgrade>,
+    inherited: Option<Inherited>,
+    shutdown: Shutdown,
+}
+
+/// Runs all parts until the first essential one ends.
+async fn supervise(node: Assembled) -> Result<ExitCode, StartError> {
+    let Assembled {
+        sockets,
+        per_connection,
+        inherited,
+        shutdown,
+        ..
+    } = node;
     let ready = Ready::new();
     let mut supervisor = Supervisor::new(shutdown.clone(), ready.clone(), DRAIN);
-    supervisor.essential("roster", core.driver_loop.run(shutdown.clone()));
-    supervisor.essential("server link", core.link.run(shutdown.clone()));
-    if let Some(address) = metrics {
+    supervisor.essential("roster", node.driver_loop.run(shutdown.clone()));
+    supervisor.essential("server link", node.link.run(shutdown.clone()));
+    if let Some((address, gauges)) = node.figures {
         let exporter = exporter(address, gauges, inherited.as_ref()).await?;
         supervisor.essential("metrics", exporter.run(shutdown.clone()));
     }
-    let health = report(health_reporter, core.serving, shutdown.clone());
+    let health = report(node.health, node.serving, shutdown.clone());
     supervisor.essential("health", health);
     let up = ready.expect("Workload API");
     let end = shutdown.clone();
     supervisor.essential("Workload API", async move {
         up.declare();
-        answer(workload_routes, sockets.workload, per_connection, end).await
+        answer(node.workload_routes, sockets.workload, per_connection, end).await
     });
-    if let Some(broker) = brokers {
+    if let Some(broker) = node.brokers {
         let up = ready.expect("Broker API");
         supervisor.essential("Broker API", async move {
             up.declare();
@@ -282,19 +343,19 @@ async fn serve_as(
     let end = shutdown.clone();
     supervisor.essential("admin socket", async move {
         up.declare();
-        answer(admin_routes, sockets.admin, per_connection, end).await
+        answer(node.admin_routes, sockets.admin, per_connection, end).await
     });
-    if let Some(upgrade) = upgrade {
+    if let Some(upgrade) = node.upgrade {
         let (workload, admin) = sockets.spare;
-        let node = Predecessor {
+        let predecessor = Predecessor {
             workload,
             admin,
-            driver,
-            pause,
+            driver: node.driver,
+            pause: node.pause,
             door: sockets.door,
             shutdown,
         };
-        supervisor.essential("handover", upgrade.run(node));
+        supervisor.essential("handover", upgrade.run(predecessor));
     }
     if let Some(inherited) = inherited {
         tokio::spawn(confirm(inherited, ready));
@@ -355,43 +416,6 @@ fn workload_services(common: &Common<'_>) -> (Routes, Vec<&'static str>) {
     (routes, names)
 }
 
-/// What the node listens on.
-struct Sockets {
-    workload: Door,
-    admin: Door,
-    /// Both once more, for a successor.
-    spare: (OwnedFd, OwnedFd),
-    /// Closes both doors.
-    door: watch::Sender<bool>,
-}
-
-impl Sockets {
-    fn open(
-        config: &Config,
-        inherited: Option<(OwnedFd, OwnedFd)>,
-        refusals: &Refusals,
-    ) -> Result<Self, StartError> {
-        let (workload, admin) = bind_both(config, inherited)?;
-        let spare = workload
-            .duplicate()
-            .and_then(|first| Ok((first, admin.duplicate()?)))
-            .map_err(failed("sockets"))?;
-        let door = watch::Sender::new(false);
-        Ok(Self {
-            workload: open(
-                config,
-                workload,
-                config.workload_api.unread_timeout,
-                refusals,
-                &door,
-            )?,
-            admin: open(config, admin, Limits::default().unread, refusals, &door)?,
-            spare,
-            door,
-        })
-    }
-}
-
 /// The listener of the figures. The node before answers there until it ends.
 async fn exporter(
     address: SocketAddr,
@@ -403,197 +427,6 @@ async fn exporter(
         None => Exporter::bind(address, gauges).await,
     }
     .map_err(failed("metrics"))
-}
-
-/// The parts behind the sockets: the roster's loop, and the link to the server.
-struct Core {
-    driver_loop: Loop,
-    link: Link,
-    /// The node's own SVID.
-    node: watch::Receiver<Option<X509Svid>>,
-    trust: Trust,
-    bundles: watch::Receiver<KnownBundles>,
-    /// Whether the node serves: it has been in step with its server, or an earlier run was.
-    serving: watch::Receiver<bool>,
-}
-
-impl Core {
-    /// SPIRE's debug service.
-    fn debug(
-        &self,
-        started_at: Timestamp,
-        driver: &Driver,
-        clock: &Arc<dyn Clock>,
-    ) -> DebugServer<DebugService> {
-        DebugServer::new(DebugService {
-            started_at,
-            node: self.node.clone(),
-            trust: self.trust.clone(),
-            driver: driver.clone(),
-            clock: clock.clone(),
-        })
-    }
-
-    fn new(
-        config: Config,
-        state: State,
-        unstarted: Unstarted,
-        events: &Events,
-        clock: &Arc<dyn Clock>,
-        pause: Pause,
-        memory: Option<Zeroizing<Vec<u8>>>,
-    ) -> Result<Self, StartError> {
-        let trust = Trust::default();
-        let upstream = Upstream::new(
-            config.server.clone(),
-            config.trust_domain.clone(),
-            clock.clone(),
-            trust.clone(),
-        )
-        .map_err(failed("TLS"))?;
-        let (node_sender, node) = watch::channel(None);
-        let (verdict_sender, verdicts) = watch::channel(None);
-        let (resync_sender, resync) = watch::channel(0);
-        let (in_step_sender, in_step) = watch::channel(false);
-        let (bundles_sender, bundles) = watch::channel(KnownBundles::default());
-        let seed = u64::from_be_bytes(random::bytes());
-        let driver = unstarted.driver.clone();
-        let api = &config.workload_api;
-        let mut roster = Roster::new(
-            RosterConfig {
-                trust_domain: config.trust_domain.clone(),
-                seed,
-                hold: api.hold,
-                allow_unauthenticated_verifiers: api.allow_unauthenticated_verifiers,
-                x509_cache_max: config.svid.x509_cache_max,
-                jwt_cache_max: config.svid.jwt_cache_max,
-                wit_cache_max: config.wit.enabled.then_some(config.wit.cache_max),
-            },
-            clock.now(),
-        );
-        let sealed = take_up(&config, &state, memory, &mut roster, clock.now());
-        // What an earlier run knew is served at once.
-        let serving = match roster.own_bundle() {
-            Some(_) => watch::channel(true).1,
-            None => in_step,
-        };
-        let parts = Parts {
-            clock: clock.clone(),
-            signer: Signer::new(
-                upstream.clone(),
-                driver.clone(),
-                KeyTypes {
-                    x509: config.svid.key_type,
-                    wit: config.wit.key_type,
-                },
-                config.svid.availability_target,
-                node.clone(),
-                verdict_sender,
-            ),
-            events: events.clone(),
-            trust: trust.clone(),
-            bundle_file: state.bundle_file(),
-            resync: resync_sender,
-            in_step: in_step_sender,
-            bundles: bundles_sender,
-            keeper: Keeper::new(sealed, node.clone()),
-        };
-        let link = Link {
-            upstream,
-            state,
-            join: config.join,
-            driver,
-            pause,
-            seed,
-            availability_target: config.svid.availability_target,
-            node: node_sender,
-            resync,
-            verdicts,
-        };
-        Ok(Self {
-            driver_loop: unstarted.start(roster, parts),
-            link,
-            node,
-            trust,
-            bundles,
-            serving,
-        })
-    }
-}
-
-/// Takes up what an earlier run has sealed, and gives the seal to use from now on, if one is
-/// wanted.
-fn take_up(
-    config: &Config,
-    state: &State,
-    handed_on: Option<Zeroizing<Vec<u8>>>,
-    roster: &mut NodeRoster,
-    now: Now,
-) -> Option<Seal> {
-    let mut seal = Seal::of(&config.data_dir, &config.trust_domain);
-    let node = state.svid().map(|svid| svid.spiffe_id.clone());
-    let survives = config.state.survive_restart;
-    let Some(node) = node else {
-        seal.wipe();
-        return survives.then_some(seal);
-    };
-    let renewal = Renewal {
-        node: node.clone(),
-        availability_target: config.svid.availability_target,
-    };
-    let read = |bytes: &[u8]| Ok(sealed::read(bytes, &config.trust_domain, &renewal)?);
-    // Also when it is not read: what is sealed from now on is sealed with the same key.
-    let sealed = if survives {
-        seal.take_up(&node)
-    } else {
-        seal.wipe();
-        Err(Forgotten::Nothing)
-    };
-    // What comes from hand to hand is as new as can be.
-    let remembered = match handed_on.filter(|bytes| !bytes.is_empty()) {
-        Some(bytes) => read(&bytes),
-        None => sealed.and_then(|plain| read(plain.expose(Purpose::Seal))),
-    };
-    match remembered {
-        Ok(memory) => remember(roster, memory, now),
-        Err(Forgotten::Nothing) => {}
-        Err(why) => {
-            tracing::warn!(reason = %why, "the sealed state of an earlier run was wiped");
-            seal.wipe();
-        }
-    }
-    survives.then_some(seal)
-}
-
-fn remember(roster: &mut NodeRoster, memory: NodeMemory, now: Now) {
-    match roster.remember(memory, now) {
-        Ok(remembered) => tracing::info!(
-            entries = remembered.entries,
-            x509_svids = remembered.x509_svids,
-            jwt_svids = remembered.jwt_svids,
-            "serving what an earlier run held, until the server says more"
-        ),
-        Err(error) => tracing::warn!(%error, "what an earlier run knew is not believed"),
-    }
-}
-
-/// The sockets: the Workload API's for everyone, the operator's in a directory of its own. Those of
-/// the node before are taken over as they are.
-fn bind_both(
-    config: &Config,
-    inherited: Option<(OwnedFd, OwnedFd)>,
-) -> Result<(Listener, Listener), StartError> {
-    let admin_options = ListenOptions {
-        mode: 0o770,
-        dir_mode: 0o750,
-        ..ListenOptions::default()
-    };
-    let (workload, admin) = inherited.unzip();
-    let workload = bind(&config.workload_socket, workload, &ListenOptions::default())
-        .map_err(failed("Workload API"))?;
-    let admin =
-        bind(&config.admin_socket, admin, &admin_options).map_err(failed("admin socket"))?;
-    Ok((workload, admin))
 }
 
 /// The sockets of the Broker API, if there is to be one.
@@ -634,34 +467,6 @@ fn most(config: &Config) -> Most {
         calls: api.max_calls,
         calls_per_connection: api.max_calls_per_connection,
     }
-}
-
-fn bind(
-    path: &Path,
-    inherited: Option<OwnedFd>,
-    options: &ListenOptions,
-) -> Result<Listener, BindError> {
-    match inherited {
-        Some(socket) => Listener::adopt_at(socket, path, options),
-        None => Listener::bind(path, options),
-    }
-}
-
-/// The connections of a socket, until a successor takes them.
-fn open(
-    config: &Config,
-    listener: Listener,
-    unread: Duration,
-    refusals: &Refusals,
-    door: &watch::Sender<bool>,
-) -> Result<Door, StartError> {
-    let limits = Limits {
-        open: config.workload_api.max_connections,
-        unread,
-        ..Limits::default()
-    };
-    let incoming = listener.incoming(limits).map_err(failed("sockets"))?;
-    Ok(Door::new(incoming.observed_by(refusals.observer()), door))
 }
 
 /// Tells the node before once everything answers.

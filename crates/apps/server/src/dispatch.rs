@@ -132,6 +132,7 @@ mod tests {
             can_reattest: false,
             selectors: SelectorSet::new(),
             agent_version: String::new(),
+            joined: None,
             changed_at: Revision::default(),
         }))
     }

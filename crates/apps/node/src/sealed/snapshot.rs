@@ -98,7 +98,7 @@ pub(crate) fn write(memory: &NodeMemory) -> Result<Zeroizing<Vec<u8>>, SnapshotE
         .map_err(|error| SnapshotError(error.to_string()))
 }
 
-/// Reads a memory of `node`; SVIDs are checked against the bundle of its own view. One that is not
+/// Reads a memory of the node that `renewal` names; SVIDs are checked against the bundle of its own view. One that is not
 /// good for itself is left out: the server signs another.
 pub(crate) fn read(
     bytes: &[u8],
