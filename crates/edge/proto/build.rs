@@ -4,16 +4,20 @@ use std::path::PathBuf;
 use std::{env, error, fs};
 
 /// Every service; what they import comes along.
-const FILES: [&str; 9] = [
+const FILES: [&str; 13] = [
     "spiffe/workload/workloadapi.proto",
     "spire/api/server/agent/v1/agent.proto",
     "spire/api/server/bundle/v1/bundle.proto",
     "spire/api/server/entry/v1/entry.proto",
     "spire/api/server/svid/v1/svid.proto",
+    "spire/api/server/logger/v1/logger.proto",
+    "spire/api/agent/debug/v1/debug.proto",
+    "spire/api/agent/logger/v1/logger.proto",
     "muster/node/v1/node.proto",
     "muster/node/admin/v1/admin.proto",
     "envoy/service/secret/v3/sds.proto",
     "envoy/extensions/transport_sockets/tls/v3/secret.proto",
+    "muster/server/admin/v1/admin.proto",
 ];
 
 /// Messages that carry keys or tokens: they get no `Debug`, so that none can be logged.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use muster_plugin::workload::{AttestError, Fact, Process, WorkloadAttestor};
 
-pub use process::{process_of, verify};
+pub use process::{process_of, process_of_held, verify};
 
 /// Asks every attestor about `process` at once and returns what all of them know.
 ///

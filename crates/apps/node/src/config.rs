@@ -12,6 +12,7 @@ use muster_crypto::{KeyType, Secret};
 use muster_model::TrustDomain;
 use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::telemetry;
+use muster_svid::lifetime::AVAILABILITY_TARGET_MIN;
 
 pub use self::sds::SdsConfig;
 
@@ -19,6 +20,8 @@ pub use self::sds::SdsConfig;
 const LONGEST_HOLD: Duration = Duration::from_mins(5);
 /// The most SVIDs that a cache may be told to keep.
 const LARGEST_CACHE: i64 = 10_000_000;
+/// The longest availability target: no certificate lives longer than that.
+const LONGEST_TARGET: Duration = Duration::from_hours(24 * 3650);
 const KEY_TYPES: &[(&str, KeyType)] = &[
     ("ec-p256", KeyType::EcP256),
     ("ec-p384", KeyType::EcP384),
@@ -153,6 +156,8 @@ pub struct WorkloadApiConfig {
 pub struct SvidConfig {
     /// Key type of X509-SVIDs.
     pub key_type: KeyType,
+    /// How much life X509-SVIDs must have left when the server is lost; at least 24 hours.
+    pub availability_target: Option<Duration>,
     /// The most X509-SVIDs to hold for entries that nobody streams.
     pub x509_cache_max: usize,
     /// The most JWT-SVIDs to hold.
@@ -318,6 +323,10 @@ fn read_workload_api(table: &Table<'_>) -> WorkloadApiConfig {
 fn read_svid(table: &Table<'_>) -> SvidConfig {
     SvidConfig {
         key_type: table.default("key_type", config::one_of(KEY_TYPES), KeyType::EcP256),
+        availability_target: table.optional(
+            "availability_target",
+            config::duration_within(AVAILABILITY_TARGET_MIN..=LONGEST_TARGET),
+        ),
         x509_cache_max: table.default("x509_cache_max", config::integer(0..=LARGEST_CACHE), 1000),
         jwt_cache_max: table.default("jwt_cache_max", config::integer(0..=LARGEST_CACHE), 1000),
     }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use muster_model::{Bundle, Revision, SelectorSet};
+use muster_model::{Bundle, Revision, SelectorSet, Timestamp};
 use muster_roster::{
-    Action, CallId, Event, JwtBundles, JwtIdentity, Note, Refusal, Roster, Stats, StepFault,
-    ViewDigest, Want, X509Bundles, X509Update,
+    Action, CallId, Event, Explanation, Inventory, JwtBundles, JwtIdentity, Note, Refusal, Roster,
+    Stats, StepFault, ViewDigest, Want, X509Bundles, X509Update,
 };
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
@@ -68,6 +68,9 @@ enum Command {
     },
     Standing(oneshot::Sender<(Revision, ViewDigest)>),
     Stats(oneshot::Sender<Stats>),
+    Explain(Arc<SelectorSet>, usize, oneshot::Sender<Explanation>),
+    LastInStep(oneshot::Sender<Option<Timestamp>>),
+    Inventory(usize, oneshot::Sender<Inventory>),
 }
 
 /// The way to the loop, for every other task. Cheap to clone.
@@ -167,6 +170,32 @@ impl Driver {
         answer.await.map_err(|_closed| Stopped)
     }
 
+    /// Why callers with these selectors have what they have; lists at most `nearest` entries that
+    /// do not match.
+    pub(crate) async fn explain(
+        &self,
+        selectors: Arc<SelectorSet>,
+        nearest: usize,
+    ) -> Result<Explanation, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Explain(selectors, nearest, reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
+    /// When the view was last known to be what the server means; now, while it is.
+    pub(crate) async fn last_in_step(&self) -> Result<Option<Timestamp>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::LastInStep(reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
+    /// What the node holds; lists at most `limit` entries.
+    pub(crate) async fn inventory(&self, limit: usize) -> Result<Inventory, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Inventory(limit, reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
     fn subscribe<T>(
         &self,
         selectors: Arc<SelectorSet>,
@@ -219,6 +248,8 @@ pub(crate) struct Loop {
     kept_bundle: Option<Bundle>,
     resync: watch::Sender<u64>,
     in_step: watch::Sender<bool>,
+    /// When the view was last known to be in step.
+    last_in_step: Option<Timestamp>,
 }
 
 /// What the loop needs besides the roster.
@@ -266,6 +297,7 @@ impl Unstarted {
             kept_bundle: None,
             resync: parts.resync,
             in_step: parts.in_step,
+            last_in_step: None,
         }
     }
 }
@@ -327,6 +359,19 @@ impl Loop {
             // Whoever asked may be gone.
             Command::Standing(reply) => drop(reply.send(self.roster.standing())),
             Command::Stats(reply) => drop(reply.send(self.roster.stats())),
+            Command::Explain(selectors, nearest, reply) => {
+                drop(reply.send(self.roster.explain(&selectors, nearest)));
+            }
+            Command::LastInStep(reply) => {
+                let now = self.clock.now().wall;
+                let at = if self.roster.is_in_step() {
+                    Some(now)
+                } else {
+                    self.last_in_step
+                };
+                let _gone = reply.send(at).is_err();
+            }
+            Command::Inventory(limit, reply) => drop(reply.send(self.roster.inventory(limit))),
         }
     }
 
@@ -343,6 +388,9 @@ impl Loop {
             self.perform(action);
         }
         let in_step = self.roster.is_in_step();
+        if in_step {
+            self.last_in_step = Some(self.clock.now().wall);
+        }
         self.in_step.send_if_modified(|known| {
             let changed = *known != in_step;
             *known = in_step;

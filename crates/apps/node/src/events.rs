@@ -1,5 +1,8 @@
 //! What happens on the node, for whoever watches.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use muster_model::{Timestamp, TrustDomain};
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_roster::Note;
@@ -8,23 +11,39 @@ use tokio::sync::broadcast;
 /// How many events a slow watcher may be behind before it misses some.
 const CAPACITY: usize = 4096;
 
+/// How many refusals are remembered for whoever asks why.
+const REFUSALS_KEPT: usize = 1024;
+
 /// The events of the node. Clones share them.
 #[derive(Clone)]
-pub(crate) struct Events(broadcast::Sender<admin::Event>);
+pub(crate) struct Events {
+    watchers: broadcast::Sender<admin::Event>,
+    refusals: Arc<Mutex<VecDeque<(i32, PastRefusal)>>>,
+}
+
+/// A refusal of the recent past.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PastRefusal {
+    pub(crate) at: Timestamp,
+    pub(crate) reason: String,
+}
 
 impl Events {
     pub(crate) fn new() -> Self {
-        Self(broadcast::Sender::new(CAPACITY))
+        Self {
+            watchers: broadcast::Sender::new(CAPACITY),
+            refusals: Arc::default(),
+        }
     }
 
     /// Follows the events from now on.
     pub(crate) fn watch(&self) -> broadcast::Receiver<admin::Event> {
-        self.0.subscribe()
+        self.watchers.subscribe()
     }
 
     /// Whether anybody watches: what nobody sees need not be put together.
     pub(crate) fn is_watched(&self) -> bool {
-        self.0.receiver_count() > 0
+        self.watchers.receiver_count() > 0
     }
 
     /// Tells all watchers.
@@ -35,8 +54,40 @@ impl Events {
                 what: Some(what),
             };
             // The last watcher may have just left.
-            drop(self.0.send(event));
+            drop(self.watchers.send(event));
         }
+    }
+
+    /// Tells all watchers that a process was refused, and remembers it for a while.
+    pub(crate) fn refused(&self, pid: u32, uid: u32, reason: &str, at: Timestamp) {
+        let pid = i32::try_from(pid).unwrap_or(-1);
+        let past = PastRefusal {
+            at,
+            reason: reason.to_owned(),
+        };
+        let mut kept = self.kept();
+        if kept.len() == REFUSALS_KEPT {
+            kept.pop_front();
+        }
+        kept.push_back((pid, past));
+        drop(kept);
+        let refused = admin::Refused {
+            pid,
+            uid,
+            reason: reason.to_owned(),
+        };
+        self.tell(admin::event::What::Refused(refused), at);
+    }
+
+    /// What the process with this number was refused lately, newest first.
+    pub(crate) fn refusals_of(&self, pid: i32) -> Vec<PastRefusal> {
+        let kept = self.kept();
+        let of_pid = kept.iter().rev().filter(|(of, _)| *of == pid);
+        of_pid.map(|(_, refusal)| refusal.clone()).collect()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<(i32, PastRefusal)>> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells what the roster noted, as far as it is an event.

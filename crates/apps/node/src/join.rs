@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use muster_attest::node::join_token::JoinTokenNode;
 use muster_crypto::{KeyError, KeyType, PrivateKey, Purpose};
-use muster_model::{Bundle, SpiffeId, Timestamp, X509Authority};
+use muster_model::{Bundle, SpiffeId, Timestamp};
 use muster_plugin::node::{NodeAttestError, NodeAttestor};
 use muster_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use muster_proto::spire::api::server::agent::v1::{
@@ -17,7 +17,7 @@ use muster_proto::spire::api::server::bundle::v1::GetBundleRequest;
 use muster_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use muster_proto::spire::api::types;
 use muster_rt::files;
-use muster_svid::bundle::decode_spiffe;
+use muster_svid::bundle_file;
 use muster_svid::x509::{
     Certificate, DraftError, Role, SvidError, VerifyError, X509Svid, build_csr, verify,
 };
@@ -182,21 +182,9 @@ pub(crate) fn load_trust(
 fn read_bundle(path: &Path, upstream: &Upstream) -> Result<Bundle, String> {
     let content = std::fs::read(path).map_err(|e| e.to_string())?;
     let trust_domain = upstream.trust_domain().clone();
-    let bundle = if content.trim_ascii_start().starts_with(b"{") {
-        decode_spiffe(trust_domain, &content).map_err(|e| e.to_string())?
-    } else {
-        let mut bundle = Bundle::empty(trust_domain);
-        for der in crate::pem::certificates(&content)? {
-            bundle.x509_authorities.push(X509Authority {
-                expires_at: not_after(&der).ok_or("a block is not a certificate")?,
-                der: der.into(),
-                tainted: false,
-            });
-        }
-        bundle
-    };
+    let bundle = bundle_file::read(&content, trust_domain).map_err(|e| e.to_string())?;
     if bundle.x509_authorities.is_empty() {
-        return Err("there is no certificate in it".to_owned());
+        return Err("there is no X.509 authority in it".to_owned());
     }
     Ok(bundle)
 }

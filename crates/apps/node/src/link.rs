@@ -8,7 +8,6 @@ use muster_proto::muster::node::v1::node_view_client::NodeViewClient;
 use muster_proto::muster::node::v1::{WatchRequest, WatchResponse};
 use muster_roster::{Event, Step, ViewDigest};
 use muster_rt::lifecycle::Shutdown;
-use muster_svid::lifetime::renew_at;
 use muster_svid::x509::X509Svid;
 use muster_wire::{bundle as wire_bundle, entry as wire_entry, status as wire_status};
 use tokio::sync::watch;
@@ -17,7 +16,7 @@ use tonic::{Status, Streaming};
 use crate::config::Join;
 use crate::driver::{Driver, Stopped};
 use crate::join::{self, JoinError, RenewError};
-use crate::material::verifying;
+use crate::material::{Renewal, verifying};
 use crate::pace::Pace;
 use crate::state::{State, StateError};
 use crate::upstream::{MESSAGE_MAX, Upstream, UpstreamError};
@@ -65,6 +64,7 @@ pub(crate) struct Link {
     pub(crate) join: Join,
     pub(crate) driver: Driver,
     pub(crate) seed: u64,
+    pub(crate) availability_target: Option<Duration>,
     /// Who the node is, told to everyone who waits for it.
     pub(crate) node: watch::Sender<Option<X509Svid>>,
     /// Grows when the stream is to be opened anew.
@@ -202,8 +202,11 @@ impl Link {
             let Some(svid) = self.state.svid() else {
                 return std::future::pending().await;
             };
-            let seed = format!("{} {}", svid.spiffe_id, svid.serial);
-            let at = renew_at(svid.not_before, svid.not_after, seed.as_bytes());
+            let renewal = Renewal {
+                node: svid.spiffe_id.clone(),
+                availability_target: self.availability_target,
+            };
+            let at = renewal.of(svid);
             let now = self.upstream.clock().now();
             if now.wall >= at {
                 return;

@@ -11,16 +11,19 @@ use muster_model::TrustDomain;
 use muster_peer::{Incoming, Limits, ListenOptions, Listener};
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
+use muster_proto::spire::agent::debug::v1::debug_server::DebugServer;
+use muster_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
 use muster_roster::{Config as RosterConfig, Roster};
 use muster_rt::lifecycle::{Ready, Shutdown, Supervisor};
-use muster_rt::{Clock, SystemClock, telemetry};
+use muster_rt::telemetry::{self, LevelControl};
+use muster_rt::{Clock, SystemClock};
 use muster_svid::x509::X509Svid;
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::admin::AdminService;
+use crate::admin::{AdminService, DebugService, LoggerService, Settings};
 use crate::config::Config;
 use crate::driver::{Loop, Parts, Unstarted};
 use crate::events::Events;
@@ -38,6 +41,8 @@ const KEEPALIVE: Duration = Duration::from_mins(1);
 /// How long connections may stay open once the shutdown has begun.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 const ADMIN: &str = "muster.node.admin.v1.NodeAdmin";
+const DEBUG: &str = "spire.agent.debug.v1.Debug";
+const LOGGER: &str = "spire.api.agent.logger.v1.Logger";
 const HEALTH: &str = "grpc.health.v1.Health";
 
 /// Why the node did not start.
@@ -61,9 +66,10 @@ pub async fn run(config_path: &Path) -> ExitCode {
         Ok(config) => config,
         Err(faults) => return fail(&faults),
     };
-    if let Err(error) = telemetry::start(config.log) {
-        return fail(&error);
-    }
+    let level = match telemetry::start(config.log) {
+        Ok(level) => level,
+        Err(error) => return fail(&error),
+    };
     let shutdown = match Shutdown::on_signals() {
         Ok(shutdown) => shutdown,
         Err(error) => return fail(&format!("cannot handle signals: {error}")),
@@ -74,7 +80,7 @@ pub async fn run(config_path: &Path) -> ExitCode {
     if let Err(error) = muster_peer::process::keep_memory_private() {
         tracing::warn!(%error, "core dumps and debuggers could not be kept out");
     }
-    match serve(config, SystemClock::shared(), shutdown).await {
+    match serve(config, level, SystemClock::shared(), shutdown).await {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
@@ -95,6 +101,7 @@ fn fail(why: &dyn std::fmt::Display) -> ExitCode {
 /// are held meanwhile (WEP-11, WEP-16).
 pub async fn serve(
     config: Config,
+    level: LevelControl,
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
 ) -> Result<ExitCode, StartError> {
@@ -144,17 +151,39 @@ pub async fn serve(
         admin_socket = %config.admin_socket.display(),
         "serving"
     );
+    let settings = Settings {
+        allow_unauthenticated_verifiers: config.workload_api.allow_unauthenticated_verifiers,
+        availability_target_seconds: config
+            .svid
+            .availability_target
+            .map_or(0, |target| target.as_secs()),
+    };
     let core = Core::new(config, state, unstarted, &events, &clock)?;
+    let debug = DebugServer::new(DebugService {
+        started_at,
+        node: core.node.clone(),
+        trust: core.trust,
+        driver: driver.clone(),
+        clock: clock.clone(),
+    });
     let admin = NodeAdminServer::new(AdminService {
         trust_domain,
         started_at,
         node: core.node,
         driver,
+        attestors,
+        settings,
         events,
         clock,
         shutdown: shutdown.clone(),
     });
-    let admin_routes = with_reflection(Routes::new(admin).add_service(health), &[ADMIN, HEALTH])?;
+    let admin_routes = with_reflection(
+        Routes::new(admin)
+            .add_service(debug)
+            .add_service(LoggerServer::new(LoggerService::new(level)))
+            .add_service(health),
+        &[ADMIN, DEBUG, LOGGER, HEALTH],
+    )?;
 
     let ready = Ready::new();
     let mut supervisor = Supervisor::new(shutdown.clone(), ready.clone(), DRAIN);
@@ -182,6 +211,7 @@ struct Core {
     link: Link,
     /// The node's own SVID.
     node: watch::Receiver<Option<X509Svid>>,
+    trust: Trust,
     in_step: watch::Receiver<bool>,
 }
 
@@ -225,11 +255,12 @@ impl Core {
                 upstream.clone(),
                 driver.clone(),
                 config.svid.key_type,
+                config.svid.availability_target,
                 node.clone(),
                 verdict_sender,
             ),
             events: events.clone(),
-            trust,
+            trust: trust.clone(),
             bundle_file: state.bundle_file(),
             resync: resync_sender,
             in_step: in_step_sender,
@@ -240,6 +271,7 @@ impl Core {
             join: config.join,
             driver,
             seed,
+            availability_target: config.svid.availability_target,
             node: node_sender,
             resync,
             verdicts,
@@ -248,6 +280,7 @@ impl Core {
             driver_loop: unstarted.start(roster, parts),
             link,
             node,
+            trust,
             in_step,
         })
     }

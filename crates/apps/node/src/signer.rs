@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use crate::driver::{Driver, Stopped};
-use crate::material::{HeldJwt, HeldX509};
+use crate::material::{HeldJwt, HeldX509, Renewal};
 use crate::upstream::{MESSAGE_MAX, Upstream};
 use crate::words;
 
@@ -30,6 +30,7 @@ pub(crate) struct Signer {
     upstream: Upstream,
     driver: Driver,
     key_type: KeyType,
+    availability_target: Option<Duration>,
     /// Who the node is; nothing can be signed before that is known.
     node: watch::Receiver<Option<X509Svid>>,
     /// Statuses of the server that may mean that the node is finished.
@@ -41,6 +42,7 @@ impl Signer {
         upstream: Upstream,
         driver: Driver,
         key_type: KeyType,
+        availability_target: Option<Duration>,
         node: watch::Receiver<Option<X509Svid>>,
         verdicts: watch::Sender<Option<Status>>,
     ) -> Self {
@@ -48,6 +50,7 @@ impl Signer {
             upstream,
             driver,
             key_type,
+            availability_target,
             node,
             verdicts,
         }
@@ -75,7 +78,10 @@ impl Signer {
     }
 
     async fn x509(&self, entries: Vec<ToSign>) -> Result<X509Results, SignFault> {
-        let node = self.node_id()?;
+        let renewal = Renewal {
+            node: self.node_id()?,
+            availability_target: self.availability_target,
+        };
         let key_type = self.key_type;
         let names: Vec<EntryId> = entries.into_iter().map(|e| e.entry).collect();
         let count = names.len();
@@ -112,7 +118,7 @@ impl Signer {
                 .zip(answer.results)
                 .map(|((entry, (key, _)), result)| {
                     let held = read_x509(&entry, result, &key)
-                        .map(|svid| Arc::new(HeldX509::new(svid, authorities, &node)));
+                        .map(|svid| Arc::new(HeldX509::new(svid, authorities, &renewal)));
                     (entry, held)
                 })
                 .collect()

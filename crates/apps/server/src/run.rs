@@ -12,13 +12,16 @@ use muster_model::TrustDomain;
 use muster_peer::{Incoming, ListenOptions, Listener};
 use muster_plugin::keys::KeyManager;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
+use muster_proto::muster::server::admin::v1::server_admin_server::ServerAdminServer;
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use muster_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
 use muster_proto::spire::api::server::entry::v1::entry_server::EntryServer;
+use muster_proto::spire::api::server::logger::v1::logger_server::LoggerServer;
 use muster_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use muster_roll::Roll;
 use muster_rt::lifecycle::{Ready, Shutdown, Supervisor};
-use muster_rt::{Clock, SystemClock, files, telemetry};
+use muster_rt::telemetry::{self, LevelControl};
+use muster_rt::{Clock, SystemClock, files};
 use muster_store::Store;
 use muster_store_sqlite::SqliteStore;
 use muster_tls::{Acceptor, Identity};
@@ -26,9 +29,11 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
+use crate::api::admin::ServerAdminService;
 use crate::api::agent::AgentService;
 use crate::api::bundle::BundleService;
 use crate::api::entry::EntryService;
+use crate::api::logger::LoggerService;
 use crate::api::node_view::NodeViewService;
 use crate::api::svid::SvidService;
 use crate::authority::Authorities;
@@ -67,10 +72,11 @@ pub async fn run(config_path: &Path) -> ExitCode {
         Ok(config) => config,
         Err(faults) => return fail(&faults),
     };
-    if let Err(error) = telemetry::start(config.log) {
-        return fail(&error);
-    }
-    match serve(config).await {
+    let level = match telemetry::start(config.log) {
+        Ok(level) => level,
+        Err(error) => return fail(&error),
+    };
+    match serve(config, level).await {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
@@ -85,7 +91,7 @@ fn fail(why: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn serve(config: Config) -> Result<ExitCode, StartError> {
+async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartError> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
@@ -155,7 +161,7 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
     });
     let socket_ready = ready.expect("admin socket");
     let (alive, end) = (serving.clone(), shutdown.clone());
-    let routes = admin_api(&server).await?;
+    let routes = admin_api(&server, level).await?;
     supervisor.essential("admin socket", async move {
         let _alive = alive;
         socket_ready.declare();
@@ -295,10 +301,13 @@ fn api(server: &Arc<Server>) -> Routes {
         .add_service(EntryServer::new(EntryService(Arc::clone(server))))
         .add_service(SvidServer::new(SvidService(Arc::clone(server))))
         .add_service(NodeViewServer::new(NodeViewService(Arc::clone(server))))
+        .add_service(ServerAdminServer::new(ServerAdminService(Arc::clone(
+            server,
+        ))))
 }
 
 /// The same for operators on the host, with health and reflection.
-async fn admin_api(server: &Arc<Server>) -> Result<Routes, StartError> {
+async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, StartError> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter
         .set_service_status("", tonic_health::ServingStatus::Serving)
@@ -311,9 +320,13 @@ async fn admin_api(server: &Arc<Server>) -> Result<Routes, StartError> {
             .with_service_name("spire.api.server.bundle.v1.Bundle")
             .with_service_name("spire.api.server.entry.v1.Entry")
             .with_service_name("spire.api.server.svid.v1.SVID")
+            .with_service_name("spire.api.server.logger.v1.Logger")
+            .with_service_name("muster.server.admin.v1.ServerAdmin")
             .with_service_name("grpc.health.v1.Health")
     };
+    let logger = LoggerService::new(Arc::clone(server), level);
     Ok(api(server)
+        .add_service(LoggerServer::new(logger))
         .add_service(health)
         .add_service(descriptors().build_v1().map_err(failed("reflection"))?)
         .add_service(

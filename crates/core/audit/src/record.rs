@@ -52,6 +52,12 @@ pub enum Event {
     /// Authorities that expired left the bundle.
     #[serde(rename = "bundle.prune")]
     BundlePrune,
+    /// An operator wrote the bundle of a foreign trust domain.
+    #[serde(rename = "bundle.set")]
+    BundleSet,
+    /// An operator removed the bundle of a foreign trust domain.
+    #[serde(rename = "bundle.delete")]
+    BundleDelete,
     /// A caller was refused.
     #[serde(rename = "access.refuse")]
     AccessRefuse,

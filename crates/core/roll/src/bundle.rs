@@ -89,6 +89,27 @@ pub fn pruned(bundle: &Bundle, now: Timestamp) -> Result<Option<Pruned>, PruneEr
     }))
 }
 
+/// Whether two bundles of one trust domain say the same, sequence number included.
+pub fn same_content(a: &Bundle, b: &Bundle) -> bool {
+    a.sequence_number == b.sequence_number && same_but_number(a, b)
+}
+
+/// `given` in place of `known`. Whoever holds the old one tells the two apart by their sequence
+/// numbers: another content under the same number gets the next one (BND-03).
+pub fn replaced(known: &Bundle, given: Bundle) -> Bundle {
+    if given.sequence_number == known.sequence_number && !same_but_number(known, &given) {
+        next(&given)
+    } else {
+        given
+    }
+}
+
+fn same_but_number(a: &Bundle, b: &Bundle) -> bool {
+    a.x509_authorities == b.x509_authorities
+        && a.jwt_authorities == b.jwt_authorities
+        && a.refresh_hint == b.refresh_hint
+}
+
 /// The same content under the next sequence number.
 fn next(bundle: &Bundle) -> Bundle {
     Bundle {
@@ -149,6 +170,18 @@ mod tests {
         let after = with_jwt_authority(&before, key("l", None)).unwrap();
         assert_eq!((after.sequence_number, after.jwt_authorities.len()), (6, 2));
         assert_eq!(with_jwt_authority(&before, key("k", None)), None);
+    }
+
+    #[test]
+    fn another_content_has_another_number() {
+        let known = bundle(&[("a", 10)], &[]);
+        let other = replaced(&known, bundle(&[("b", 10)], &[]));
+        assert_eq!(other.sequence_number, 6);
+        let same = replaced(&known, known.clone());
+        assert!(same_content(&same, &known));
+        let mut chosen = bundle(&[("b", 10)], &[]);
+        chosen.sequence_number = 2;
+        assert_eq!(replaced(&known, chosen).sequence_number, 2);
     }
 
     #[test]

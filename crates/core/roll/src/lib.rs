@@ -5,7 +5,7 @@
 //! on a clone (a clone shares everything and costs nothing) and publishes it once the store has
 //! made the [`Change`]s durable. Then [`matching`]: which entries a node may see; [`NodeView`]:
 //! the same, kept up to date change by change, for the stream that a node holds. [`rules`] says
-//! which entries may be written, [`node`] how a node lives, [`bundle`] how authorities come and go.
+//! which entries may be written, [`explain`] why a workload has none, [`node`] how a node lives, [`bundle`] how authorities come and go.
 //!
 //! Deliberately not here: durability (`ports/store`), who may write (`core/policy`), the wire
 //! (`edge/wire`), signing (`core/svid`). Nothing in this crate reads a clock, does I/O or logs.
@@ -13,6 +13,7 @@
 pub mod bundle;
 mod change;
 mod digest;
+pub mod explain;
 mod filter;
 mod index;
 mod loaded;

@@ -20,6 +20,7 @@ mod calls;
 mod digest;
 mod evaluate;
 mod event;
+mod explain;
 mod groups;
 mod index;
 mod jwt;
@@ -34,6 +35,9 @@ pub use digest::ViewDigest;
 pub use event::{
     Action, CallId, Encoded, Event, JwtBundles, JwtIdentity, Note, Refusal, RequestId, SignFault,
     ToSign, Want, X509Bundles, X509Identity, X509Update,
+};
+pub use explain::{
+    BundleStanding, CacheStanding, Explanation, HeldSvid, Identity, Inventory, Lack, Miss, Standing,
 };
 pub use material::{JwtMaterial, X509Material};
 pub use roster::{Config, Roster, Stats};

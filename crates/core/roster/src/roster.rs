@@ -170,6 +170,17 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
         }
     }
 
+    /// Calls of callers with these selectors that wait for their first answer.
+    pub(crate) fn waiting_like(&self, selectors: &SelectorSet) -> usize {
+        let group = self.by_selectors.get(selectors);
+        let calls = group.and_then(|id| self.groups.get(id)).map(|g| &g.calls);
+        let calls = calls.into_iter().flatten();
+        calls
+            .filter_map(|id| self.calls.get(id))
+            .filter(|call| call.is_waiting())
+            .count()
+    }
+
     fn on_alarm(&mut self, alarm: Alarm) {
         match alarm {
             Alarm::Renew(entry) => self.holdings.renew(&entry, &mut self.agenda),

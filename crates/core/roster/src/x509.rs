@@ -11,6 +11,7 @@ use std::time::Duration;
 use muster_model::{Entry, EntryId, Now, SpiffeId, Timestamp, X509Authority};
 
 use crate::event::{Action, Note, RequestId, SignFault, ToSign};
+use crate::explain::{HeldSvid, Standing};
 use crate::material::X509Material;
 use crate::time::{Agenda, Alarm, Backoff, Schedule, When};
 
@@ -148,6 +149,34 @@ impl<X: X509Material> Holdings<X> {
             .values()
             .filter(|h| h.current.is_some())
             .count()
+    }
+
+    /// How many entries somebody streams.
+    pub(crate) fn subscribed(&self) -> usize {
+        self.subscribed
+    }
+
+    /// The earliest end of validity of what is held.
+    pub(crate) fn first_expiry(&self) -> Option<Timestamp> {
+        let held = self.entries.values().filter_map(|h| h.current.as_ref());
+        held.map(|held| held.svid.not_after()).min()
+    }
+
+    /// How an entry stands, what it holds, and how many groups of callers stream it.
+    pub(crate) fn standing(&self, id: &EntryId) -> Option<(Standing, Option<HeldSvid>, usize)> {
+        let holding = self.entries.get(id)?;
+        let held = holding.current.as_ref().map(|held| HeldSvid {
+            serial: held.svid.serial().clone(),
+            not_after: held.svid.not_after(),
+            renew_at: held.svid.renew_at(),
+        });
+        let standing = match (&held, &holding.stage) {
+            (Some(_), _) => Standing::Held,
+            (None, Stage::Waiting) => Standing::Failed(holding.failures),
+            (None, Stage::Queued(_) | Stage::Asked(_)) => Standing::BeingSigned,
+            (None, Stage::Rest) => Standing::NotWanted,
+        };
+        Some((standing, held, holding.subscribers))
     }
 
     /// An entry is new or has changed. Returns whether what can be served for it changed.

@@ -10,7 +10,9 @@
 //! and token IDs are arguments), keys at rest (`adapters/keys`), TLS (`edge/tls`).
 
 pub mod bundle;
+pub mod bundle_file;
 pub mod jwt;
 pub mod ladder;
 pub mod lifetime;
+pub mod pem;
 pub mod x509;

@@ -2,13 +2,11 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use tokio::io::unix::AsyncFd;
-use tokio::sync::OnceCell;
-
+use crate::held::{HeldProcess, unidentified};
 use crate::pidfd;
 use crate::procfs::{ExecutableId, ProcDir, ProcError};
 use crate::sys::{self, Credentials, Received, SenderPidfd};
@@ -160,13 +158,9 @@ struct Inner {
 /// The process that connected, as seen at `accept`.
 #[derive(Clone)]
 pub(crate) struct Connector {
-    pid: u32,
+    process: HeldProcess,
     uid: u32,
     gid: u32,
-    pidfd: Arc<OwnedFd>,
-    watch: Arc<OnceCell<AsyncFd<Arc<OwnedFd>>>>,
-    start_time: u64,
-    executable: Option<ExecutableId>,
     assurance: Assurance,
 }
 
@@ -194,57 +188,20 @@ impl Connector {
             }
             Err(error) => return Err(unidentified(pid, &error)),
         };
-        let pidfd = Arc::new(pidfd);
-        let dir = ProcDir::open(pid, Arc::clone(&pidfd)).map_err(|error| refusal(pid, &error))?;
-        let start_time = dir.start_time().map_err(|error| refusal(pid, &error))?;
         Ok(Self {
-            pid,
+            process: HeldProcess::hold(pid, Arc::new(pidfd))?,
             uid: cred.uid(),
             gid: cred.gid(),
-            pidfd,
-            watch: Arc::new(OnceCell::new()),
-            start_time,
-            // Another user's executable is hidden from an unprivileged node, and a kernel thread
-            // has none. Attestors that need it say so.
-            executable: dir.executable_id().ok(),
             assurance,
         })
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.pid
+        self.process.pid()
     }
 
     pub(crate) fn uid(&self) -> u32 {
         self.uid
-    }
-
-    fn is_alive(&self) -> bool {
-        pidfd::is_alive(self.pidfd.as_fd())
-    }
-
-    fn still_same(&self) -> Result<(), Refusal> {
-        let pid = self.pid;
-        let dir = self.proc_dir().map_err(|error| refusal(pid, &error))?;
-        if dir.start_time().map_err(|error| refusal(pid, &error))? != self.start_time {
-            return Err(Refusal::Gone { pid });
-        }
-        if dir.executable_id().ok() != self.executable {
-            return Err(if self.is_alive() {
-                Refusal::OtherProgram { pid }
-            } else {
-                Refusal::Gone { pid }
-            });
-        }
-        if self.is_alive() {
-            Ok(())
-        } else {
-            Err(Refusal::Gone { pid })
-        }
-    }
-
-    fn proc_dir(&self) -> Result<ProcDir, ProcError> {
-        ProcDir::open(self.pid, Arc::clone(&self.pidfd))
     }
 }
 
@@ -255,34 +212,10 @@ fn visible(pid: i32) -> Result<u32, Refusal> {
         .ok_or(Refusal::NotVisible)
 }
 
-fn unidentified(pid: u32, error: &io::Error) -> Refusal {
-    match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
-            Refusal::Exhausted { pid }
-        }
-        Some(libc::ESRCH) => Refusal::Gone { pid },
-        _ => Refusal::Unidentified {
-            pid,
-            kind: error.kind(),
-        },
-    }
-}
-
-fn refusal(pid: u32, error: &ProcError) -> Refusal {
-    match error {
-        ProcError::Gone { pid } => Refusal::Gone { pid: *pid },
-        ProcError::Unreadable { source, .. } => unidentified(pid, source),
-        ProcError::Malformed { .. } => Refusal::Unidentified {
-            pid,
-            kind: io::ErrorKind::InvalidData,
-        },
-    }
-}
-
 impl Caller {
     /// The process, in our pid namespace. Never 0.
     pub fn pid(&self) -> u32 {
-        self.inner.connector.pid
+        self.process().pid()
     }
 
     /// The effective user when the process connected.
@@ -308,13 +241,13 @@ impl Caller {
 
     /// When the process started, in clock ticks since boot.
     pub fn start_time(&self) -> u64 {
-        self.inner.connector.start_time
+        self.process().start_time()
     }
 
     /// The file that the process ran when the connection was accepted; `None` when the kernel
     /// does not show it to us.
     pub fn executable_id(&self) -> Option<ExecutableId> {
-        self.inner.connector.executable
+        self.process().executable_id()
     }
 
     /// How firmly the process is known.
@@ -322,42 +255,36 @@ impl Caller {
         self.inner.assurance
     }
 
-    /// The process's pidfd. Do not register it with an event loop: use
-    /// [`exited`](Self::exited), or duplicate it.
+    /// The process, apart from its connection: to wait for its end, to read about it, to see
+    /// whether it is still the one.
+    pub fn process(&self) -> &HeldProcess {
+        &self.inner.connector.process
+    }
+
+    /// The process's pidfd; see [`HeldProcess::pidfd`].
     pub fn pidfd(&self) -> &Arc<OwnedFd> {
-        &self.inner.connector.pidfd
+        self.process().pidfd()
     }
 
     /// Whether the process still runs.
     pub fn is_alive(&self) -> bool {
-        self.inner.connector.is_alive()
+        self.process().is_alive()
     }
 
     /// Whether it is still the process, and the program, that connected. Ask after collecting
     /// facts about it and before believing them.
     pub fn verify(&self) -> Result<(), Refusal> {
-        self.inner.connector.still_same()
+        self.process().verify()
     }
 
     /// `/proc/PID`, surely of this process.
     pub fn proc_dir(&self) -> Result<ProcDir, ProcError> {
-        self.inner.connector.proc_dir()
+        self.process().proc_dir()
     }
 
-    /// Resolves when the process has ended, within a scheduling delay of it.
-    ///
-    /// Any number of tasks may wait, each as often as it likes. Needs a tokio runtime with I/O
-    /// enabled; fails only when the kernel refuses another epoll watch.
+    /// Resolves when the process has ended; see [`HeldProcess::exited`].
     pub async fn exited(&self) -> io::Result<()> {
-        let connector = &self.inner.connector;
-        let watch = connector
-            .watch
-            .get_or_try_init(|| async { sys::watch_pidfd(Arc::clone(&connector.pidfd)) })
-            .await?;
-        while connector.is_alive() {
-            watch.readable().await?.clear_ready();
-        }
-        Ok(())
+        self.process().exited().await
     }
 }
 
@@ -435,7 +362,7 @@ impl PeerInfo {
     pub(crate) fn judge(&self, received: &Received) -> Result<(), Refusal> {
         let shared = &*self.shared;
         let connector = &shared.connector;
-        let pid = connector.pid;
+        let pid = connector.pid();
         shared
             .descriptors
             .fetch_add(received.descriptors, Ordering::Relaxed);
@@ -452,7 +379,7 @@ impl PeerInfo {
         }
         // While the connector runs, its number is nobody else's, and nobody had both the number
         // and this connection before it existed: the sender is the connector.
-        if !connector.is_alive() {
+        if !connector.process.is_alive() {
             return Err(Refusal::Gone { pid });
         }
         if let Some(caller) = shared.bound.get() {
@@ -465,18 +392,20 @@ impl PeerInfo {
         let assurance = match &received.pidfd {
             SenderPidfd::Absent => connector.assurance,
             SenderPidfd::Gone => return Err(Refusal::Gone { pid }),
-            SenderPidfd::Here(pidfd) => match pidfd::may_be_same(pidfd, &connector.pidfd) {
-                Ok(true) => connector.assurance.max(Assurance::SenderPidfd),
-                Ok(false) => {
-                    return Err(Refusal::OtherSender {
-                        connected: pid,
-                        sent,
-                    });
+            SenderPidfd::Here(pidfd) => {
+                match pidfd::may_be_same(pidfd, connector.process.pidfd()) {
+                    Ok(true) => connector.assurance.max(Assurance::SenderPidfd),
+                    Ok(false) => {
+                        return Err(Refusal::OtherSender {
+                            connected: pid,
+                            sent,
+                        });
+                    }
+                    Err(error) => return Err(unidentified(pid, &error)),
                 }
-                Err(error) => return Err(unidentified(pid, &error)),
-            },
+            }
         };
-        connector.still_same()?;
+        connector.process.verify()?;
         shared.bound.get_or_init(|| Caller {
             inner: Arc::new(Inner {
                 connector: connector.clone(),
@@ -491,7 +420,7 @@ impl PeerInfo {
 impl fmt::Debug for PeerInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerInfo")
-            .field("connected_pid", &self.shared.connector.pid)
+            .field("connected_pid", &self.shared.connector.pid())
             .field("caller", &self.shared.bound.get())
             .field("refused", &self.shared.refused.get())
             .finish_non_exhaustive()

@@ -3,7 +3,8 @@
 //! Start at [`Listener`]: bind it, turn it into [`Incoming`] and give that to
 //! `tonic::transport::Server::serve_with_incoming`. In a handler,
 //! `request.extensions().get::<PeerInfo>()` gives the [`Caller`]: its pid, user, pidfd, and a
-//! `/proc/PID` that is surely its own. [`connect()`] is the client's end.
+//! `/proc/PID` that is surely its own. [`connect()`] is the client's end. [`HeldProcess`] is a
+//! process without a connection, such as one that was named by its number.
 //!
 //! ```no_run
 //! # use muster_peer::{Limits, ListenOptions, Listener, PeerInfo};
@@ -29,6 +30,7 @@ pub mod authority;
 mod caller;
 mod connect;
 mod gate;
+mod held;
 mod incoming;
 mod listener;
 pub mod pidfd;
@@ -41,6 +43,7 @@ pub use authority::AuthorityRewriter;
 pub use caller::{Assurance, Caller, PeerInfo, Refusal};
 pub use connect::{ConnectError, connect, connect_lazy};
 pub use gate::{Limits, Tally};
+pub use held::HeldProcess;
 pub use incoming::{Connection, Incoming, TallyReader};
 pub use listener::{BindError, ListenOptions, Listener, MAX_SOCKET_PATH, Owner};
 pub use procfs::{ExecutableId, ProcDir, ProcError};

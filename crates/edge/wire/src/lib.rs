@@ -10,6 +10,7 @@
 pub mod bundle;
 pub mod entry;
 pub mod id;
+pub mod log_level;
 pub mod node;
 pub mod selector;
 pub mod status;

@@ -5,10 +5,12 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use muster_peer::{Caller, ExecutableId, ProcError, pidfd, procfs};
+use muster_peer::{Caller, ExecutableId, HeldProcess, ProcDir, ProcError, pidfd, procfs};
 use muster_plugin::workload::{AttestError, Change, FileId, Process, SenderIds};
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat};
+
+use super::unix::Status;
 
 /// The most that is read of a file in `/proc/PID`, in bytes; `status` grows with the groups.
 const FILE_LIMIT: u64 = 1024 * 1024;
@@ -17,30 +19,60 @@ const PAGE: usize = 4096;
 
 /// The caller of a connection, for attestors.
 pub fn process_of(caller: &Caller) -> Result<Process, AttestError> {
-    let pid = caller.pid();
-    let dir = caller.proc_dir().map_err(|error| match error {
-        ProcError::Gone { pid } => AttestError::Gone { pid },
-        error @ (ProcError::Unreadable { .. } | ProcError::Malformed { .. }) => {
-            AttestError::Failed {
-                kind: "proc",
-                reason: error.to_string(),
-                source: None,
-            }
-        }
-    })?;
+    let held = caller.process();
+    let sender = SenderIds {
+        uid: caller.sender_uid(),
+        gid: caller.sender_gid(),
+    };
     Ok(Process {
-        pid,
-        uid: caller.uid(),
-        gid: caller.gid(),
-        sender: Some(SenderIds {
-            uid: caller.sender_uid(),
-            gid: caller.sender_gid(),
-        }),
-        start_time: caller.start_time(),
-        executable: caller.executable_id().map(file_id),
-        dir: Arc::new(dir.into_fd()),
-        pidfd: Arc::clone(caller.pidfd()),
+        sender: Some(sender),
+        ..known(held, directory(held)?, caller.uid(), caller.gid())
     })
+}
+
+/// A process that did not call, for attestors: its user and group are those that it has now.
+pub fn process_of_held(held: &HeldProcess) -> Result<Process, AttestError> {
+    let dir = directory(held)?;
+    let content = dir.read("status").map_err(|error| proc_error(&error))?;
+    let status = Status::parse(&content).map_err(|error| AttestError::Failed {
+        kind: "proc",
+        reason: format!("/proc/{}/status is not understood: {error}", held.pid()),
+        source: None,
+    })?;
+    Ok(known(
+        held,
+        dir,
+        status.uids.effective,
+        status.gids.effective,
+    ))
+}
+
+fn known(held: &HeldProcess, dir: ProcDir, uid: u32, gid: u32) -> Process {
+    Process {
+        pid: held.pid(),
+        uid,
+        gid,
+        sender: None,
+        start_time: held.start_time(),
+        executable: held.executable_id().map(file_id),
+        dir: Arc::new(dir.into_fd()),
+        pidfd: Arc::clone(held.pidfd()),
+    }
+}
+
+fn directory(held: &HeldProcess) -> Result<ProcDir, AttestError> {
+    held.proc_dir().map_err(|error| proc_error(&error))
+}
+
+fn proc_error(error: &ProcError) -> AttestError {
+    match error {
+        ProcError::Gone { pid } => AttestError::Gone { pid: *pid },
+        ProcError::Unreadable { .. } | ProcError::Malformed { .. } => AttestError::Failed {
+            kind: "proc",
+            reason: error.to_string(),
+            source: None,
+        },
+    }
 }
 
 fn file_id(id: ExecutableId) -> FileId {
@@ -145,24 +177,9 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A process as if it had called: the way of a broker, without a sender.
+    /// A process that was named by its number.
     pub(crate) fn process_by_pid(pid: u32) -> Process {
-        let dir = File::open(format!("/proc/{pid}")).unwrap();
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap();
-        let exe = std::fs::metadata(format!("/proc/{pid}/exe")).unwrap();
-        Process {
-            pid,
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-            sender: None,
-            start_time: procfs::start_time(&stat).unwrap(),
-            executable: Some(FileId {
-                device: std::os::unix::fs::MetadataExt::dev(&exe),
-                inode: std::os::unix::fs::MetadataExt::ino(&exe),
-            }),
-            dir: Arc::new(dir.into()),
-            pidfd: Arc::new(pidfd::open(pid).unwrap()),
-        }
+        process_of_held(&HeldProcess::by_number(pid).unwrap()).unwrap()
     }
 
     pub(crate) fn own_process() -> Process {

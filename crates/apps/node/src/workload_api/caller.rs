@@ -1,12 +1,11 @@
 //! From a request to what its caller is attested as.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::Extensions;
-use muster_attest::workload::{attest, process_of};
+use muster_attest::workload::process_of;
 use muster_model::SelectorSet;
-use muster_peer::{Assurance, Caller, PeerInfo};
+use muster_peer::{Assurance, Caller, HeldProcess, PeerInfo};
 use muster_plugin::workload::{AttestError, Fact, WorkloadAttestor};
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_roster::Refusal;
@@ -15,11 +14,10 @@ use muster_wire::selector;
 use tonic::Status;
 
 use crate::events::Events;
+use crate::target::{AttestedTarget, facts_of};
 
 /// The text that clients know an attestation that failed by.
 const ATTESTATION_FAILED: &str = "workload attestation failed";
-/// The longest that the attestors may take together.
-const ATTEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A caller whose facts are known.
 pub(crate) struct Attested {
@@ -70,15 +68,7 @@ impl CallerAttestor {
 
     async fn facts(&self, caller: &Caller) -> Result<Vec<Fact>, AttestError> {
         let process = process_of(caller)?;
-        tokio::time::timeout(ATTEST_TIMEOUT, attest(&self.attestors, &process))
-            .await
-            .unwrap_or_else(|_elapsed| {
-                Err(AttestError::Failed {
-                    kind: "any",
-                    reason: format!("no answer within {} s", ATTEST_TIMEOUT.as_secs()),
-                    source: None,
-                })
-            })
+        facts_of(&self.attestors, &process).await
     }
 
     /// What a refused caller is told, and everyone who watches.
@@ -95,12 +85,8 @@ impl CallerAttestor {
     }
 
     fn refused(&self, caller: &Caller, reason: &str) {
-        let refused = admin::event::What::Refused(admin::Refused {
-            pid: i32::try_from(caller.pid()).unwrap_or(-1),
-            uid: caller.uid(),
-            reason: reason.to_owned(),
-        });
-        self.events.tell(refused, self.clock.now().wall);
+        let now = self.clock.now().wall;
+        self.events.refused(caller.pid(), caller.uid(), reason, now);
     }
 }
 
@@ -141,16 +127,32 @@ fn describe(caller: &Caller, facts: &[Fact]) -> admin::Attested {
         pid: i32::try_from(caller.pid()).unwrap_or(-1),
         uid: caller.uid(),
         gid: caller.gid(),
-        executable: executable(caller).unwrap_or_default(),
-        facts: facts
-            .iter()
-            .map(|fact| admin::Fact {
-                selector: Some(selector::write(&fact.selector)),
-                how: fact.evidence.to_string(),
-            })
-            .collect(),
+        executable: executable(caller.process()).unwrap_or_default(),
+        facts: write_facts(facts),
         level: level(caller.assurance()).to_owned(),
     }
+}
+
+/// A process that did not call, for people.
+pub(crate) fn describe_target(target: &AttestedTarget) -> admin::Attested {
+    admin::Attested {
+        pid: i32::try_from(target.process.pid()).unwrap_or(-1),
+        uid: target.uid,
+        gid: target.gid,
+        executable: executable(&target.process).unwrap_or_default(),
+        facts: write_facts(&target.facts),
+        level: level(Assurance::OpenedPidfd).to_owned(),
+    }
+}
+
+fn write_facts(facts: &[Fact]) -> Vec<admin::Fact> {
+    facts
+        .iter()
+        .map(|fact| admin::Fact {
+            selector: Some(selector::write(&fact.selector)),
+            how: fact.evidence.to_string(),
+        })
+        .collect()
 }
 
 /// How surely the process is known, in words.
@@ -163,8 +165,8 @@ fn level(assurance: Assurance) -> &'static str {
 }
 
 /// The path of the executable as the process sees it; for people, not a fact.
-fn executable(caller: &Caller) -> Option<String> {
-    let dir = caller.proc_dir().ok()?.into_fd();
+fn executable(process: &HeldProcess) -> Option<String> {
+    let dir = process.proc_dir().ok()?.into_fd();
     let path = nix::fcntl::readlinkat(&dir, "exe").ok()?;
     Some(path.to_string_lossy().into_owned())
 }

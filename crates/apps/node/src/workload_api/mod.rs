@@ -30,6 +30,7 @@ use tonic::server::NamedService;
 use tower::Service;
 
 use self::caller::CallerAttestor;
+pub(crate) use self::caller::describe_target;
 use crate::driver::Driver;
 use crate::events::Events;
 

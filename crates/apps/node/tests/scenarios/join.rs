@@ -240,7 +240,8 @@ async fn a_directory_serves_one_node_of_one_trust_domain() {
     let start = |text: &str| {
         let config = muster_node::config::Config::parse("node.toml", text).unwrap();
         let shutdown = muster_rt::lifecycle::Shutdown::new();
-        muster_node::serve(config, muster_rt::SystemClock::shared(), shutdown)
+        let level = muster_rt::telemetry::LevelControl::detached(config.log.level);
+        muster_node::serve(config, level, muster_rt::SystemClock::shared(), shutdown)
     };
     let error = tokio::time::timeout(PATIENCE, start(&config))
         .await

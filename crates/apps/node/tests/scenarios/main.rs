@@ -7,6 +7,8 @@ mod connection;
 #[cfg(test)]
 mod double;
 #[cfg(test)]
+mod explain;
+#[cfg(test)]
 mod join;
 #[cfg(test)]
 mod jwt;

@@ -14,6 +14,7 @@ use muster_proto::muster::node::admin::v1::node_admin_client::NodeAdminClient;
 use muster_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use muster_proto::workload::{X509svidRequest, X509svidResponse};
 use muster_rt::lifecycle::{Reason, Shutdown};
+use muster_rt::telemetry::LevelControl;
 use muster_rt::{Clock, SystemClock};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -147,8 +148,9 @@ impl Rig {
 
     pub(crate) fn run_by(&self, clock: Arc<dyn Clock>) -> Running {
         let config = Config::parse("node.toml", &self.config()).expect("a good configuration");
+        let level = LevelControl::detached(config.log.level);
         let shutdown = Shutdown::new();
-        let task = tokio::spawn(serve(config, clock, shutdown.clone()));
+        let task = tokio::spawn(serve(config, level, clock, shutdown.clone()));
         Running { shutdown, task }
     }
 
@@ -162,7 +164,12 @@ impl Rig {
     }
 
     pub(crate) async fn admin(&self) -> NodeAdminClient<Channel> {
-        NodeAdminClient::new(channel(&self.path("private/a.sock")).await)
+        NodeAdminClient::new(self.admin_channel().await)
+    }
+
+    /// A channel to the operator's socket.
+    pub(crate) async fn admin_channel(&self) -> Channel {
+        channel(&self.path("private/a.sock")).await
     }
 
     /// Waits until the node says of itself what is wanted.

@@ -7,7 +7,7 @@ const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 
 /// The certificates of a PEM text, DER; what stands between the blocks is passed over.
-pub(crate) fn certificates(text: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+pub fn certificates(text: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     let text = std::str::from_utf8(text).map_err(|_utf8| "it is not text")?;
     let mut found = Vec::new();
     let mut rest = text;

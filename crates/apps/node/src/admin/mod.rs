@@ -1,9 +1,15 @@
-//! The operator's socket: who the node is, how it stands, what happens on it.
+//! The operator's socket: who the node is, how it stands, what happens on it, and why a process
+//! has no identity. SPIRE's own admin services stand beside ours, one file each.
+
+mod debug;
+mod explain;
+mod logger;
 
 use std::pin::Pin;
 
 use futures::{Stream, StreamExt};
 use muster_model::{Timestamp, TrustDomain};
+use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_proto::muster::node::admin::v1::node_admin_server;
 use muster_rt::Clock;
@@ -15,8 +21,18 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tonic::{Request, Response, Status};
 
-use crate::driver::Driver;
+pub(crate) use self::debug::DebugService;
+pub(crate) use self::explain::Settings;
+pub(crate) use self::logger::LoggerService;
+use crate::driver::{Driver, Stopped};
 use crate::events::{Events, timestamp};
+use crate::target::attest_pid;
+use crate::workload_api::describe_target;
+
+/// How many entries that do not match an explanation lists by default, and at most.
+const NEAREST: (usize, usize) = (5, 100);
+/// How many entries an inspection lists by default, and at most.
+const LISTED: (usize, usize) = (1000, 5000);
 
 /// The service; the mode of the socket's file is the authorization.
 pub(crate) struct AdminService {
@@ -24,6 +40,8 @@ pub(crate) struct AdminService {
     pub(crate) started_at: Timestamp,
     pub(crate) node: watch::Receiver<Option<X509Svid>>,
     pub(crate) driver: Driver,
+    pub(crate) attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    pub(crate) settings: Settings,
     pub(crate) events: Events,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) shutdown: Shutdown,
@@ -95,5 +113,68 @@ impl node_admin_server::NodeAdmin for AdminService {
         let last =
             futures::stream::once(async { Err(Status::unavailable("the node is shutting down")) });
         Ok(Response::new(Box::pin(events.take_until(end).chain(last))))
+    }
+
+    /// # Path
+    ///
+    /// `node/target.rs` (attestation), `core/roster/explain.rs`.
+    async fn explain(
+        &self,
+        request: Request<admin::ExplainRequest>,
+    ) -> Result<Response<admin::ExplainResponse>, Status> {
+        let request = request.into_inner();
+        let Some(pid) = u32::try_from(request.pid).ok().filter(|pid| *pid > 0) else {
+            return Err(Status::invalid_argument(format!(
+                "{} is no pid: give a positive number",
+                request.pid
+            )));
+        };
+        let target = match attest_pid(&self.attestors, pid).await {
+            Ok(target) => target,
+            Err(refusal) => return Ok(Response::new(explain::unattested(request.pid, &refusal))),
+        };
+        let nearest = bounded(request.nearest, NEAREST);
+        let explanation = self
+            .driver
+            .explain(target.selectors.clone(), nearest)
+            .await
+            .map_err(unavailable)?;
+        let last = self.driver.last_in_step().await.map_err(unavailable)?;
+        Ok(Response::new(explain::attested(
+            describe_target(&target),
+            &explanation,
+            self.events.refusals_of(request.pid),
+            last,
+        )))
+    }
+
+    /// # Path
+    ///
+    /// `core/roster/explain.rs`.
+    async fn inspect(
+        &self,
+        request: Request<admin::InspectRequest>,
+    ) -> Result<Response<admin::InspectResponse>, Status> {
+        let limit = bounded(request.into_inner().limit, LISTED);
+        let inventory = self.driver.inventory(limit).await.map_err(unavailable)?;
+        let expires = self.node.borrow().as_ref().map(|svid| svid.not_after);
+        Ok(Response::new(explain::inventory(
+            &inventory,
+            expires,
+            self.settings,
+        )))
+    }
+}
+
+fn unavailable(stopped: Stopped) -> Status {
+    Status::unavailable(stopped.to_string())
+}
+
+/// What was asked for, within bounds; 0 asks for the default.
+fn bounded(asked: u32, (default, most): (usize, usize)) -> usize {
+    match usize::try_from(asked) {
+        Ok(0) => default,
+        Ok(asked) => asked.min(most),
+        Err(_) => most,
     }
 }

@@ -1,4 +1,8 @@
-//! `muster node`: the attested nodes.
+//! `muster node`: the attested nodes, and the one on this host.
+
+mod debug;
+mod explain;
+mod local;
 
 use clap::{Args, Subcommand};
 use muster_model::{SpiffeId, Timestamp};
@@ -28,6 +32,10 @@ pub(crate) enum Command {
     Ban(One),
     /// Evict a node: it loses its identity and may attest again
     Evict(One),
+    /// Say why a process has, or has not, an identity
+    Explain(explain::Explain),
+    /// Show how the node on this host stands, and what it holds
+    Debug(debug::Debug),
     /// The node's daemon, as `muster dev` runs it
     #[command(hide = true)]
     Run(daemon::Run),
@@ -61,6 +69,8 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
                 .map_err(|status| Failure::of_call(&format!("ban {}", one.id), &status))?;
             done(&one, "banned", output)
         }
+        Command::Explain(explain) => explain::run(&explain, output).await,
+        Command::Debug(debug) => debug::run(&debug, output).await,
         Command::Run(_) => Err(Failure::usage("`muster node run` stands alone")),
         Command::Evict(one) => {
             let id = Some(id::write(&one.id));
