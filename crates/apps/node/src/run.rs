@@ -129,7 +129,7 @@ pub async fn serve(
             &config.sds,
             config.trust_domain.clone(),
             driver.clone(),
-            attestors,
+            attestors.clone(),
             events.clone(),
             clock.clone(),
             shutdown.clone(),
