@@ -2,11 +2,13 @@
 //!
 //! Every client is installed from its own package registry into `target/interop`, then run three
 //! times over: as a caller that nobody registered, as a registered workload, and in mutual TLS with
-//! another language while SVIDs and authorities change. A client or a toolchain that is missing is
+//! another language while SVIDs and authorities change. A pair of Envoys goes through such changes
+//! by SDS. A client or a toolchain that is missing is
 //! a failure, not a skip. What the programs print is in `tests/interop/README.md`.
 
 mod clients;
 mod domain;
+mod envoy;
 mod examples;
 mod grpcurl;
 mod mutual_tls;
@@ -43,7 +45,7 @@ const PROGRAM_WITHIN: Duration = Duration::from_mins(7);
 /// Which clients to run, and where the results go.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
+    /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls, envoy,
     /// examples. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -68,7 +70,7 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     for name in &options.only {
         if !clients::NAMES.contains(&name.as_str())
-            && !["grpcurl", "mtls", "examples"].contains(&name.as_str())
+            && !["grpcurl", "mtls", envoy::NAME, "examples"].contains(&name.as_str())
         {
             return Err(format!("--only {name}: there is no such client").into());
         }
@@ -96,6 +98,11 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     } else {
         None
     };
+    let envoy = if options.wants(envoy::NAME) {
+        envoy::install(&home, &mut results)
+    } else {
+        None
+    };
     println!("installed the clients in {} s", watch.seconds());
 
     let chosen: Vec<&Client> = clients
@@ -120,6 +127,14 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         }
         domain.stop()?;
         println!("ran mutual TLS and the examples in {} s", watch.seconds());
+    }
+
+    if let Some(envoy) = &envoy {
+        let watch = Stopwatch::start();
+        let domain = Domain::start(&muster, &Lifetimes::ROTATION)?;
+        envoy::run(&domain, envoy, &mut results);
+        domain.stop()?;
+        println!("ran Envoy in {} s", watch.seconds());
     }
 
     let file = options.out.clone().unwrap_or(home.join("results.json"));
