@@ -14,7 +14,7 @@ use std::process::Command;
 use self::foreign::{Foreign, Met};
 use self::load::{Load, Seen};
 use self::proxy::Proxy;
-use crate::interop::clients::{demand, virtual_environment};
+use crate::interop::clients::{FIRST_FREE, demand, virtual_environment};
 use crate::interop::domain::{Domain, Identity};
 use crate::interop::results::{Line, Results};
 use crate::shell::{Failure, Stopwatch, quietly, root};
@@ -121,12 +121,10 @@ struct Pair {
 impl Pair {
     fn start(domain: &Domain, envoy: &Envoy) -> Result<Self, Failure> {
         let folder = tempfile::Builder::new().prefix("muster-envoy-").tempdir()?;
-        let identities = ["envoy-server", "envoy-client"]
-            .map(|name| Identity::new(name, if name == "envoy-server" { 30 } else { 31 }));
-        for identity in &identities {
-            domain.register(identity)?;
-        }
-        let [server_identity, client_identity] = identities;
+        let server_identity = Identity::new("envoy-server", FIRST_FREE + 2);
+        let client_identity = Identity::new("envoy-client", FIRST_FREE + 3);
+        domain.register(&server_identity)?;
+        domain.register(&client_identity)?;
         let socket = domain.workload_socket().to_string_lossy();
         let begin = |name: &str, identity: &Identity, values: &[(&str, &str)]| {
             let admin = folder.path().join(format!("{name}.sock"));

@@ -40,7 +40,13 @@ impl Proxy {
             .arg("-c")
             .arg(config)
             .args(["--disable-hot-restart", "--concurrency", "2"])
-            .args(["--log-path", "/dev/stdout"]);
+            // Written at once: by default a line may lie in a buffer for ten seconds.
+            .args([
+                "--log-path",
+                "/dev/stdout",
+                "--file-flush-interval-msec",
+                "50",
+            ]);
         identity.assume(&mut command);
         let mut proxy = Self {
             process: Some(Talker::start(&mut command)?),
