@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::{env, error, fs};
 
 /// Every service; what they import comes along.
-const FILES: [&str; 13] = [
+const FILES: &[&str] = &[
+    "spiffe/broker/brokerapi.proto",
     "spiffe/workload/workloadapi.proto",
+    "spire/api/agent/delegatedidentity/v1/delegatedidentity.proto",
     "spire/api/server/agent/v1/agent.proto",
     "spire/api/server/bundle/v1/bundle.proto",
     "spire/api/server/entry/v1/entry.proto",
@@ -15,13 +17,13 @@ const FILES: [&str; 13] = [
     "spire/api/agent/logger/v1/logger.proto",
     "muster/node/v1/node.proto",
     "muster/node/admin/v1/admin.proto",
+    "muster/server/admin/v1/admin.proto",
     "envoy/service/secret/v3/sds.proto",
     "envoy/extensions/transport_sockets/tls/v3/secret.proto",
-    "muster/server/admin/v1/admin.proto",
 ];
 
 /// Messages that carry keys or tokens: they get no `Debug`, so that none can be logged.
-const SECRET: [&str; 30] = [
+const SECRET: &[&str] = &[
     ".X509SVIDResponse",
     ".X509SVID",
     ".JWTSVIDResponse",
@@ -29,6 +31,13 @@ const SECRET: [&str; 30] = [
     ".ValidateJWTSVIDRequest",
     ".WITSVIDResponse",
     ".WITSVID",
+    ".spiffe.broker.SubscribeToX509SVIDResponse",
+    ".spiffe.broker.X509SVID",
+    ".spiffe.broker.FetchJWTSVIDResponse",
+    ".spiffe.broker.JWTSVID",
+    ".spire.api.agent.delegatedidentity.v1.X509SVIDWithKey",
+    ".spire.api.agent.delegatedidentity.v1.SubscribeToX509SVIDsResponse",
+    ".spire.api.agent.delegatedidentity.v1.FetchJWTSVIDsResponse",
     ".spire.api.types.AttestationData",
     ".spire.api.types.JoinToken",
     ".spire.api.types.JWTSVID",
@@ -71,6 +80,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
 
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::codec::LeanCodec")
         .skip_debug(SECRET)
         .include_file("packages.rs")
         .compile_fds(compiler.file_descriptor_set())?;

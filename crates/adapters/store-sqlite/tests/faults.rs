@@ -149,7 +149,7 @@ async fn a_file_of_a_newer_version_is_refused_and_left_alone() {
     let expected = StoreError::NewerSchema {
         path: path.canonicalize().unwrap(),
         found: 99,
-        known: 1,
+        known: 2,
     };
     assert_eq!(error, expected);
     assert_eq!(fs::read(&path).unwrap(), before);

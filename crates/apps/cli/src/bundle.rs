@@ -40,7 +40,7 @@ pub(crate) enum Command {
 enum Format {
     /// The X.509 roots as PEM
     Pem,
-    /// The SPIFFE bundle document: X.509 roots and JWT keys as a JWK set
+    /// The SPIFFE bundle document: X.509 roots, JWT keys and WIT keys as a JWK set
     Spiffe,
 }
 

@@ -1,20 +1,27 @@
 //! `node.toml`: what was written, and what it means.
 
+mod broker;
+mod hardening;
 mod sds;
+mod wit;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use muster_attest::workload::unix::{DigestLimit, ExecutableOptions, UnixOptions};
+use muster_attest::workload::unix::{DigestLimit, ExecutableOptions, Traced, UnixOptions};
 use muster_crypto::{KeyType, Secret};
-use muster_model::TrustDomain;
+use muster_model::{SpiffeId, TrustDomain};
+use muster_peer::harden;
 use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::telemetry;
 use muster_svid::lifetime::AVAILABILITY_TARGET_MIN;
 
+pub use self::broker::{Broker, BrokerConfig, PidReach, Profile, ReferenceType};
 pub use self::sds::SdsConfig;
+pub use self::wit::WitConfig;
 
 /// The longest that a call may be held: beyond it no client waits any more.
 const LONGEST_HOLD: Duration = Duration::from_mins(5);
@@ -51,8 +58,16 @@ pub struct Config {
     pub workload_api: WorkloadApiConfig,
     /// How Envoy is served.
     pub sds: SdsConfig,
+    /// The Broker API, if it is served.
+    pub broker: Option<BrokerConfig>,
+    /// Who may use the Delegated Identity API.
+    pub delegates: BTreeSet<SpiffeId>,
     /// Keys and caches.
     pub svid: SvidConfig,
+    /// WIT-SVIDs.
+    pub wit: WitConfig,
+    /// What the daemon gives up at its start.
+    pub hardening: harden::Options,
     /// Log level and format.
     pub log: telemetry::Settings,
 }
@@ -149,6 +164,8 @@ pub struct WorkloadApiConfig {
     pub max_calls: usize,
     /// Calls at the same time on one connection.
     pub max_calls_per_connection: u32,
+    /// How long a client may leave its socket full before its connection is closed.
+    pub unread_timeout: Duration,
 }
 
 /// Keys and caches.
@@ -221,7 +238,11 @@ impl Config {
         let unix = read_unix(&root.table("attest").table("unix"));
         let workload_api = read_workload_api(&root.table("workload_api"));
         let sds = SdsConfig::read(&root.table("sds"));
+        let broker = BrokerConfig::read(&root, &workload_socket);
+        let delegates = broker::read_delegates(&root, trust_domain.as_ref());
         let svid = read_svid(&root.table("svid"));
+        let wit = wit::read(&root.table("wit"));
+        let hardening = hardening::read(&root.table("hardening"));
         let log = telemetry::Settings::read(&root.table("log"));
         document.finish(|| {
             Some(Self {
@@ -234,7 +255,11 @@ impl Config {
                 unix,
                 workload_api,
                 sds,
+                broker,
+                delegates,
                 svid,
+                wit,
+                hardening,
                 log,
             })
         })
@@ -295,6 +320,11 @@ fn read_unix(table: &Table<'_>) -> UnixOptions {
             digest: limit.map(DigestLimit::from).unwrap_or_default(),
             ..ExecutableOptions::default()
         }),
+        traced: if table.default("allow_traced", config::boolean(), false) {
+            Traced::Accept
+        } else {
+            Traced::Refuse
+        },
     }
 }
 
@@ -316,6 +346,11 @@ fn read_workload_api(table: &Table<'_>) -> WorkloadApiConfig {
             "max_calls_per_connection",
             config::integer(1..=1_000_000),
             1_024,
+        ),
+        unread_timeout: table.default(
+            "unread_timeout",
+            config::duration_within(Duration::from_millis(100)..=LONGEST_HOLD),
+            Duration::from_secs(30),
         ),
     }
 }

@@ -4,22 +4,23 @@
 //! one task. The order of deeds is the roster's; what must be on the disk before anyone sees it
 //! is written first.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use muster_model::{Bundle, Revision, SelectorSet, Timestamp};
+use muster_model::{Bundle, Revision, SelectorSet, SpiffeId, Timestamp, TrustDomain};
 use muster_roster::{
-    Action, CallId, Event, Explanation, Inventory, JwtBundles, JwtIdentity, Note, Refusal, Roster,
-    Stats, StepFault, ViewDigest, Want, X509Bundles, X509Update,
+    Action, CallId, Event, Explanation, Inventory, JwtBundles, JwtIdentity, Note, OnMiss, Refusal,
+    Roster, Stats, StepFault, ViewDigest, Want, WitBundles, WitNote, WitUpdate, X509Bundles,
+    X509Update,
 };
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::events::Events;
-use crate::material::{HeldJwt, HeldX509};
+use crate::material::{HeldJwt, HeldWit, HeldX509};
 use crate::signer::Signer;
 use crate::state::{BundleFile, StateError};
 use crate::upstream::Trust;
@@ -28,9 +29,9 @@ use crate::upstream::Trust;
 const BATCH: usize = 256;
 
 /// The roster of this node.
-pub(crate) type NodeRoster = Roster<HeldX509, HeldJwt>;
-type NodeAction = Action<HeldX509, HeldJwt>;
-pub(crate) type NodeEvent = Event<HeldX509, HeldJwt>;
+pub(crate) type NodeRoster = Roster<HeldX509, HeldJwt, HeldWit>;
+type NodeAction = Action<HeldX509, HeldJwt, HeldWit>;
+pub(crate) type NodeEvent = Event<HeldX509, HeldJwt, HeldWit>;
 
 /// What a stream is told: its last full answer, and its end.
 pub(crate) struct Told<T> {
@@ -56,6 +57,8 @@ enum Reply {
     JwtBundles(watch::Sender<Told<JwtBundles>>),
     Trust(oneshot::Sender<Result<Arc<JwtBundles>, Refusal>>),
     JwtSvids(oneshot::Sender<Result<Vec<JwtIdentity<HeldJwt>>, Refusal>>),
+    WitSvids(watch::Sender<Told<WitUpdate<HeldWit>>>),
+    WitBundles(watch::Sender<Told<WitBundles>>),
 }
 
 enum Command {
@@ -65,7 +68,9 @@ enum Command {
         selectors: Arc<SelectorSet>,
         want: Want,
         reply: Reply,
+        asker: Asker,
     },
+    Identities(Arc<SelectorSet>, oneshot::Sender<Matched>),
     Standing(oneshot::Sender<(Revision, ViewDigest)>),
     Stats(oneshot::Sender<Stats>),
     Explain(Arc<SelectorSet>, usize, oneshot::Sender<Explanation>),
@@ -73,11 +78,29 @@ enum Command {
     Inventory(usize, oneshot::Sender<Inventory>),
 }
 
+/// Who asks for a workload.
+#[derive(Clone, Copy)]
+enum Asker {
+    Itself,
+    OnBehalf(OnMiss),
+}
+
+/// The identities that a caller's selectors match now.
+pub(crate) struct Matched {
+    /// Whether the view is what the server means: otherwise there may be others.
+    pub(crate) in_step: bool,
+    pub(crate) identities: Vec<SpiffeId>,
+}
+
+/// All bundles that the node knows, by trust domain.
+pub(crate) type KnownBundles = Arc<BTreeMap<TrustDomain, Arc<Bundle>>>;
+
 /// The way to the loop, for every other task. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Driver {
     commands: mpsc::UnboundedSender<Command>,
     next_call: Arc<AtomicU64>,
+    asker: Asker,
 }
 
 /// The loop has ended: the node is shutting down.
@@ -106,6 +129,22 @@ pub(crate) struct Subscription<T> {
 }
 
 impl Driver {
+    /// The same way for somebody who asks on behalf of workloads: entries of infrastructure do not
+    /// count (BRK-35).
+    pub(crate) fn on_behalf(&self, on_miss: OnMiss) -> Self {
+        Self {
+            asker: Asker::OnBehalf(on_miss),
+            ..self.clone()
+        }
+    }
+
+    /// What a caller with these selectors is entitled to now; nothing is held or signed for it.
+    pub(crate) async fn identities(&self, selectors: Arc<SelectorSet>) -> Result<Matched, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Identities(selectors, reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
     /// Opens a stream of X509-SVIDs.
     pub(crate) fn x509_svids(
         &self,
@@ -128,6 +167,23 @@ impl Driver {
         selectors: Arc<SelectorSet>,
     ) -> Result<Subscription<JwtBundles>, Stopped> {
         self.subscribe(selectors, Want::JwtBundles, Reply::JwtBundles)
+    }
+
+    /// Opens a stream of WIT-SVIDs, of one identity or of all.
+    pub(crate) fn wit_svids(
+        &self,
+        selectors: Arc<SelectorSet>,
+        spiffe_id: Option<SpiffeId>,
+    ) -> Result<Subscription<WitUpdate<HeldWit>>, Stopped> {
+        self.subscribe(selectors, Want::WitSvids { spiffe_id }, Reply::WitSvids)
+    }
+
+    /// Opens a stream of WIT bundles.
+    pub(crate) fn wit_bundles(
+        &self,
+        selectors: Arc<SelectorSet>,
+    ) -> Result<Subscription<WitBundles>, Stopped> {
+        self.subscribe(selectors, Want::WitBundles, Reply::WitBundles)
     }
 
     /// The bundles that a caller may validate tokens with.
@@ -222,6 +278,7 @@ impl Driver {
             selectors,
             want,
             reply,
+            asker: self.asker,
         })?;
         Ok(Place {
             call,
@@ -248,6 +305,8 @@ pub(crate) struct Loop {
     kept_bundle: Option<Bundle>,
     resync: watch::Sender<u64>,
     in_step: watch::Sender<bool>,
+    bundles: watch::Sender<KnownBundles>,
+    bundles_version: u64,
     /// When the view was last known to be in step.
     last_in_step: Option<Timestamp>,
 }
@@ -263,6 +322,8 @@ pub(crate) struct Parts {
     pub(crate) resync: watch::Sender<u64>,
     /// Whether the view is in step with the server.
     pub(crate) in_step: watch::Sender<bool>,
+    /// All bundles of the view.
+    pub(crate) bundles: watch::Sender<KnownBundles>,
 }
 
 /// The way to a loop that is yet to be made: other tasks need it first.
@@ -278,6 +339,7 @@ impl Unstarted {
             driver: Driver {
                 commands: sender,
                 next_call: Arc::new(AtomicU64::new(1)),
+                asker: Asker::Itself,
             },
             commands,
         }
@@ -297,6 +359,8 @@ impl Unstarted {
             kept_bundle: None,
             resync: parts.resync,
             in_step: parts.in_step,
+            bundles: parts.bundles,
+            bundles_version: 0,
             last_in_step: None,
         }
     }
@@ -348,15 +412,28 @@ impl Loop {
                 selectors,
                 want,
                 reply,
+                asker,
             } => {
                 self.replies.insert(call, reply);
-                self.hear(Event::Call {
-                    call,
-                    selectors,
-                    want,
+                self.hear(match asker {
+                    Asker::Itself => Event::Call {
+                        call,
+                        selectors,
+                        want,
+                    },
+                    Asker::OnBehalf(on_miss) => Event::CallOnBehalf {
+                        call,
+                        selectors,
+                        want,
+                        on_miss,
+                    },
                 });
             }
             // Whoever asked may be gone.
+            Command::Identities(selectors, reply) => drop(reply.send(Matched {
+                in_step: self.roster.is_in_step(),
+                identities: self.roster.identities(&selectors),
+            })),
             Command::Standing(reply) => drop(reply.send(self.roster.standing())),
             Command::Stats(reply) => drop(reply.send(self.roster.stats())),
             Command::Explain(selectors, nearest, reply) => {
@@ -384,6 +461,7 @@ impl Loop {
         // Persist before publish: what a workload or a handshake learns of a new bundle, a restart
         // of the node must know as well.
         self.keep_bundle().await?;
+        self.publish_bundles();
         while let Some(action) = self.roster.poll_action() {
             self.perform(action);
         }
@@ -397,6 +475,17 @@ impl Loop {
             changed
         });
         Ok(())
+    }
+
+    fn publish_bundles(&mut self) {
+        let version = self.roster.bundles_version();
+        if version == self.bundles_version {
+            return;
+        }
+        self.bundles_version = version;
+        let bundles = self.roster.bundles();
+        let bundles = bundles.map(|b| (b.trust_domain.clone(), Arc::new(b.clone())));
+        self.bundles.send_replace(Arc::new(bundles.collect()));
     }
 
     async fn keep_bundle(&mut self) -> Result<(), StateError> {
@@ -422,6 +511,7 @@ impl Loop {
     fn perform(&mut self, action: NodeAction) {
         match action {
             Action::SignX509 { request, entries } => self.signer.sign_x509(request, entries),
+            Action::SignWit { request, entries } => self.signer.sign_wit(request, entries),
             Action::SignJwt {
                 request,
                 entry,
@@ -437,6 +527,16 @@ impl Loop {
                     reply.send_modify(|told| told.latest = Some(update));
                 }
             }
+            Action::WitSvids(call, update) => {
+                if let Some(Reply::WitSvids(reply)) = self.replies.get(&call) {
+                    reply.send_modify(|told| told.latest = Some(update));
+                }
+            }
+            Action::WitBundles(call, update) => {
+                if let Some(Reply::WitBundles(reply)) = self.replies.get(&call) {
+                    reply.send_modify(|told| told.latest = Some(update));
+                }
+            }
             Action::JwtBundles(call, update) => match self.replies.remove(&call) {
                 Some(Reply::Trust(reply)) => drop(reply.send(Ok(update))),
                 Some(Reply::JwtBundles(reply)) => {
@@ -444,7 +544,11 @@ impl Loop {
                     self.replies.insert(call, Reply::JwtBundles(reply));
                 }
                 Some(
-                    other @ (Reply::X509Svids(_) | Reply::X509Bundles(_) | Reply::JwtSvids(_)),
+                    other @ (Reply::X509Svids(_)
+                    | Reply::X509Bundles(_)
+                    | Reply::JwtSvids(_)
+                    | Reply::WitSvids(_)
+                    | Reply::WitBundles(_)),
                 ) => {
                     self.replies.insert(call, other);
                 }
@@ -459,6 +563,8 @@ impl Loop {
                 Some(Reply::X509Svids(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
                 Some(Reply::X509Bundles(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
                 Some(Reply::JwtBundles(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
+                Some(Reply::WitSvids(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
+                Some(Reply::WitBundles(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
                 Some(Reply::Trust(reply)) => drop(reply.send(Err(refusal))),
                 Some(Reply::JwtSvids(reply)) => drop(reply.send(Err(refusal))),
                 None => {}
@@ -505,7 +611,43 @@ impl Loop {
             Note::Expired { entry, serial } => {
                 tracing::warn!(entry_id = %entry, %serial, "X509-SVID expired before it was renewed");
             }
+            Note::Wit(note) => note_wit(note),
         }
         self.events.note(note, self.clock.now().wall);
+    }
+}
+
+fn note_wit(note: &WitNote) {
+    match note {
+        WitNote::Issued {
+            entry,
+            spiffe_id,
+            token_id,
+            ..
+        } => tracing::info!(entry_id = %entry, %spiffe_id, token_id, "WIT-SVID signed"),
+        WitNote::NotSigned {
+            entry,
+            fault,
+            failures,
+        } => tracing::warn!(entry_id = %entry, ?fault, failures, "WIT-SVID not signed"),
+        WitNote::RequestFailed {
+            entries,
+            fault,
+            failures,
+            again_in,
+        } => tracing::warn!(
+            entries,
+            ?fault,
+            failures,
+            ?again_in,
+            "a request to sign WIT-SVIDs failed"
+        ),
+        WitNote::AuthorityGone { entry, token_id } => tracing::warn!(
+            entry_id = %entry, token_id,
+            "WIT-SVID dropped: its authority left the bundle or is tainted"
+        ),
+        WitNote::Expired { entry, token_id } => {
+            tracing::warn!(entry_id = %entry, token_id, "WIT-SVID expired before it was renewed");
+        }
     }
 }

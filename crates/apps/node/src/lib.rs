@@ -10,18 +10,21 @@
 //! There is no database: what the node must know after a restart is its own SVID and the bundle.
 
 mod admin;
+mod broker;
 pub mod config;
+mod delegated;
 mod driver;
 mod events;
 mod join;
 mod link;
 mod material;
 mod pace;
+mod refusals;
 mod run;
 mod sds;
 mod signer;
 mod state;
-pub mod target;
+mod target;
 mod upstream;
 mod words;
 mod workload_api;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use muster_model::{EntryId, Revision, TrustDomain};
+use muster_model::{EntryId, Revision, SpiffeId, TrustDomain};
 use muster_policy::NodeRefusal;
 use muster_proto::muster::node::v1::node_view_client::NodeViewClient;
 use muster_proto::muster::node::v1::{WatchRequest, WatchResponse};
@@ -26,12 +26,17 @@ use crate::words;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// A stream that lived so long was a good one: the next failure is the first again.
 const GOOD_STREAM: Duration = Duration::from_secs(10);
+/// A wait that is worth to be cut short when the roster wants its view again.
+const LONG_WAIT: Duration = Duration::from_secs(30);
 /// How often the renewal looks at the civil clock, which may step.
 const CLOCK_CHECK: Duration = Duration::from_secs(5);
 /// How long after a renewal the next one may not be forced.
 const FORCED_INTERVAL: Duration = Duration::from_mins(1);
 /// The most rows that one step may bring before it is complete.
 const STEP_ROWS_MAX: usize = 2_000_000;
+
+/// Counts what the server said of the view and was not believed.
+const VIEW_REFUSED: &str = "muster_node_view_refused_total";
 
 /// Why the node cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +119,7 @@ impl Link {
             driver: self.driver.clone(),
             resync: self.resync.clone(),
             verdicts: self.verdicts.clone(),
+            node: self.node.subscribe(),
             pace: Pace::new(self.seed),
         };
         // Side by side: a renewal that takes long must not keep the node from its view.
@@ -239,13 +245,16 @@ impl Link {
                     return Err(End::Failed(error.into()));
                 }
                 Err(error) => {
-                    if let RenewError::Server(status) = &error
-                        && let Some(refusal) = wire_status::node_refusal(status)
-                    {
-                        return Err(End::Refused(refusal));
+                    let mut wait = pace.next();
+                    if let RenewError::Server(status) = &error {
+                        if let Some(refusal) = wire_status::node_refusal(status) {
+                            return Err(End::Refused(refusal));
+                        }
+                        // A server that signs for others first says when to come again.
+                        wait = wire_status::retry_after(status).unwrap_or(wait);
                     }
                     tracing::warn!(%error, "the node's SVID could not be renewed, will try again");
-                    tokio::time::sleep(pace.next()).await;
+                    tokio::time::sleep(wait).await;
                 }
             }
         }
@@ -263,6 +272,7 @@ struct Follower {
     driver: Driver,
     resync: watch::Receiver<u64>,
     verdicts: watch::Receiver<Option<Status>>,
+    node: watch::Receiver<Option<X509Svid>>,
     pace: Pace,
 }
 
@@ -274,6 +284,7 @@ impl Follower {
             if self.upstream.clock().now().mono.saturating_sub(opened) >= GOOD_STREAM {
                 self.pace.reset();
             }
+            let mut wait = None;
             match end {
                 StreamEnd::Stopped => return End::Stopped,
                 StreamEnd::NewChannel => continue,
@@ -281,6 +292,8 @@ impl Follower {
                     if let Some(refusal) = wire_status::node_refusal(&status) {
                         return End::Refused(refusal);
                     }
+                    // A server that has no room for all says when to come back.
+                    wait = wire_status::retry_after(&status);
                     tracing::warn!(
                         server = %self.upstream.address(),
                         code = ?status.code(),
@@ -289,11 +302,24 @@ impl Follower {
                     );
                 }
                 StreamEnd::Nonsense(error) => {
+                    metrics::counter!(VIEW_REFUSED, "reason" => "malformed").increment(1);
                     tracing::error!(server = %self.upstream.address(), error, "what the server sent is not believed");
                 }
-                StreamEnd::Resync => {}
+                // The roster has said why.
+                StreamEnd::Resync => {
+                    metrics::counter!(VIEW_REFUSED, "reason" => "contradiction").increment(1);
+                }
             }
-            tokio::time::sleep(self.pace.next()).await;
+            let pace = self.pace.next();
+            self.away(wait.unwrap_or(pace)).await;
+        }
+    }
+
+    /// Stays away for a while; not when there is a new connection, or something to be told again.
+    async fn away(&mut self, wait: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _changed = self.resync.changed(), if wait > LONG_WAIT => {}
         }
     }
 
@@ -353,7 +379,13 @@ impl Follower {
                 }
                 Err(status) => return StreamEnd::Status(status),
             };
-            match gathered.add(&message, self.upstream.trust_domain()) {
+            let own = self
+                .node
+                .borrow()
+                .as_ref()
+                .map(|svid| svid.spiffe_id.clone());
+            let gathering = gathered.add(&message, self.upstream.trust_domain(), own.as_ref());
+            match gathering {
                 Ok(None) => {}
                 Ok(Some(step)) => {
                     tracing::debug!(revision = %step.revision, replace = step.replace, "a step of the view");
@@ -382,13 +414,28 @@ impl Follower {
     }
 }
 
+/// Whether an entry with this parent is surely not the node's.
+///
+/// The parent of an entry is a node, or an alias that nodes have by their selectors, which only the
+/// server knows. The names of nodes are recognised: nothing else is named so.
+fn is_another_nodes(parent: &SpiffeId, own: &TrustDomain, node: Option<&SpiffeId>) -> bool {
+    parent.trust_domain() == own
+        && parent.path().starts_with("/spire/agent/")
+        && node.is_some_and(|node| node != parent)
+}
+
 /// The messages of a step that is not complete yet.
 #[derive(Default)]
 struct Gathered(Option<Step>);
 
 impl Gathered {
     /// Adds a message; the step when it is complete.
-    fn add(&mut self, message: &WatchResponse, own: &TrustDomain) -> Result<Option<Step>, String> {
+    fn add(
+        &mut self,
+        message: &WatchResponse,
+        own: &TrustDomain,
+        node: Option<&SpiffeId>,
+    ) -> Result<Option<Step>, String> {
         let digest = ViewDigest::from_bytes(&message.digest)
             .ok_or("the digest of the view does not have 32 bytes")?;
         let step = self.0.get_or_insert_with(|| Step {
@@ -406,8 +453,14 @@ impl Gathered {
         }
         step.digest = digest;
         for entry in &message.entries {
-            step.entries
-                .push(wire_entry::read(entry).map_err(|e| e.to_string())?);
+            let entry = wire_entry::read(entry).map_err(|e| e.to_string())?;
+            if is_another_nodes(&entry.parent_id, own, node) {
+                return Err(format!(
+                    "entry {} is for another node, {}",
+                    entry.id, entry.parent_id
+                ));
+            }
+            step.entries.push(entry);
         }
         for id in &message.removed_entries {
             let id = EntryId::parse(id).map_err(|e| format!("a removed entry: {e}"))?;

@@ -1,5 +1,7 @@
 //! Signed material as the roster sees it: checked once, on arrival.
 
+mod wit;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ use muster_roster::{JwtMaterial, X509Material};
 use muster_svid::lifetime::{renew_at, renew_for_availability, renew_jwt_at};
 use muster_svid::x509::{Certificate, Role, X509Svid, verify};
 use serde_json::{Map, Value};
+
+pub(crate) use self::wit::HeldWit;
 
 /// An X509-SVID that the node holds for an entry.
 #[derive(Debug)]

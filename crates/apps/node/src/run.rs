@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use muster_attest::workload::unix::UnixAttestor;
 use muster_crypto::random;
-use muster_model::TrustDomain;
+use muster_model::{Timestamp, TrustDomain};
+use muster_peer::harden;
 use muster_peer::{Incoming, Limits, ListenOptions, Listener};
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
 use muster_proto::spire::agent::debug::v1::debug_server::DebugServer;
 use muster_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
 use muster_roster::{Config as RosterConfig, Roster};
-use muster_rt::lifecycle::{Ready, Shutdown, Supervisor};
+use muster_rt::lifecycle::{self, Ready, Shutdown, Supervisor};
 use muster_rt::telemetry::{self, LevelControl};
 use muster_rt::{Clock, SystemClock};
 use muster_svid::x509::X509Svid;
@@ -24,12 +25,15 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::admin::{AdminService, DebugService, LoggerService, Settings};
-use crate::config::Config;
-use crate::driver::{Loop, Parts, Unstarted};
+use crate::broker::{self, Broker, Most, Sockets, Surroundings};
+use crate::config::{BrokerConfig, Config};
+use crate::delegated;
+use crate::driver::{Driver, KnownBundles, Loop, Parts, Unstarted};
 use crate::events::Events;
 use crate::link::Link;
+use crate::refusals::Refusals;
 use crate::sds::{self, Sds};
-use crate::signer::Signer;
+use crate::signer::{KeyTypes, Signer};
 use crate::state::State;
 use crate::upstream::{Trust, Upstream};
 use crate::workload_api::{self, WorkloadApi};
@@ -61,7 +65,9 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> StartEr
 }
 
 /// Reads the configuration, starts logging, serves until a signal; the exit code tells how it went.
-pub async fn run(config_path: &Path) -> ExitCode {
+///
+/// Starts the runtime itself: what the daemon gives up binds the threads that start afterwards.
+pub fn run(config_path: &Path) -> ExitCode {
     let config = match Config::read(config_path) {
         Ok(config) => config,
         Err(faults) => return fail(&faults),
@@ -70,17 +76,23 @@ pub async fn run(config_path: &Path) -> ExitCode {
         Ok(level) => level,
         Err(error) => return fail(&error),
     };
+    if let Err(error) = muster_peer::process::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files was left as it is");
+    }
+    let hardening = harden::apply(&config.hardening);
+    tracing::info!(%hardening, "hardened");
+    for (measure, outcome) in hardening.shortfalls() {
+        tracing::warn!(measure = measure.as_str(), %outcome, "the daemon is less protected than it could be");
+    }
+    lifecycle::block_on(run_hardened(config, level, hardening))
+}
+
+async fn run_hardened(config: Config, level: LevelControl, hardening: harden::Report) -> ExitCode {
     let shutdown = match Shutdown::on_signals() {
         Ok(shutdown) => shutdown,
         Err(error) => return fail(&format!("cannot handle signals: {error}")),
     };
-    if let Err(error) = muster_peer::process::raise_descriptor_limit() {
-        tracing::warn!(%error, "the limit of open files was left as it is");
-    }
-    if let Err(error) = muster_peer::process::keep_memory_private() {
-        tracing::warn!(%error, "core dumps and debuggers could not be kept out");
-    }
-    match serve(config, level, SystemClock::shared(), shutdown).await {
+    match serve_hardened(config, level, SystemClock::shared(), shutdown, hardening).await {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
@@ -105,10 +117,24 @@ pub async fn serve(
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
 ) -> Result<ExitCode, StartError> {
+    serve_hardened(config, level, clock, shutdown, harden::Report::default()).await
+}
+
+async fn serve_hardened(
+    config: Config,
+    level: LevelControl,
+    clock: Arc<dyn Clock>,
+    shutdown: Shutdown,
+    hardening: harden::Report,
+) -> Result<ExitCode, StartError> {
     let state = State::open(&config.data_dir, config.trust_domain.clone())
         .map_err(failed("data directory"))?;
     let (workload_socket, admin_socket) = bind_both(&config)?;
+    let brokers = bind_brokers(&config)?;
     let events = Events::new();
+    let refusals = Refusals::new(events.clone(), clock.clone());
+    let workload_socket = workload_socket.observed_by(refusals.observer());
+    let admin_socket = admin_socket.observed_by(refusals.observer());
     let unstarted = Unstarted::new();
     let driver = unstarted.driver.clone();
     let started_at = clock.now().wall;
@@ -118,9 +144,11 @@ pub async fn serve(
         driver.clone(),
         attestors.clone(),
         events.clone(),
+        refusals.clone(),
         clock.clone(),
         shutdown.clone(),
         config.workload_api.max_calls,
+        config.wit,
     );
     let mut routes = Routes::new(api);
     let mut names = vec![workload_api::NAME, HEALTH];
@@ -131,6 +159,7 @@ pub async fn serve(
             driver.clone(),
             attestors.clone(),
             events.clone(),
+            refusals.clone(),
             clock.clone(),
             shutdown.clone(),
             config.workload_api.max_calls,
@@ -151,24 +180,29 @@ pub async fn serve(
         admin_socket = %config.admin_socket.display(),
         "serving"
     );
-    let settings = Settings {
-        allow_unauthenticated_verifiers: config.workload_api.allow_unauthenticated_verifiers,
-        availability_target_seconds: config
-            .svid
-            .availability_target
-            .map_or(0, |target| target.as_secs()),
-    };
+    let settings = settings(&config);
+    let (most, authorized) = (most(&config), config.delegates.clone());
     let core = Core::new(config, state, unstarted, &events, &clock)?;
-    let debug = DebugServer::new(DebugService {
-        started_at,
-        node: core.node.clone(),
-        trust: core.trust,
+    let debug = core.debug(started_at, &driver, &clock);
+    let around = Surroundings {
         driver: driver.clone(),
+        attestors: attestors.clone(),
         clock: clock.clone(),
-    });
+        shutdown: shutdown.clone(),
+        trust_domain: trust_domain.clone(),
+        trust: core.trust,
+        bundles: core.bundles,
+        node: core.node.clone(),
+        most,
+    };
+    let delegation = delegated::service(&around, events.clone(), refusals, authorized);
+    let brokers = brokers
+        .map(|(config, sockets)| broker(&config, sockets, around))
+        .transpose()?;
     let admin = NodeAdminServer::new(AdminService {
         trust_domain,
         started_at,
+        hardening,
         node: core.node,
         driver,
         attestors,
@@ -181,8 +215,9 @@ pub async fn serve(
         Routes::new(admin)
             .add_service(debug)
             .add_service(LoggerServer::new(LoggerService::new(level)))
+            .add_service(delegation)
             .add_service(health),
-        &[ADMIN, DEBUG, LOGGER, HEALTH],
+        &[ADMIN, DEBUG, LOGGER, delegated::NAME, HEALTH],
     )?;
 
     let ready = Ready::new();
@@ -197,6 +232,13 @@ pub async fn serve(
         up.declare();
         answer(workload_routes, workload_socket, per_connection, end).await
     });
+    if let Some(broker) = brokers {
+        let up = ready.expect("Broker API");
+        supervisor.essential("Broker API", async move {
+            up.declare();
+            Box::pin(broker.serve()).await
+        });
+    }
     let up = ready.expect("admin socket");
     supervisor.essential("admin socket", async move {
         up.declare();
@@ -213,9 +255,26 @@ struct Core {
     node: watch::Receiver<Option<X509Svid>>,
     trust: Trust,
     in_step: watch::Receiver<bool>,
+    bundles: watch::Receiver<KnownBundles>,
 }
 
 impl Core {
+    /// SPIRE's debug service.
+    fn debug(
+        &self,
+        started_at: Timestamp,
+        driver: &Driver,
+        clock: &Arc<dyn Clock>,
+    ) -> DebugServer<DebugService> {
+        DebugServer::new(DebugService {
+            started_at,
+            node: self.node.clone(),
+            trust: self.trust.clone(),
+            driver: driver.clone(),
+            clock: clock.clone(),
+        })
+    }
+
     fn new(
         config: Config,
         state: State,
@@ -235,6 +294,7 @@ impl Core {
         let (verdict_sender, verdicts) = watch::channel(None);
         let (resync_sender, resync) = watch::channel(0);
         let (in_step_sender, in_step) = watch::channel(false);
+        let (bundles_sender, bundles) = watch::channel(KnownBundles::default());
         let seed = u64::from_be_bytes(random::bytes());
         let driver = unstarted.driver.clone();
         let api = &config.workload_api;
@@ -246,6 +306,7 @@ impl Core {
                 allow_unauthenticated_verifiers: api.allow_unauthenticated_verifiers,
                 x509_cache_max: config.svid.x509_cache_max,
                 jwt_cache_max: config.svid.jwt_cache_max,
+                wit_cache_max: config.wit.enabled.then_some(config.wit.cache_max),
             },
             clock.now(),
         );
@@ -254,7 +315,10 @@ impl Core {
             signer: Signer::new(
                 upstream.clone(),
                 driver.clone(),
-                config.svid.key_type,
+                KeyTypes {
+                    x509: config.svid.key_type,
+                    wit: config.wit.key_type,
+                },
                 config.svid.availability_target,
                 node.clone(),
                 verdict_sender,
@@ -264,6 +328,7 @@ impl Core {
             bundle_file: state.bundle_file(),
             resync: resync_sender,
             in_step: in_step_sender,
+            bundles: bundles_sender,
         };
         let link = Link {
             upstream,
@@ -282,6 +347,7 @@ impl Core {
             node,
             trust,
             in_step,
+            bundles,
         })
     }
 }
@@ -293,20 +359,73 @@ fn bind_both(config: &Config) -> Result<(Incoming, Incoming), StartError> {
         dir_mode: 0o750,
         ..ListenOptions::default()
     };
-    let workload = bind(config, &config.workload_socket, &ListenOptions::default())
-        .map_err(failed("Workload API"))?;
-    let admin =
-        bind(config, &config.admin_socket, &admin_options).map_err(failed("admin socket"))?;
+    let unread = config.workload_api.unread_timeout;
+    let workload = bind(
+        config,
+        &config.workload_socket,
+        &ListenOptions::default(),
+        unread,
+    )
+    .map_err(failed("Workload API"))?;
+    let admin = bind(
+        config,
+        &config.admin_socket,
+        &admin_options,
+        Limits::default().unread,
+    )
+    .map_err(failed("admin socket"))?;
     Ok((workload, admin))
+}
+
+/// The sockets of the Broker API, if there is to be one.
+fn bind_brokers(config: &Config) -> Result<Option<(BrokerConfig, Sockets)>, StartError> {
+    let Some(broker) = config.broker.clone() else {
+        return Ok(None);
+    };
+    let sockets = Sockets::bind(&broker, most(config)).map_err(failed("Broker API"))?;
+    Ok(Some((broker, sockets)))
+}
+
+fn broker(
+    config: &BrokerConfig,
+    sockets: Sockets,
+    around: Surroundings,
+) -> Result<Broker, StartError> {
+    Broker::new(config, sockets, around, |routes| {
+        with_reflection(routes, &[broker::NAME])
+    })
+    .map_err(failed("Broker API"))
+}
+
+/// What of the configuration operators are shown.
+fn settings(config: &Config) -> Settings {
+    Settings {
+        allow_unauthenticated_verifiers: config.workload_api.allow_unauthenticated_verifiers,
+        availability_target_seconds: config
+            .svid
+            .availability_target
+            .map_or(0, |target| target.as_secs()),
+    }
+}
+
+fn most(config: &Config) -> Most {
+    let api = &config.workload_api;
+    Most {
+        connections: api.max_connections,
+        calls: api.max_calls,
+        calls_per_connection: api.max_calls_per_connection,
+    }
 }
 
 fn bind(
     config: &Config,
     path: &Path,
     options: &ListenOptions,
+    unread: Duration,
 ) -> Result<Incoming, Box<dyn std::error::Error>> {
     let limits = Limits {
         open: config.workload_api.max_connections,
+        unread,
         ..Limits::default()
     };
     Ok(Listener::bind(path, options)?.incoming(limits)?)

@@ -13,22 +13,22 @@ use muster_plugin::workload::{AttestError, Fact, Process, WorkloadAttestor};
 const ATTEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A process that was named, and what is known about it.
-pub struct AttestedTarget {
+pub(crate) struct AttestedTarget {
     /// The process: ask it whether it still runs, or wait for its end.
-    pub process: HeldProcess,
+    pub(crate) process: HeldProcess,
     /// Its effective user.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// Its effective group.
-    pub gid: u32,
+    pub(crate) gid: u32,
     /// What is known about it, and how.
-    pub facts: Vec<Fact>,
+    pub(crate) facts: Vec<Fact>,
     /// The same as a set, for matching.
-    pub selectors: Arc<SelectorSet>,
+    pub(crate) selectors: Arc<SelectorSet>,
 }
 
 /// Why a process that was named could not be attested.
 #[derive(Debug, thiserror::Error)]
-pub enum TargetRefusal {
+pub(crate) enum TargetRefusal {
     /// No process has the number, or not any more.
     #[error("no process has the number {pid}")]
     NotRunning {
@@ -52,7 +52,7 @@ pub enum TargetRefusal {
 ///
 /// The number is read once: what is attested is held by its pidfd, so that the answer, and every
 /// later question to `process`, is about that process alone (WEP-09).
-pub async fn attest_pid(
+pub(crate) async fn attest_pid(
     attestors: &[Arc<dyn WorkloadAttestor>],
     pid: u32,
 ) -> Result<AttestedTarget, TargetRefusal> {
@@ -68,6 +68,7 @@ pub async fn attest_pid(
         | Refusal::Unidentified { .. }
         | Refusal::Exhausted { .. }
         | Refusal::TooSlow { .. }
+        | Refusal::Unread { .. }
         | Refusal::Displaced { .. } => TargetRefusal::Failed(refusal.to_string()),
     })?;
     let attested = match process_of_held(&process) {
@@ -78,9 +79,10 @@ pub async fn attest_pid(
     };
     let (facts, uid, gid) = attested.map_err(|error| match error {
         AttestError::Gone { .. } => TargetRefusal::NotRunning { pid },
-        AttestError::Changed { .. } | AttestError::Failed { .. } | AttestError::NoAttestors => {
-            TargetRefusal::Failed(error.to_string())
-        }
+        AttestError::Changed { .. }
+        | AttestError::Traced { .. }
+        | AttestError::Failed { .. }
+        | AttestError::NoAttestors => TargetRefusal::Failed(error.to_string()),
     })?;
     let selectors = facts.iter().map(|fact| fact.selector.clone()).collect();
     Ok(AttestedTarget {
@@ -93,7 +95,7 @@ pub async fn attest_pid(
 }
 
 /// What all attestors know about `process`, in bounded time.
-pub async fn facts_of(
+pub(crate) async fn facts_of(
     attestors: &[Arc<dyn WorkloadAttestor>],
     process: &Process,
 ) -> Result<Vec<Fact>, AttestError> {

@@ -1,6 +1,7 @@
 //! Composition: from a configuration to a serving server, and down again.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use muster_keys::{DiskKeys, MemoryKeys};
 use muster_model::TrustDomain;
+use muster_peer::harden;
 use muster_peer::{Incoming, ListenOptions, Listener};
 use muster_plugin::keys::KeyManager;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
@@ -19,16 +21,17 @@ use muster_proto::spire::api::server::entry::v1::entry_server::EntryServer;
 use muster_proto::spire::api::server::logger::v1::logger_server::LoggerServer;
 use muster_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use muster_roll::Roll;
-use muster_rt::lifecycle::{Ready, Shutdown, Supervisor};
+use muster_rt::lifecycle::{self, Ready, Shutdown, Supervisor};
 use muster_rt::telemetry::{self, LevelControl};
 use muster_rt::{Clock, SystemClock, files};
 use muster_store::Store;
 use muster_store_sqlite::SqliteStore;
 use muster_tls::{Acceptor, Identity};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
+use crate::admission::Admission;
 use crate::api::admin::ServerAdminService;
 use crate::api::agent::AgentService;
 use crate::api::bundle::BundleService;
@@ -38,6 +41,7 @@ use crate::api::node_view::NodeViewService;
 use crate::api::svid::SvidService;
 use crate::authority::Authorities;
 use crate::config::{Config, KeysConfig};
+use crate::crowd::Crowd;
 use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
@@ -48,6 +52,8 @@ use crate::{listen, prune, server_svid};
 const DRAIN: Duration = Duration::from_secs(10);
 /// A client that answers no ping for so long is gone.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Connections that may wait to be accepted; the kernel has a bound of its own, usually 4096.
+const BACKLOG: u32 = 16_384;
 /// Streams on one connection.
 const STREAMS: u32 = 1024;
 
@@ -67,7 +73,9 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> StartEr
 }
 
 /// Reads the configuration, starts logging, serves until a signal; the exit code tells how it went.
-pub async fn run(config_path: &Path) -> ExitCode {
+///
+/// Starts the runtime itself: what the daemon gives up binds the threads that start afterwards.
+pub fn run(config_path: &Path) -> ExitCode {
     let config = match Config::read(config_path) {
         Ok(config) => config,
         Err(faults) => return fail(&faults),
@@ -76,6 +84,16 @@ pub async fn run(config_path: &Path) -> ExitCode {
         Ok(level) => level,
         Err(error) => return fail(&error),
     };
+    if let Err(error) = muster_peer::process::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files was left as it is");
+    }
+    if let Err(error) = give_up(&config) {
+        return fail(&error);
+    }
+    lifecycle::block_on(run_hardened(config, level))
+}
+
+async fn run_hardened(config: Config, level: LevelControl) -> ExitCode {
     match serve(config, level).await {
         Ok(code) => code,
         Err(error) => {
@@ -98,8 +116,6 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     let shutdown = Shutdown::on_signals().map_err(failed("cannot handle signals"))?;
     let ready = Ready::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    harden();
-    files::private_directory(&config.data_dir).map_err(failed("data directory"))?;
 
     let keys = open_keys(&config.keys).await?;
     let (store, roll) = open_roll(&config).await?;
@@ -110,7 +126,10 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         trust_domain: config.trust_domain.clone(),
         clock: Arc::clone(&clock),
         roll: handle.clone(),
-        signer: Signer::new(Arc::clone(&keys), config.authority.jwt_issuer.clone()),
+        signer: signer(&config, &keys),
+        wit: config.wit.enabled,
+        admission: Admission::new(),
+        crowd: Crowd::default(),
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
         refusals,
@@ -143,16 +162,17 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         .await
         .map_err(failed("server SVID"))?;
 
-    let Sockets { tcp, admin } = bind(&config).await?;
+    let Sockets { tcp, admin } = bind(&config)?;
     let address = tcp.local_addr().map_err(failed("API port"))?;
     let acceptor = acceptor(&server, &identity)?;
 
     let tcp_ready = ready.expect("API port");
     let (alive, end) = (serving.clone(), shutdown.clone());
     let routes = api(&server);
+    let (crowd, clock) = (server.crowd.clone(), Arc::clone(&clock));
     supervisor.essential("API port", async move {
         let _alive = alive;
-        let incoming = listen::accept(tcp, acceptor, listen::Limits::default());
+        let incoming = listen::accept(tcp, acceptor, listen::Limits::default(), crowd, clock);
         tcp_ready.declare();
         transport()
             .add_routes(routes)
@@ -196,14 +216,24 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     Ok(supervisor.run().await.exit_code())
 }
 
-/// Best effort: a container may not let us.
-fn harden() {
-    if let Err(error) = muster_peer::process::raise_descriptor_limit() {
-        tracing::warn!(%error, "the limit of open files was left as it is");
+fn signer(config: &Config, keys: &Arc<dyn KeyManager>) -> Signer {
+    Signer::new(
+        Arc::clone(keys),
+        config.authority.jwt_issuer.clone(),
+        config.wit.issuer.clone(),
+    )
+}
+
+/// Gives up what a server does not need; best effort: a container may not let us. The directories
+/// that it writes to are made first, so that they can be named.
+fn give_up(config: &Config) -> Result<(), StartError> {
+    files::private_directory(&config.data_dir).map_err(failed("data directory"))?;
+    let report = harden::apply(&config.hardening.options(config));
+    tracing::info!(hardening = %report, "hardened");
+    for (measure, outcome) in report.shortfalls() {
+        tracing::warn!(measure = measure.as_str(), %outcome, "the daemon is less protected than it could be");
     }
-    if let Err(error) = muster_peer::process::keep_memory_private() {
-        tracing::warn!(%error, "core dumps and debuggers could not be kept out");
-    }
+    Ok(())
 }
 
 /// Work that goes on as long as the server does.
@@ -215,16 +245,14 @@ struct Sockets {
     admin: Incoming,
 }
 
-async fn bind(config: &Config) -> Result<Sockets, StartError> {
-    let tcp = TcpListener::bind(config.listen)
-        .await
-        .map_err(|error| StartError {
-            what: "API port",
-            cause: format!(
-                "cannot listen on {}: {error}; set `listen` to a free address",
-                config.listen
-            ),
-        })?;
+fn bind(config: &Config) -> Result<Sockets, StartError> {
+    let tcp = listen_on(config.listen).map_err(|error| StartError {
+        what: "API port",
+        cause: format!(
+            "cannot listen on {}: {error}; set `listen` to a free address",
+            config.listen
+        ),
+    })?;
     let options = ListenOptions {
         mode: 0o770,
         dir_mode: 0o750,
@@ -235,6 +263,20 @@ async fn bind(config: &Config) -> Result<Sockets, StartError> {
         .incoming(muster_peer::Limits::default())
         .map_err(failed("admin socket"))?;
     Ok(Sockets { tcp, admin })
+}
+
+/// Listens with a queue that holds a storm: a connection that finds it full is tried again by its
+/// kernel after a second, and then after ever longer.
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // As the standard library does: a restart must not wait for connections that have ended.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn open_roll(config: &Config) -> Result<(Arc<dyn Store>, Roll), StartError> {

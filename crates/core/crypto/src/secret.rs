@@ -12,6 +12,8 @@ pub enum Purpose {
     WriteToDisk,
     /// Handed to the workload whose key it is, over the Workload API or SDS.
     WorkloadApi,
+    /// Handed to a broker or a delegate that may act for the workload whose key it is.
+    OnBehalf,
     /// Handed to an operator who asked for a key to be minted.
     MintForOperator,
     /// Given to the TLS stack to prove our own identity.

@@ -8,7 +8,7 @@ use muster_model::{
     EntryId, Revision, Selector, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain,
 };
 
-use crate::material::{JwtMaterial, X509Material};
+use crate::material::{JwtMaterial, WitMaterial, X509Material};
 use crate::roster::{Link, Roster};
 
 /// How an entry's X509-SVID stands.
@@ -134,11 +134,13 @@ pub struct Inventory {
     pub x509: CacheStanding,
     /// JWT-SVIDs; nobody streams them.
     pub jwt: CacheStanding,
+    /// WIT-SVIDs; none where the profile is off.
+    pub wit: CacheStanding,
     /// The earliest end of validity of the SVIDs that are held.
     pub first_expiry: Option<Timestamp>,
 }
 
-impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
+impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
     /// Why a caller that was attested as `selectors` has what it has; lists at most `nearest`
     /// entries that do not match.
     pub fn explain(&self, selectors: &SelectorSet, nearest: usize) -> Explanation {
@@ -241,7 +243,17 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
                 cap: self.config.jwt_cache_max,
                 subscribed: 0,
             },
-            first_expiry: self.holdings.first_expiry(),
+            wit: CacheStanding {
+                held: self.wits.held(),
+                cap: self.config.wit_cache_max.unwrap_or(0),
+                subscribed: self.wits.subscribed(),
+            },
+            first_expiry: self
+                .holdings
+                .first_expiry()
+                .into_iter()
+                .chain(self.wits.first_expiry())
+                .min(),
         }
     }
 
@@ -250,6 +262,11 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
             self.holdings
                 .standing(&entry.id)
                 .unwrap_or((Standing::StoredOutside, None, 0));
+        let held = held.map(|svid| HeldSvid {
+            serial: svid.serial().clone(),
+            not_after: svid.not_after(),
+            renew_at: svid.renew_at(),
+        });
         Identity {
             entry: entry.id.clone(),
             spiffe_id: entry.spiffe_id.clone(),

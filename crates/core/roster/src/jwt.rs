@@ -176,7 +176,7 @@ impl<J: JwtMaterial> Tokens<J> {
     }
 
     /// Sends what is at the head of the queue, as far as requests may be under way.
-    pub(crate) fn pump<X>(&mut self, actions: &mut Vec<Action<X, J>>) {
+    pub(crate) fn pump<X, W>(&mut self, actions: &mut Vec<Action<X, J, W>>) {
         while self.in_flight.len() < IN_FLIGHT_MAX
             && let Some(name) = self.queue.pop_front()
         {
@@ -190,6 +190,7 @@ impl<J: JwtMaterial> Tokens<J> {
                 entry: ToSign {
                     entry: request.key.entry.clone(),
                     spiffe_id: request.spiffe_id.clone(),
+                    expires_at: None,
                 },
                 audience: request.key.audience.clone(),
             });

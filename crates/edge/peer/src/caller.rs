@@ -103,6 +103,12 @@ pub enum Refusal {
         /// The process that connected.
         pid: u32,
     },
+    /// It did not read what it was sent, until its socket had been full for too long.
+    #[error("process {pid} does not read what it asked for")]
+    Unread {
+        /// The process that connected.
+        pid: u32,
+    },
     /// It was silent for longest when too many connections were.
     #[error("process {pid} connected and sent nothing, and its place went to a newer connection")]
     Displaced {
@@ -114,7 +120,9 @@ pub enum Refusal {
 impl From<Refusal> for io::Error {
     fn from(refusal: Refusal) -> Self {
         let kind = match refusal {
-            Refusal::TooSlow { .. } | Refusal::Displaced { .. } => io::ErrorKind::TimedOut,
+            Refusal::TooSlow { .. } | Refusal::Displaced { .. } | Refusal::Unread { .. } => {
+                io::ErrorKind::TimedOut
+            }
             Refusal::Exhausted { .. } => io::ErrorKind::OutOfMemory,
             Refusal::Gone { .. } => io::ErrorKind::ConnectionReset,
             Refusal::Silent => io::ErrorKind::NotConnected,

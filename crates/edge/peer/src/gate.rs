@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Context;
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
+
+use crate::refused::{Observer, RefusedPeer};
 
 /// Bounds on the connections of one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,9 @@ pub struct Limits {
     pub half_open_per_uid: usize,
     /// How long a connection may take to send the preface.
     pub first_bytes: Duration,
+    /// How long the other end may leave its socket full before its connection is closed: whoever
+    /// does not read is not waited for.
+    pub unread: Duration,
 }
 
 impl Default for Limits {
@@ -31,6 +36,7 @@ impl Default for Limits {
             half_open: 1_024,
             half_open_per_uid: 512,
             first_bytes: Duration::from_secs(10),
+            unread: Duration::from_secs(30),
         }
     }
 }
@@ -58,6 +64,7 @@ pub struct Tally {
 #[derive(Debug)]
 pub(crate) struct Gate {
     limits: Limits,
+    observer: OnceLock<Observer>,
     state: Mutex<State>,
 }
 
@@ -102,6 +109,7 @@ impl Gate {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             limits,
+            observer: OnceLock::new(),
             state: Mutex::default(),
         })
     }
@@ -118,8 +126,17 @@ impl Gate {
         self.with(|state| state.tally.accepted += 1);
     }
 
-    pub(crate) fn count_refused(&self) {
+    /// Counts a refusal and tells whoever wants to know.
+    pub(crate) fn refused(&self, peer: RefusedPeer) {
         self.with(|state| state.tally.refused += 1);
+        if let Some(observer) = self.observer.get() {
+            observer.tell(peer);
+        }
+    }
+
+    /// Has `observer` told of every refusal from now on; the first one stays.
+    pub(crate) fn observe(&self, observer: Observer) {
+        drop(self.observer.set(observer));
     }
 
     pub(crate) fn count_pause(&self) {

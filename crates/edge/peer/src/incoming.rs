@@ -18,6 +18,7 @@ use crate::authority::AuthorityRewriter;
 use crate::caller::{Connector, Refusal};
 use crate::gate::{Gate, Limits, Tally};
 use crate::listener::SocketFile;
+use crate::refused::{Observer, RefusedPeer};
 use crate::stream::PeerStream;
 use crate::sys;
 
@@ -90,6 +91,13 @@ impl Incoming {
         }
     }
 
+    /// Has `observer` told of every connection that is refused because of who is at the other end.
+    #[must_use]
+    pub fn observed_by(self, observer: Observer) -> Self {
+        self.gate.observe(observer);
+        self
+    }
+
     fn accept(&self) -> io::Result<Accepted> {
         let socket = match sys::accept(self.io.as_fd()) {
             Ok(socket) => socket,
@@ -111,8 +119,13 @@ impl Incoming {
             Ok(connector) => connector,
             Err(Refusal::Exhausted { .. }) => return Ok(Accepted::Short(Errno::EMFILE)),
             Err(refusal) => {
-                self.gate.count_refused();
-                tracing::debug!(reason = %refusal, "connection refused");
+                let peer = RefusedPeer::unknown(socket.as_fd(), refusal);
+                if matches!(refusal, Refusal::Gone { .. }) {
+                    tracing::debug!(pid = peer.pid, uid = peer.uid, reason = %refusal, "connection refused");
+                } else {
+                    tracing::warn!(pid = peer.pid, uid = peer.uid, reason = %refusal, "connection refused");
+                }
+                self.gate.refused(peer);
                 return Ok(Accepted::Disposed);
             }
         };

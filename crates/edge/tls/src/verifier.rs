@@ -27,6 +27,16 @@ pub(crate) struct WrongServer {
 pub(crate) struct ClientVerifier {
     pub(crate) bundles: Arc<dyn BundleSource>,
     pub(crate) provider: Arc<CryptoProvider>,
+    pub(crate) demand: Demand,
+}
+
+/// Whether a client may come without a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// It is asked for one: a node without an identity comes to get one.
+    Asked,
+    /// There is no handshake without one (BEP-02).
+    Required,
 }
 
 /// How much is known about the server beforehand.
@@ -47,8 +57,7 @@ pub(crate) struct ServerVerifier {
 
 impl ClientCertVerifier for ClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
-        // A node without an identity comes to get one.
-        false
+        self.demand == Demand::Required
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {

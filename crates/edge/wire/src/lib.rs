@@ -9,6 +9,7 @@
 
 pub mod bundle;
 pub mod entry;
+pub mod error_info;
 pub mod id;
 pub mod log_level;
 pub mod node;

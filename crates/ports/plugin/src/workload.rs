@@ -129,6 +129,17 @@ pub enum AttestError {
         /// What changed.
         change: Change,
     },
+    /// Another process steers it with the rights of a debugger, so what it says may be the
+    /// other's word.
+    #[error(
+        "process {pid} is traced by process {tracer}, which may speak for it; detach the debugger, or set attest.unix.allow_traced"
+    )]
+    Traced {
+        /// The process.
+        pid: u32,
+        /// The one that steers it.
+        tracer: u32,
+    },
     /// The attestor could not do its work.
     #[error("workload attestor {kind} failed: {reason}")]
     Failed {
@@ -146,10 +157,27 @@ pub enum AttestError {
 }
 
 impl AttestError {
+    /// The reason in one word, for metrics and events.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Gone { .. } => "gone",
+            Self::Changed {
+                change: Change::Program,
+                ..
+            } => "other_program",
+            Self::Changed {
+                change: Change::Credentials,
+                ..
+            } => "other_user",
+            Self::Traced { .. } => "traced",
+            Self::Failed { .. } | Self::NoAttestors => "attestation_failed",
+        }
+    }
+
     /// Whether the process itself is to blame, so that no other attestor can help.
     pub fn is_about_the_process(&self) -> bool {
         match self {
-            Self::Gone { .. } | Self::Changed { .. } => true,
+            Self::Gone { .. } | Self::Changed { .. } | Self::Traced { .. } => true,
             Self::Failed { .. } | Self::NoAttestors => false,
         }
     }

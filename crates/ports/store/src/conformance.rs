@@ -14,7 +14,7 @@ use futures::future::join_all;
 use muster_audit::{Actor, Decision, Event, Record};
 use muster_model::{
     Bundle, Entry, EntryId, JoinToken, JwtAuthority, Node, NodeStanding, Revision, Selector,
-    SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, X509Authority,
+    SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, WitAuthority, X509Authority,
 };
 use muster_policy::{Caller, Permit, Prune, RotateAuthority, decide};
 use muster_roll::{Change, Loaded, Roll};
@@ -554,6 +554,12 @@ fn full_bundle() -> Bundle {
                 tainted: true,
             },
         ],
+        wit_authorities: vec![WitAuthority {
+            key_id: "w1".into(),
+            public_key: Arc::from(&b"\x03"[..]),
+            expires_at: Some(Timestamp::from_unix_millis(7)),
+            tainted: true,
+        }],
         refresh_hint: 300,
         sequence_number: 42,
         changed_at: Revision::default(),

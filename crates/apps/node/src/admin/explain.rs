@@ -202,6 +202,7 @@ pub(crate) fn inventory(
             .collect(),
         x509: Some(cache(inventory.x509)),
         jwt: Some(cache(inventory.jwt)),
+        wit: Some(cache(inventory.wit)),
         allow_unauthenticated_verifiers: settings.allow_unauthenticated_verifiers,
         availability_target_seconds: settings.availability_target_seconds,
         first_expiry: first.map(timestamp),

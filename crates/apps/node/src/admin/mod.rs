@@ -9,6 +9,7 @@ use std::pin::Pin;
 
 use futures::{Stream, StreamExt};
 use muster_model::{Timestamp, TrustDomain};
+use muster_peer::harden;
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_proto::muster::node::admin::v1::node_admin_server;
@@ -38,6 +39,7 @@ const LISTED: (usize, usize) = (1000, 5000);
 pub(crate) struct AdminService {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) started_at: Timestamp,
+    pub(crate) hardening: harden::Report,
     pub(crate) node: watch::Receiver<Option<X509Svid>>,
     pub(crate) driver: Driver,
     pub(crate) attestors: Vec<Arc<dyn WorkloadAttestor>>,
@@ -45,6 +47,15 @@ pub(crate) struct AdminService {
     pub(crate) events: Events,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) shutdown: Shutdown,
+}
+
+/// A measure as the operator sees it.
+fn measure((measure, outcome): &(harden::Measure, harden::Outcome)) -> admin::Hardening {
+    admin::Hardening {
+        measure: measure.as_str().to_owned(),
+        in_force: *outcome == harden::Outcome::InForce,
+        outcome: outcome.to_string(),
+    }
 }
 
 type EventStream = Pin<Box<dyn Stream<Item = Result<admin::Event, Status>> + Send>>;
@@ -87,6 +98,7 @@ impl node_admin_server::NodeAdmin for AdminService {
             jwt_svids: count(stats.jwt_svids),
             streams: count(stats.streams),
             held_calls: count(stats.waiting),
+            hardening: self.hardening.measures.iter().map(measure).collect(),
         }))
     }
 

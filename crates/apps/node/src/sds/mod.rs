@@ -38,7 +38,8 @@ use crate::config::SdsConfig;
 use crate::driver::{Driver, Subscription};
 use crate::events::Events;
 use crate::material::HeldX509;
-use crate::workload_api::caller::{CallerAttestor, still_the_same};
+use crate::refusals::Refusals;
+use crate::workload_api::caller::CallerAttestor;
 use crate::workload_api::grpc::ANSWER_MAX;
 use crate::workload_api::shutting_down;
 
@@ -73,6 +74,7 @@ impl Sds {
         driver: Driver,
         attestors: Vec<Arc<dyn WorkloadAttestor>>,
         events: Events,
+        refusals: Refusals,
         clock: Arc<dyn Clock>,
         shutdown: Shutdown,
         max_calls: usize,
@@ -93,6 +95,7 @@ impl Sds {
             callers: CallerAttestor {
                 attestors,
                 events,
+                refusals,
                 clock,
             },
             shutdown,
@@ -178,7 +181,7 @@ impl SecretDiscoveryService for Sds {
         let (answer, note) = sotw::once(&self.0.rules, request.into_inner(), &offer)
             .map_err(|fault| ended_by(&fault))?;
         feed.note(note);
-        still_the_same(&feed.caller)?;
+        self.0.callers.still_the_same(&feed.caller)?;
         Ok(Response::new(Sotw::write(
             answer,
             &update,
@@ -385,7 +388,7 @@ impl<M: Machine> Conversation<M> {
             let (answer, note) = self.machine.answer(offer);
             self.feed.note(note);
             if let Some(answer) = answer {
-                still_the_same(&self.feed.caller)?;
+                self.feed.api.callers.still_the_same(&self.feed.caller)?;
                 return Ok(M::write(answer, update, &self.feed.api.trust_domain));
             }
         }

@@ -14,6 +14,7 @@ use muster_wire::selector;
 use tonic::Status;
 
 use crate::events::Events;
+use crate::refusals::Refusals;
 use crate::target::{AttestedTarget, facts_of};
 
 /// The text that clients know an attestation that failed by.
@@ -29,6 +30,7 @@ pub(crate) struct Attested {
 pub(crate) struct CallerAttestor {
     pub(crate) attestors: Vec<Arc<dyn WorkloadAttestor>>,
     pub(crate) events: Events,
+    pub(crate) refusals: Refusals,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -46,7 +48,7 @@ impl CallerAttestor {
         })?;
         let facts = self.facts(&caller).await.map_err(|error| {
             tracing::warn!(pid = caller.pid(), uid = caller.uid(), %error, "caller not attested");
-            self.refused(&caller, "attestation_failed");
+            self.refused(&caller, error.word());
             Status::unavailable(ATTESTATION_FAILED)
         })?;
         tracing::debug!(
@@ -84,18 +86,20 @@ impl CallerAttestor {
         status_of(refusal)
     }
 
-    fn refused(&self, caller: &Caller, reason: &str) {
-        let now = self.clock.now().wall;
-        self.events.refused(caller.pid(), caller.uid(), reason, now);
+    fn refused(&self, caller: &Caller, reason: &'static str) {
+        self.refusals.report(caller.pid(), caller.uid(), reason);
     }
-}
 
-/// Whether the caller is still the process that was attested (WEP-09).
-pub(crate) fn still_the_same(caller: &Caller) -> Result<(), Status> {
-    caller.verify().map_err(|refusal| {
-        tracing::warn!(pid = caller.pid(), uid = caller.uid(), reason = %refusal, "a stream ends: its caller is not what it was");
-        Status::unavailable(ATTESTATION_FAILED)
-    })
+    /// Whether the caller is still the process that was attested (WEP-09). Asked before each
+    /// message of a stream: what runs in the process now gets no keys that another program asked
+    /// for.
+    pub(crate) fn still_the_same(&self, caller: &Caller) -> Result<(), Status> {
+        caller.verify().map_err(|refusal| {
+            tracing::warn!(pid = caller.pid(), uid = caller.uid(), reason = %refusal, "a stream ends: its caller is not what it was");
+            self.refused(caller, refusal.word());
+            Status::unavailable(ATTESTATION_FAILED)
+        })
+    }
 }
 
 /// The one place where refusals become statuses.

@@ -3,11 +3,12 @@
 //! [`WorkloadApi`] checks the security header, attests the caller and hands over to one function
 //! per RPC; `grpc` writes the answers.
 
-mod answers;
+pub(crate) mod answers;
 pub(crate) mod caller;
 pub(crate) mod grpc;
-mod jwt;
+pub(crate) mod jwt;
 mod streams;
+mod wit;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -31,8 +32,10 @@ use tower::Service;
 
 use self::caller::CallerAttestor;
 pub(crate) use self::caller::describe_target;
+use crate::config::WitConfig;
 use crate::driver::Driver;
 use crate::events::Events;
+use crate::refusals::Refusals;
 
 /// The service's name on the wire: the standard's file has no package.
 pub(crate) const NAME: &str = "SpiffeWorkloadAPI";
@@ -49,6 +52,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
     calls: Arc<Semaphore>,
+    /// Whether the WIT profile is served.
+    wit: bool,
 }
 
 impl NamedService for WorkloadApi {
@@ -56,14 +61,20 @@ impl NamedService for WorkloadApi {
 }
 
 impl WorkloadApi {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a node, each of its own type, named once in run.rs"
+    )]
     pub(crate) fn new(
         trust_domain: TrustDomain,
         driver: Driver,
         attestors: Vec<Arc<dyn WorkloadAttestor>>,
         events: Events,
+        refusals: Refusals,
         clock: Arc<dyn Clock>,
         shutdown: Shutdown,
         max_calls: usize,
+        wit: WitConfig,
     ) -> Self {
         Self(Arc::new(Inner {
             trust_domain,
@@ -71,11 +82,13 @@ impl WorkloadApi {
             callers: CallerAttestor {
                 attestors,
                 events,
+                refusals,
                 clock: clock.clone(),
             },
             clock,
             shutdown,
             calls: Arc::new(Semaphore::new(max_calls.min(Semaphore::MAX_PERMITS))),
+            wit: wit.enabled,
         }))
     }
 }
@@ -134,14 +147,16 @@ impl Inner {
                 self.until_shutdown(self.validate_jwt_svid(&caller, message))
                     .await
             }
-            // WIT-01: not implemented, and said so only after the header was checked.
+            // WIT-01: a profile that is off says so, and only after the header was checked.
             "FetchWITSVID" => {
-                grpc::read::<WitsvidRequest>(request).await?;
-                Err(Status::unimplemented("the WIT profile is not implemented"))
+                let message = grpc::read::<WitsvidRequest>(request).await?;
+                self.check_wit_profile()?;
+                self.fetch_wit_svid(&caller, message, place).await
             }
             "FetchWITBundles" => {
                 grpc::read::<WitBundlesRequest>(request).await?;
-                Err(Status::unimplemented("the WIT profile is not implemented"))
+                self.check_wit_profile()?;
+                self.fetch_wit_bundles(&caller, place).await
             }
             // WEP-12, WAPI-02.
             _ => Err(Status::unimplemented(format!(

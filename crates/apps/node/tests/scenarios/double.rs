@@ -27,6 +27,7 @@ use crate::authority::{Ca, JwtKey};
 use crate::connection;
 use crate::rig::within;
 use crate::services::Services;
+use crate::wit_double::WitKey;
 
 pub(crate) const TOKEN: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -49,6 +50,12 @@ pub(crate) enum Lie {
     OtherIdentity,
     /// SVIDs that have expired.
     Expired,
+    /// SVIDs of a trust domain that has nothing to do with it.
+    OtherTrustDomain,
+    /// An entry that is another node's.
+    OtherNodesEntry,
+    /// The own bundle is gone.
+    BundleRemoved,
     /// An entry of a foreign trust domain.
     ForeignEntry,
     /// A bundle without authorities.
@@ -63,6 +70,9 @@ pub(crate) enum Lie {
 pub(crate) struct Mind {
     pub(crate) cas: Vec<Ca>,
     pub(crate) jwt_keys: Vec<JwtKey>,
+    /// Empty: the profile is off.
+    pub(crate) wit_keys: Vec<WitKey>,
+    pub(crate) wit_ttl: Duration,
     pub(crate) foreign: BTreeMap<TrustDomain, Bundle>,
     pub(crate) entries: BTreeMap<EntryId, Entry>,
     pub(crate) revision: u64,
@@ -95,6 +105,11 @@ impl Mind {
                 .map(|ca| ca.authority.clone())
                 .collect(),
             jwt_authorities: self.jwt_keys.iter().map(JwtKey::authority).collect(),
+            wit_authorities: self
+                .wit_keys
+                .iter()
+                .map(|key| key.authority.clone())
+                .collect(),
             sequence_number: self.sequence,
             ..Bundle::empty(trust_domain())
         }
@@ -163,6 +178,8 @@ impl Double {
         let mind = Mind {
             cas: vec![Ca::new(&trust_domain(), now)],
             jwt_keys: vec![JwtKey::new()],
+            wit_keys: Vec::new(),
+            wit_ttl: Duration::from_hours(1),
             foreign: BTreeMap::new(),
             entries: BTreeMap::new(),
             revision: 1,
@@ -300,7 +317,7 @@ pub(crate) fn entry(name: &str, path: &str, selectors: &[&str], now: Timestamp) 
     Entry {
         id: EntryId::parse(name).unwrap(),
         spiffe_id: id(path),
-        parent_id: id("/spire/agent/join_token/x"),
+        parent_id: id("/nodes"),
         selectors: selectors
             .iter()
             .map(|s| s.parse::<Selector>().unwrap())

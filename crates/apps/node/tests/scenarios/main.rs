@@ -3,7 +3,13 @@
 #[cfg(test)]
 mod authority;
 #[cfg(test)]
+mod broker;
+#[cfg(test)]
+mod broker_client;
+#[cfg(test)]
 mod connection;
+#[cfg(test)]
+mod delegated;
 #[cfg(test)]
 mod double;
 #[cfg(test)]
@@ -26,5 +32,9 @@ mod rig;
 mod sds;
 #[cfg(test)]
 mod services;
+#[cfg(test)]
+mod wit;
+#[cfg(test)]
+mod wit_double;
 #[cfg(test)]
 mod x509;

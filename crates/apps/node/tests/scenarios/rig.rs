@@ -26,7 +26,7 @@ use tonic::{Request, Status, Streaming};
 use crate::double::{Double, TOKEN};
 
 /// The longest that anything here should take; a test that waits longer has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A clock that can be set.
 pub(crate) struct SteppedClock {
@@ -67,6 +67,8 @@ pub(crate) struct Rig {
     pub(crate) join: String,
     /// Further tables.
     pub(crate) more: String,
+    /// Where the Broker API is on TCP.
+    pub(crate) tcp: Option<std::net::SocketAddr>,
 }
 
 /// A node that runs.
@@ -112,6 +114,7 @@ impl Rig {
             server: double.address.to_string(),
             join: format!("token = \"{TOKEN}\"\nbundle = \"{}\"", bundle.display()),
             more: String::new(),
+            tcp: None,
             dir,
         }
     }
@@ -167,7 +170,7 @@ impl Rig {
         NodeAdminClient::new(self.admin_channel().await)
     }
 
-    /// A channel to the operator's socket.
+    /// A channel to the operator's socket, as soon as it is there.
     pub(crate) async fn admin_channel(&self) -> Channel {
         channel(&self.path("private/a.sock")).await
     }

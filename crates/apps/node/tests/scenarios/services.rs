@@ -74,6 +74,11 @@ impl Services {
                 ca = &other;
             }
             Some(Lie::OtherIdentity) => name = id("/spire/agent/somebody/else"),
+            Some(Lie::OtherTrustDomain) => {
+                name = SpiffeId::parse("spiffe://evil.test/first").unwrap();
+                other = Ca::new(name.trust_domain(), now);
+                ca = &other;
+            }
             Some(Lie::Expired) => {
                 other = Ca::new(&trust_domain(), now.minus(Duration::from_hours(2)));
                 issued = now.minus(Duration::from_hours(2));
@@ -265,9 +270,14 @@ impl svid::svid_server::Svid for Services {
 
     async fn batch_new_witsvid(
         &self,
-        _: Request<svid::BatchNewWitsvidRequest>,
+        request: Request<svid::BatchNewWitsvidRequest>,
     ) -> Result<Response<svid::BatchNewWitsvidResponse>, Status> {
-        Err(Status::unimplemented("not for nodes"))
+        self.node(&request)?;
+        let mind = self.0.mind();
+        mind.hear("BatchNewWITSVID");
+        let results =
+            crate::wit_double::sign_all(&mind, &request.into_inner().params, self.0.now())?;
+        Ok(Response::new(svid::BatchNewWitsvidResponse { results }))
     }
 
     async fn new_downstream_x509ca(
@@ -344,6 +354,11 @@ fn whole(mind: &Mind) -> WatchResponse {
     {
         first.spiffe_id.as_mut().unwrap().trust_domain = "evil.test".into();
     }
+    if mind.lie == Some(Lie::OtherNodesEntry)
+        && let Some(first) = entries.first_mut()
+    {
+        first.parent_id.as_mut().unwrap().path = "/spire/agent/join_token/another".into();
+    }
     let digest = match mind.lie {
         Some(Lie::Digest) => ViewDigest::default(),
         _ => mind.digest(),
@@ -358,6 +373,10 @@ fn whole(mind: &Mind) -> WatchResponse {
         bundles: std::iter::once(&mind.bundle())
             .chain(mind.foreign.values())
             .map(|b| wire_bundle::write(b, None))
+            .collect(),
+        removed_bundles: (mind.lie == Some(Lie::BundleRemoved))
+            .then(|| trust_domain().as_str().to_owned())
+            .into_iter()
             .collect(),
         digest: digest.as_bytes().to_vec().into(),
         complete: true,

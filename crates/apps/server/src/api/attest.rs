@@ -96,6 +96,8 @@ async fn join(
     if lifecycle::redeem(&op.roll, token, op.now) == TokenUse::Unknown {
         return Err(refuse(server, &op, token, UNKNOWN_TOKEN));
     }
+    // It has nothing yet: due now. The name is the token's, so that one token has one place.
+    let turn = server.admission.turn(&id, op.now, 1, op.now).await?;
     let leaf = Leaf {
         spiffe_id: &id,
         public_key,
@@ -108,6 +110,7 @@ async fn join(
         .sign_x509(&leaf, op.now)
         .await
         .map_err(|e| e.status("agent X509-SVID"))?;
+    drop(turn);
     let issued = Issued {
         serial: signed.leaf.serial.clone(),
         expires_at: signed.leaf.not_after,

@@ -114,11 +114,18 @@ fn judge(roll: &Roll, way: Way, message: &types::Bundle) -> Result<Bundle, types
     let not_after = |der: &[u8]| Certificate::parse(der).ok().map(|c| c.not_after);
     let given = wire_bundle::read(message, not_after)
         .map_err(|why| invalid(format!("failed to convert bundle: {why}")))?;
-    for key in &given.jwt_authorities {
-        if let Err(why) = PublicKey::from_spki_der(&key.public_key) {
-            let id = &key.key_id;
+    let jwt = given
+        .jwt_authorities
+        .iter()
+        .map(|key| ("JWT", &key.key_id, &key.public_key));
+    let wit = given
+        .wit_authorities
+        .iter()
+        .map(|key| ("WIT", &key.key_id, &key.public_key));
+    for (kind, id, key) in jwt.chain(wit) {
+        if let Err(why) = PublicKey::from_spki_der(key) {
             return Err(invalid(format!(
-                "failed to convert bundle: the key of JWT authority \"{id}\" is not understood: {why}"
+                "failed to convert bundle: the key of {kind} authority \"{id}\" is not understood: {why}"
             )));
         }
     }
@@ -134,6 +141,9 @@ fn judge(roll: &Roll, way: Way, message: &types::Bundle) -> Result<Bundle, types
             }
             if mask.jwt_authorities {
                 bundle.jwt_authorities = given.jwt_authorities;
+            }
+            if mask.wit_authorities {
+                bundle.wit_authorities = given.wit_authorities;
             }
             if mask.refresh_hint {
                 bundle.refresh_hint = given.refresh_hint;

@@ -11,6 +11,7 @@ pub(crate) mod federated;
 pub(crate) mod logger;
 pub(crate) mod node_view;
 pub(crate) mod svid;
+pub(crate) mod wit;
 
 use std::sync::Arc;
 

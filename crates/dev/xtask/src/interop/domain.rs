@@ -38,6 +38,12 @@ impl Lifetimes {
         jwt: "60s",
         authority: "24s",
     };
+    /// The same, with time for a program to reload between two changes.
+    pub(super) const FILES: Self = Self {
+        x509: "8s",
+        jwt: "60s",
+        authority: "32s",
+    };
 }
 
 /// Who a program is: the name that it gets, and what sets it apart from the others.
@@ -80,6 +86,8 @@ struct Ready {
     event: String,
     server_admin_socket: PathBuf,
     workload_socket: PathBuf,
+    node_admin_socket: PathBuf,
+    broker_socket: Option<PathBuf>,
     node_id: String,
 }
 
@@ -95,14 +103,25 @@ pub(super) struct Domain {
 impl Domain {
     /// Starts `muster dev` and waits until it is ready.
     pub(super) fn start(muster: &Path, lifetimes: &Lifetimes) -> Result<Self, Failure> {
+        Self::start_with(muster, lifetimes, &[])
+    }
+
+    /// The same with further arguments of `muster dev`.
+    pub(super) fn start_with(
+        muster: &Path,
+        lifetimes: &Lifetimes,
+        further: &[&str],
+    ) -> Result<Self, Failure> {
         // The path of a socket may have 107 bytes, so the folder is not under target/.
         let folder = tempfile::Builder::new()
             .prefix("muster-interop-")
             .tempdir()?;
         let mut dev = Command::new(muster);
-        dev.args(["dev", "--no-demo", "--json", "--trust-domain", TRUST_DOMAIN])
+        dev.args(["dev", "--no-demo", "--json", "--wit"])
+            .args(["--trust-domain", TRUST_DOMAIN])
             .args(["--x509-ttl", lifetimes.x509, "--jwt-ttl", lifetimes.jwt])
             .args(["--ca-ttl", lifetimes.authority])
+            .args(further)
             .arg("--dir")
             .arg(folder.path().join("d"));
         let process = Talker::start(&mut dev)?;
@@ -126,9 +145,29 @@ impl Domain {
         })
     }
 
+    /// The command under test.
+    pub(super) fn command(&self) -> Command {
+        Command::new(&self.muster)
+    }
+
     /// Where workloads ask.
     pub(super) fn workload_socket(&self) -> &Path {
         &self.ready.workload_socket
+    }
+
+    /// Where operators and delegates ask the node.
+    pub(super) fn node_admin_socket(&self) -> &Path {
+        &self.ready.node_admin_socket
+    }
+
+    /// Where brokers ask, if there are any.
+    pub(super) fn broker_socket(&self) -> Option<&Path> {
+        self.ready.broker_socket.as_deref()
+    }
+
+    /// The node's SPIFFE ID.
+    pub(super) fn node_id(&self) -> &str {
+        &self.ready.node_id
     }
 
     /// Where operators ask the server.

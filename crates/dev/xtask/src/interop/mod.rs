@@ -3,15 +3,17 @@
 //! Every client is installed from its own package registry into `target/interop`, then run three
 //! times over: as a caller that nobody registered, as a registered workload, and in mutual TLS with
 //! another language while SVIDs and authorities change. A pair of Envoys goes through such changes
-//! by SDS. A client or a toolchain that is missing is
-//! a failure, not a skip. What the programs print is in `tests/interop/README.md`.
+//! by SDS. A client or a toolchain that is missing is a failure, not a skip. What the programs print
+//! is in `tests/interop/README.md`.
 
 mod clients;
 mod domain;
 mod envoy;
 mod examples;
+mod files;
 mod grpcurl;
 mod mutual_tls;
+mod on_behalf;
 mod results;
 
 use std::path::PathBuf;
@@ -39,14 +41,17 @@ const CHECKS: &[&str] = &[
     "rotation",
 ];
 
+/// What only go-spiffe can be put through: no other client knows the WIT profile.
+const WIT_CHECKS: &[&str] = &["wit-svid", "wit-refused", "wit-rotation"];
+
 /// Longer than every deadline inside the client programs together.
-const PROGRAM_WITHIN: Duration = Duration::from_mins(7);
+const PROGRAM_WITHIN: Duration = Duration::from_mins(10);
 
 /// Which clients to run, and where the results go.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls, envoy,
-    /// examples. May be repeated.
+    /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
+    /// examples, files, on-behalf, envoy. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// The file that the results are written to.
@@ -70,7 +75,15 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     for name in &options.only {
         if !clients::NAMES.contains(&name.as_str())
-            && !["grpcurl", "mtls", envoy::NAME, "examples"].contains(&name.as_str())
+            && ![
+                "grpcurl",
+                "mtls",
+                "examples",
+                "files",
+                "on-behalf",
+                envoy::NAME,
+            ]
+            .contains(&name.as_str())
         {
             return Err(format!("--only {name}: there is no such client").into());
         }
@@ -90,6 +103,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         options.wants(name)
             || (options.wants("mtls") && mutual_tls::CLIENTS.contains(&name))
             || (options.wants("examples") && examples::CLIENTS.contains(&name))
+            || (options.wants("on-behalf") && on_behalf::CLIENTS.contains(&name))
     };
     let watch = Stopwatch::start();
     let clients = clients::install(&home, &needed, &mut results);
@@ -129,6 +143,21 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         println!("ran mutual TLS and the examples in {} s", watch.seconds());
     }
 
+    if options.wants("files") {
+        let watch = Stopwatch::start();
+        let domain = Domain::start(&muster, &Lifetimes::FILES)?;
+        files::run(&domain, &mut results)?;
+        domain.stop()?;
+        println!("ran the programs that read files in {} s", watch.seconds());
+    }
+
+    if options.wants("on-behalf") {
+        let further = on_behalf::arguments(&clients);
+        let domain = Domain::start_with(&muster, &Lifetimes::CHECKS, &further)?;
+        on_behalf::run(&domain, &clients, &mut results)?;
+        domain.stop()?;
+    }
+
     if let Some(envoy) = &envoy {
         let watch = Stopwatch::start();
         let domain = Domain::start(&muster, &Lifetimes::ROTATION)?;
@@ -158,6 +187,12 @@ fn run_checks(
         domain.register(&client.identity)?;
     }
     run_all(domain, clients, CHECKS, results);
+    let with_wit: Vec<&Client> = clients
+        .iter()
+        .copied()
+        .filter(|client| client.name == "go-spiffe")
+        .collect();
+    run_all(domain, &with_wit, WIT_CHECKS, results);
     if let Some(grpcurl) = grpcurl {
         grpcurl::run(domain, grpcurl, results);
     }

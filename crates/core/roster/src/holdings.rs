@@ -1,4 +1,5 @@
-//! The X509-SVIDs that the node holds: whose to sign, in which order, and which to give up.
+//! The SVIDs of one kind that the node holds, X509-SVIDs or WIT-SVIDs: whose to sign, in which
+//! order, and which to give up.
 //!
 //! Entries with a subscriber always hold one. What remains of the soft cap is filled with
 //! entries that have none yet, so that a first call is answered at once; what was used longest
@@ -8,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{Entry, EntryId, Now, SpiffeId, Timestamp, X509Authority};
+use muster_model::{Entry, EntryId, Now, SpiffeId, Timestamp};
 
-use crate::event::{Action, Note, RequestId, SignFault, ToSign};
-use crate::explain::{HeldSvid, Standing};
-use crate::material::X509Material;
+use crate::event::{RequestId, SignFault, ToSign};
+use crate::explain::Standing;
+use crate::kinds::{Deed, Kind, Requests};
 use crate::time::{Agenda, Alarm, Backoff, Schedule, When};
 
 /// The most entries in one request to sign (the server's own limit).
@@ -33,11 +34,13 @@ const ENTRY_BACKOFF: Backoff = Backoff {
     most: Duration::from_mins(1),
 };
 
+/// For each entry what was signed, or why it was not.
+type Results<M> = Vec<(EntryId, Result<Arc<M>, SignFault>)>;
+
 /// An SVID that may be served.
-#[derive(Debug)]
-struct Held<X> {
-    svid: Arc<X>,
-    /// DER of the authority that verifies it.
+struct Held<K: Kind> {
+    svid: Arc<K::Material>,
+    /// The mark of the authority that verifies it.
     root: Arc<[u8]>,
     schedule: Schedule,
 }
@@ -70,15 +73,14 @@ enum Class {
     Prefetch,
 }
 
-#[derive(Debug)]
-struct Holding<X> {
+struct Holding<K: Kind> {
     spiffe_id: SpiffeId,
     prefetch: bool,
-    /// Groups of callers that stream X509-SVIDs and match.
+    /// Groups of callers that stream SVIDs of this kind and match.
     subscribers: usize,
-    current: Option<Held<X>>,
+    current: Option<Held<K>>,
     /// Signed by an authority that is not in the bundle yet (bundle before SVID).
-    parked: Option<Arc<X>>,
+    parked: Option<Arc<K::Material>>,
     stage: Stage,
     failures: u32,
     /// When it was last subscribed to, on a counter; only for entries in `kept`.
@@ -92,11 +94,10 @@ struct Batch {
 }
 
 /// What the node holds and is having signed.
-#[derive(Debug)]
-pub(crate) struct Holdings<X> {
+pub(crate) struct Holdings<K: Kind> {
     soft_cap: usize,
     seed: u64,
-    entries: BTreeMap<EntryId, Holding<X>>,
+    entries: BTreeMap<EntryId, Holding<K>>,
     /// Entries with subscribers.
     subscribed: usize,
     /// Entries without subscribers that hold an SVID, or are to, least recently used first.
@@ -109,10 +110,11 @@ pub(crate) struct Holdings<X> {
     batch_limit: usize,
     failures: u32,
     paused: bool,
-    next_request: u64,
+    /// What is to be done or said, until it is collected.
+    deeds: Vec<Deed<K>>,
 }
 
-impl<X: X509Material> Holdings<X> {
+impl<K: Kind> Holdings<K> {
     pub(crate) fn new(soft_cap: usize, seed: u64) -> Self {
         Self {
             soft_cap,
@@ -127,18 +129,17 @@ impl<X: X509Material> Holdings<X> {
             batch_limit: BATCH_MAX,
             failures: 0,
             paused: false,
-            next_request: 0,
+            deeds: Vec::new(),
         }
     }
 
-    /// A name for a request of this or another kind.
-    pub(crate) fn next_request(&mut self) -> RequestId {
-        self.next_request += 1;
-        RequestId(self.next_request)
+    /// What is to be done or said since the last time, in order.
+    pub(crate) fn deeds(&mut self) -> impl Iterator<Item = Deed<K>> + '_ {
+        self.deeds.drain(..)
     }
 
     /// The SVID of an entry, if it may be served now.
-    pub(crate) fn servable(&self, entry: &EntryId, now: Now) -> Option<&Arc<X>> {
+    pub(crate) fn servable(&self, entry: &EntryId, now: Now) -> Option<&Arc<K::Material>> {
         let held = self.entries.get(entry)?.current.as_ref()?;
         (!held.schedule.expire.reached(now)).then_some(&held.svid)
     }
@@ -159,18 +160,14 @@ impl<X: X509Material> Holdings<X> {
     /// The earliest end of validity of what is held.
     pub(crate) fn first_expiry(&self) -> Option<Timestamp> {
         let held = self.entries.values().filter_map(|h| h.current.as_ref());
-        held.map(|held| held.svid.not_after()).min()
+        held.map(|held| K::validity(&held.svid).1).min()
     }
 
     /// How an entry stands, what it holds, and how many groups of callers stream it.
-    pub(crate) fn standing(&self, id: &EntryId) -> Option<(Standing, Option<HeldSvid>, usize)> {
+    pub(crate) fn standing(&self, id: &EntryId) -> Option<(Standing, Option<&K::Material>, usize)> {
         let holding = self.entries.get(id)?;
-        let held = holding.current.as_ref().map(|held| HeldSvid {
-            serial: held.svid.serial().clone(),
-            not_after: held.svid.not_after(),
-            renew_at: held.svid.renew_at(),
-        });
-        let standing = match (&held, &holding.stage) {
+        let held = holding.current.as_ref().map(|held| &*held.svid);
+        let standing = match (held, &holding.stage) {
             (Some(_), _) => Standing::Held,
             (None, Stage::Waiting) => Standing::Failed(holding.failures),
             (None, Stage::Queued(_) | Stage::Asked(_)) => Standing::BeingSigned,
@@ -191,7 +188,7 @@ impl<X: X509Material> Holdings<X> {
                 after.id.clone(),
                 Holding {
                     spiffe_id: after.spiffe_id.clone(),
-                    prefetch: !after.disable_x509_svid_prefetch,
+                    prefetch: K::prefetched(after),
                     subscribers: 0,
                     current: None,
                     parked: None,
@@ -202,22 +199,20 @@ impl<X: X509Material> Holdings<X> {
             );
             return false;
         };
-        holding.prefetch = !after.disable_x509_svid_prefetch;
+        holding.prefetch = K::prefetched(after);
         let identity_changed = holding.spiffe_id != after.spiffe_id;
-        let shape_changed = before.is_none_or(|b| {
-            b.dns_names != after.dns_names || b.x509_svid_ttl != after.x509_svid_ttl
-        });
+        let shape_changed = before.is_none_or(|b| K::reshaped(b, after));
         if identity_changed || shape_changed {
             // What is under way may be of the old shape; its answer will find no one asking.
             self.unqueue(&mut holding);
             holding.stage = Stage::Rest;
             holding.parked = None;
             holding.failures = 0;
-            agenda.clear(&Alarm::Retry(after.id.clone()));
+            agenda.clear(&Alarm::Retry(K::KIND, after.id.clone()));
             holding.spiffe_id = after.spiffe_id.clone();
             if identity_changed {
                 holding.current = None;
-                clear_alarms(&after.id, agenda);
+                clear_alarms::<K>(&after.id, agenda);
             }
             if holding.current.is_some() || holding.subscribers > 0 {
                 self.enqueue(&after.id, &mut holding);
@@ -231,8 +226,8 @@ impl<X: X509Material> Holdings<X> {
     pub(crate) fn entry_removed(&mut self, id: &EntryId, agenda: &mut Agenda) {
         if let Some(mut holding) = self.take_out(id) {
             self.unqueue(&mut holding);
-            clear_alarms(id, agenda);
-            agenda.clear(&Alarm::Retry(id.clone()));
+            clear_alarms::<K>(id, agenda);
+            agenda.clear(&Alarm::Retry(K::KIND, id.clone()));
         }
     }
 
@@ -263,8 +258,8 @@ impl<X: X509Material> Holdings<X> {
                 holding.stage = Stage::Rest;
                 holding.current = None;
                 holding.parked = None;
-                clear_alarms(&id, agenda);
-                agenda.clear(&Alarm::Retry(id.clone()));
+                clear_alarms::<K>(&id, agenda);
+                agenda.clear(&Alarm::Retry(K::KIND, id.clone()));
                 self.put_back(id, holding);
             }
         }
@@ -281,7 +276,7 @@ impl<X: X509Material> Holdings<X> {
     }
 
     /// Asks for what is at the head of the queue, as far as requests may be under way.
-    pub(crate) fn pump<J>(&mut self, actions: &mut Vec<Action<X, J>>) {
+    pub(crate) fn pump(&mut self, requests: &mut Requests) {
         while !self.paused && self.batches.len() < REQUESTS_MAX {
             let Some(first) = self.queue.first() else {
                 return;
@@ -298,7 +293,7 @@ impl<X: X509Material> Holdings<X> {
                 .take(self.batch_limit)
                 .cloned()
                 .collect();
-            let request = self.next_request();
+            let request = requests.next();
             let mut entries = Vec::with_capacity(keys.len());
             for key in keys {
                 self.queue.remove(&key);
@@ -307,6 +302,10 @@ impl<X: X509Material> Holdings<X> {
                     entries.push(ToSign {
                         entry: key.entry,
                         spiffe_id: holding.spiffe_id.clone(),
+                        expires_at: holding
+                            .current
+                            .as_ref()
+                            .map(|held| K::validity(&held.svid).1),
                     });
                 }
             }
@@ -317,19 +316,18 @@ impl<X: X509Material> Holdings<X> {
                     awaited,
                 },
             );
-            actions.push(Action::SignX509 { request, entries });
+            self.deeds.push(Deed::Sign { request, entries });
         }
     }
 
     /// A request was answered. Returns the entries for which something new can be served.
-    pub(crate) fn signed<J>(
+    pub(crate) fn signed(
         &mut self,
         request: RequestId,
-        results: Vec<(EntryId, Result<Arc<X>, SignFault>)>,
-        authorities: &[X509Authority],
+        results: Results<K::Material>,
+        authorities: &[K::Authority],
         now: Now,
         agenda: &mut Agenda,
-        actions: &mut Vec<Action<X, J>>,
     ) -> Vec<EntryId> {
         let Some(batch) = self.batches.remove(&request) else {
             return Vec::new();
@@ -342,10 +340,18 @@ impl<X: X509Material> Holdings<X> {
                 continue;
             };
             let outcome = result.and_then(|svid| {
-                if *svid.spiffe_id() != holding.spiffe_id {
+                if *K::spiffe_id(&svid) != holding.spiffe_id {
                     return Err(SignFault::NotWhatWasAsked);
                 }
-                install(&id, &mut holding, svid, authorities, now, agenda, actions)
+                install(
+                    &id,
+                    &mut holding,
+                    svid,
+                    authorities,
+                    now,
+                    agenda,
+                    &mut self.deeds,
+                )
             });
             match outcome {
                 Ok(Installed::Servable) => fresh.push(id.clone()),
@@ -353,9 +359,9 @@ impl<X: X509Material> Holdings<X> {
                     holding.stage = Stage::Waiting;
                     let wait = ENTRY_BACKOFF.wait(holding.failures.max(1), (self.seed, &id));
                     let when = When::after(now, wait.max(PARKED_MAX));
-                    agenda.set(Alarm::Retry(id.clone()), when);
+                    agenda.set(Alarm::Retry(K::KIND, id.clone()), when);
                 }
-                Err(fault) => self.entry_failed(&id, &mut holding, fault, now, agenda, actions),
+                Err(fault) => self.entry_failed(&id, &mut holding, fault, now, agenda),
             }
             self.put_back(id, holding);
         }
@@ -363,7 +369,7 @@ impl<X: X509Material> Holdings<X> {
         for id in batch.entries {
             if let Some(mut holding) = self.asked_by(&id, request) {
                 let fault = SignFault::NotWhatWasAsked;
-                self.entry_failed(&id, &mut holding, fault, now, agenda, actions);
+                self.entry_failed(&id, &mut holding, fault, now, agenda);
                 self.put_back(id, holding);
             }
         }
@@ -371,13 +377,12 @@ impl<X: X509Material> Holdings<X> {
     }
 
     /// A request failed as a whole: ask for less, later.
-    pub(crate) fn sign_failed<J>(
+    pub(crate) fn sign_failed(
         &mut self,
         request: RequestId,
         fault: SignFault,
         now: Now,
         agenda: &mut Agenda,
-        actions: &mut Vec<Action<X, J>>,
     ) {
         let Some(batch) = self.batches.remove(&request) else {
             return;
@@ -394,19 +399,19 @@ impl<X: X509Material> Holdings<X> {
         self.failures = self.failures.saturating_add(1);
         self.paused = true;
         let wait = REQUEST_BACKOFF.wait(self.failures, self.seed);
-        actions.push(Action::Note(Note::RequestFailed {
+        self.deeds.push(Deed::RequestFailed {
             entries,
             fault,
             failures: self.failures,
             again_in: wait,
-        }));
-        agenda.set(Alarm::Resume, When::after(now, wait));
+        });
+        agenda.set(Alarm::Resume(K::KIND), When::after(now, wait));
     }
 
     /// The pause after a failure is over, or the server is there again.
     pub(crate) fn resume(&mut self, agenda: &mut Agenda) {
         self.paused = false;
-        agenda.clear(&Alarm::Resume);
+        agenda.clear(&Alarm::Resume(K::KIND));
     }
 
     /// An SVID is due for renewal.
@@ -421,12 +426,12 @@ impl<X: X509Material> Holdings<X> {
         {
             self.enqueue(id, &mut holding);
         }
-        agenda.clear(&Alarm::Renew(id.clone()));
+        agenda.clear(&Alarm::Renew(K::KIND, id.clone()));
         self.put_back(id.clone(), holding);
     }
 
     /// An entry that failed, or waited for its bundle, is due again.
-    pub(crate) fn retry<J>(&mut self, id: &EntryId, actions: &mut Vec<Action<X, J>>) {
+    pub(crate) fn retry(&mut self, id: &EntryId) {
         let Some(mut holding) = self.take_out(id) else {
             return;
         };
@@ -435,11 +440,11 @@ impl<X: X509Material> Holdings<X> {
             // The parked one stays, should its authority come after all.
             if holding.parked.is_some() {
                 holding.failures = holding.failures.saturating_add(1);
-                actions.push(Action::Note(Note::NotSigned {
+                self.deeds.push(Deed::NotSigned {
                     entry: id.clone(),
                     fault: SignFault::UnknownAuthority,
                     failures: holding.failures,
-                }));
+                });
             }
             self.enqueue(id, &mut holding);
         }
@@ -447,22 +452,17 @@ impl<X: X509Material> Holdings<X> {
     }
 
     /// An SVID has expired. Returns whether it was there to be served.
-    pub(crate) fn expire<J>(
-        &mut self,
-        id: &EntryId,
-        agenda: &mut Agenda,
-        actions: &mut Vec<Action<X, J>>,
-    ) -> bool {
+    pub(crate) fn expire(&mut self, id: &EntryId, agenda: &mut Agenda) -> bool {
         let Some(mut holding) = self.take_out(id) else {
             return false;
         };
-        clear_alarms(id, agenda);
+        clear_alarms::<K>(id, agenda);
         let expired = holding.current.take();
         if let Some(held) = &expired {
-            actions.push(Action::Note(Note::Expired {
+            self.deeds.push(Deed::Expired {
                 entry: id.clone(),
-                serial: held.svid.serial().clone(),
-            }));
+                name: K::name(&held.svid),
+            });
             // One that is only kept stays wanted as long as the entry may be prefetched.
             let kept_wanted = holding.prefetch;
             self.requeue_if_wanted(id, &mut holding, kept_wanted);
@@ -474,17 +474,16 @@ impl<X: X509Material> Holdings<X> {
     /// The own trust domain's bundle changed. SVIDs whose authority is no longer in it, or is
     /// tainted, are dropped and signed anew; parked ones whose authority has come are taken up.
     /// Returns the entries for which what can be served changed.
-    pub(crate) fn bundle_changed<J>(
+    pub(crate) fn bundle_changed(
         &mut self,
-        authorities: &[X509Authority],
+        authorities: &[K::Authority],
         now: Now,
         agenda: &mut Agenda,
-        actions: &mut Vec<Action<X, J>>,
     ) -> Vec<EntryId> {
         let good: HashSet<&[u8]> = authorities
             .iter()
-            .filter(|a| !a.tainted)
-            .map(|a| &*a.der)
+            .filter(|a| !K::tainted(a))
+            .map(|a| &**K::mark(a))
             .collect();
         let concerned: Vec<EntryId> = self
             .entries
@@ -501,32 +500,40 @@ impl<X: X509Material> Holdings<X> {
             };
             if let Some(svid) = holding
                 .parked
-                .take_if(|svid| svid.verified_by(authorities).is_some())
+                .take_if(|svid| K::verified_by(svid, authorities).is_some())
             {
                 self.unqueue(&mut holding);
-                agenda.clear(&Alarm::Retry(id.clone()));
-                match install(&id, &mut holding, svid, authorities, now, agenda, actions) {
+                agenda.clear(&Alarm::Retry(K::KIND, id.clone()));
+                match install(
+                    &id,
+                    &mut holding,
+                    svid,
+                    authorities,
+                    now,
+                    agenda,
+                    &mut self.deeds,
+                ) {
                     Ok(Installed::Servable) => changed.push(id.clone()),
                     // It verifies: it is not parked again.
                     Ok(Installed::Parked) => {}
                     Err(fault) => {
-                        self.entry_failed(&id, &mut holding, fault, now, agenda, actions);
+                        self.entry_failed(&id, &mut holding, fault, now, agenda);
                     }
                 }
             }
             if let Some(mut held) = holding.current.take() {
-                let root = held.svid.verified_by(authorities).filter(|a| !a.tainted);
+                let root = K::verified_by(&held.svid, authorities).filter(|a| !K::tainted(a));
                 if good.contains(&*held.root) {
                     holding.current = Some(held);
                 } else if let Some(root) = root {
-                    held.root = root.der.clone();
+                    held.root = K::mark(root).clone();
                     holding.current = Some(held);
                 } else {
-                    clear_alarms(&id, agenda);
-                    actions.push(Action::Note(Note::AuthorityGone {
+                    clear_alarms::<K>(&id, agenda);
+                    self.deeds.push(Deed::AuthorityGone {
                         entry: id.clone(),
-                        serial: held.svid.serial().clone(),
-                    }));
+                        name: K::name(&held.svid),
+                    });
                     self.unqueue(&mut holding);
                     self.requeue_if_wanted(&id, &mut holding, true);
                     changed.push(id.clone());
@@ -537,35 +544,34 @@ impl<X: X509Material> Holdings<X> {
         changed
     }
 
-    fn entry_failed<J>(
+    fn entry_failed(
         &mut self,
         id: &EntryId,
-        holding: &mut Holding<X>,
+        holding: &mut Holding<K>,
         fault: SignFault,
         now: Now,
         agenda: &mut Agenda,
-        actions: &mut Vec<Action<X, J>>,
     ) {
         holding.failures = holding.failures.saturating_add(1);
         holding.stage = Stage::Waiting;
         let wait = ENTRY_BACKOFF.wait(holding.failures, (self.seed, id));
-        agenda.set(Alarm::Retry(id.clone()), When::after(now, wait));
-        actions.push(Action::Note(Note::NotSigned {
+        agenda.set(Alarm::Retry(K::KIND, id.clone()), When::after(now, wait));
+        self.deeds.push(Deed::NotSigned {
             entry: id.clone(),
             fault,
             failures: holding.failures,
-        }));
+        });
     }
 
     /// Takes the holding out for a change if it waits for this request.
-    fn asked_by(&mut self, id: &EntryId, request: RequestId) -> Option<Holding<X>> {
+    fn asked_by(&mut self, id: &EntryId, request: RequestId) -> Option<Holding<K>> {
         let asked = self.entries.get(id)?.stage == Stage::Asked(request);
         let mut holding = asked.then(|| self.take_out(id)).flatten()?;
         holding.stage = Stage::Rest;
         Some(holding)
     }
 
-    fn change(&mut self, id: &EntryId, change: impl FnOnce(&mut Holding<X>)) {
+    fn change(&mut self, id: &EntryId, change: impl FnOnce(&mut Holding<K>)) {
         if let Some(mut holding) = self.take_out(id) {
             change(&mut holding);
             if holding.subscribers > 0 && holding.current.is_none() {
@@ -581,7 +587,7 @@ impl<X: X509Material> Holdings<X> {
         }
     }
 
-    fn requeue_if_wanted(&mut self, id: &EntryId, holding: &mut Holding<X>, kept: bool) {
+    fn requeue_if_wanted(&mut self, id: &EntryId, holding: &mut Holding<K>, kept: bool) {
         if matches!(holding.stage, Stage::Rest | Stage::Queued(_))
             && (holding.subscribers > 0 || kept)
         {
@@ -592,14 +598,14 @@ impl<X: X509Material> Holdings<X> {
         }
     }
 
-    fn enqueue(&mut self, id: &EntryId, holding: &mut Holding<X>) {
+    fn enqueue(&mut self, id: &EntryId, holding: &mut Holding<K>) {
         if holding.stage != Stage::Rest {
             return;
         }
         let key = match &holding.current {
             Some(held) => QueueKey {
                 class: Class::Renewal,
-                expires: held.svid.not_after(),
+                expires: K::validity(&held.svid).1,
                 entry: id.clone(),
             },
             None => QueueKey {
@@ -616,7 +622,7 @@ impl<X: X509Material> Holdings<X> {
         holding.stage = Stage::Queued(key);
     }
 
-    fn unqueue(&mut self, holding: &mut Holding<X>) {
+    fn unqueue(&mut self, holding: &mut Holding<K>) {
         if let Stage::Queued(key) = &holding.stage {
             self.queue.remove(key);
             holding.stage = Stage::Rest;
@@ -624,7 +630,7 @@ impl<X: X509Material> Holdings<X> {
     }
 
     /// Takes an entry's holding out of all books that depend on its state.
-    fn take_out(&mut self, id: &EntryId) -> Option<Holding<X>> {
+    fn take_out(&mut self, id: &EntryId) -> Option<Holding<K>> {
         let holding = self.entries.remove(id)?;
         if holding.subscribers > 0 {
             self.subscribed -= 1;
@@ -636,7 +642,7 @@ impl<X: X509Material> Holdings<X> {
     }
 
     /// Writes it back into the books it now belongs in.
-    fn put_back(&mut self, id: EntryId, holding: Holding<X>) {
+    fn put_back(&mut self, id: EntryId, holding: Holding<K>) {
         if holding.subscribers > 0 {
             self.subscribed += 1;
         } else if holding.current.is_some()
@@ -657,44 +663,46 @@ enum Installed {
 }
 
 /// Takes up a new SVID, or parks it until its authority is in the bundle.
-fn install<X: X509Material, J>(
+fn install<K: Kind>(
     id: &EntryId,
-    holding: &mut Holding<X>,
-    svid: Arc<X>,
-    authorities: &[X509Authority],
+    holding: &mut Holding<K>,
+    svid: Arc<K::Material>,
+    authorities: &[K::Authority],
     now: Now,
     agenda: &mut Agenda,
-    actions: &mut Vec<Action<X, J>>,
+    deeds: &mut Vec<Deed<K>>,
 ) -> Result<Installed, SignFault> {
-    let Some(root) = svid.verified_by(authorities) else {
+    let Some(root) = K::verified_by(&svid, authorities) else {
         holding.parked = Some(svid);
         return Ok(Installed::Parked);
     };
-    if root.tainted {
+    if K::tainted(root) {
         return Err(SignFault::TaintedAuthority);
     }
+    let (not_before, expires) = K::validity(&svid);
     // Nothing outlives the authority that verifies it.
-    let not_after = svid.not_after().min(root.expires_at);
+    let not_after = expires.min(K::ends(root));
     if not_after <= now.wall {
         return Err(SignFault::ExpiredOnArrival);
     }
-    let schedule = Schedule::new(svid.not_before(), not_after, svid.renew_at(), now);
-    agenda.set(Alarm::Renew(id.clone()), schedule.renew);
-    agenda.set(Alarm::Expire(id.clone()), schedule.expire);
-    actions.push(Action::Note(Note::Issued {
+    let renew_at = K::renew_at(&svid);
+    let schedule = Schedule::new(not_before, not_after, renew_at, now);
+    agenda.set(Alarm::Renew(K::KIND, id.clone()), schedule.renew);
+    agenda.set(Alarm::Expire(K::KIND, id.clone()), schedule.expire);
+    deeds.push(Deed::Issued {
         entry: id.clone(),
         spiffe_id: holding.spiffe_id.clone(),
-        serial: svid.serial().clone(),
-        not_before: svid.not_before(),
-        not_after: svid.not_after(),
-        authority_id: svid.authority_id().to_owned(),
-        renew_at: svid.renew_at(),
-        previous: holding.current.as_ref().map(|h| h.svid.serial().clone()),
-    }));
+        name: K::name(&svid),
+        not_before,
+        not_after: expires,
+        authority_id: K::authority_id(&svid).to_owned(),
+        renew_at,
+        previous: holding.current.as_ref().map(|h| K::name(&h.svid)),
+    });
     holding.parked = None;
     holding.current = Some(Held {
         svid,
-        root: root.der.clone(),
+        root: K::mark(root).clone(),
         schedule,
     });
     holding.stage = Stage::Rest;
@@ -702,7 +710,7 @@ fn install<X: X509Material, J>(
     Ok(Installed::Servable)
 }
 
-fn clear_alarms(id: &EntryId, agenda: &mut Agenda) {
-    agenda.clear(&Alarm::Renew(id.clone()));
-    agenda.clear(&Alarm::Expire(id.clone()));
+fn clear_alarms<K: Kind>(id: &EntryId, agenda: &mut Agenda) {
+    agenda.clear(&Alarm::Renew(K::KIND, id.clone()));
+    agenda.clear(&Alarm::Expire(K::KIND, id.clone()));
 }
