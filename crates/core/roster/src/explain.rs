@@ -147,7 +147,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         let mut matching = Vec::new();
         let mut misses: Vec<(usize, &EntryId)> = Vec::new();
         for (id, entry) in &self.view.entries {
-            let lacking = entry.selectors.iter().filter(|s| !selectors.contains(*s));
+            let lacking = entry.selectors.iter().filter(|s| !selectors.contains(s));
             match lacking.count() {
                 0 => matching.push(entry),
                 lacking => misses.push((lacking, id)),
@@ -164,7 +164,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
                 lacks: entry
                     .selectors
                     .iter()
-                    .filter(|wanted| !selectors.contains(*wanted))
+                    .filter(|wanted| !selectors.contains(wanted))
                     .map(|wanted| Lack {
                         wanted: wanted.clone(),
                         has: selectors
