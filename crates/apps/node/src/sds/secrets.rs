@@ -58,7 +58,7 @@ pub(crate) fn write(name: &str, item: &Item, update: &Update, own: &TrustDomain)
             for der in held.svid.chain.iter() {
                 pem("CERTIFICATE", der, &mut chain);
             }
-            let mut key = String::new();
+            let mut key = Zeroizing::new(String::new());
             pem(
                 "PRIVATE KEY",
                 held.svid.key.expose(Purpose::WorkloadApi),
@@ -66,7 +66,7 @@ pub(crate) fn write(name: &str, item: &Item, update: &Update, own: &TrustDomain)
             );
             secret::Type::TlsCertificate(TlsCertificate {
                 certificate_chain: Some(inline(chain)),
-                private_key: Some(inline(key)),
+                private_key: Some(inline_secret(key)),
             })
         }
         What::Bundle(id) => {
@@ -130,6 +130,13 @@ fn inline(text: String) -> DataSource {
     }
 }
 
+/// Wiped when the message is dropped. The copies that encoding makes of it are not ours to wipe.
+fn inline_secret(text: Zeroizing<String>) -> DataSource {
+    DataSource {
+        specifier: Some(Specifier::InlineBytes(Bytes::from_owner(text))),
+    }
+}
+
 /// Concatenated DER as PEM.
 fn authorities(mut der: &[u8]) -> String {
     let mut text = String::new();
@@ -156,7 +163,8 @@ fn first_element(der: &[u8]) -> Option<(&[u8], &[u8])> {
     der.split_at_checked(header.checked_add(length)?)
 }
 
-/// Appends a block of PEM.
+/// Appends a block of PEM. Room is made for it at once, so that no part of a key is left behind in
+/// memory that was outgrown.
 fn pem(label: &str, der: &[u8], into: &mut String) {
     let body = Zeroizing::new(STANDARD.encode(der));
     into.reserve(body.len() + body.len() / LINE + 2 * label.len() + 40);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::getuid;
 use serde::Deserialize;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::shell::{Failure, Talker, quietly};
@@ -172,6 +173,26 @@ impl Domain {
     /// Where operators ask the server.
     pub(super) fn server_admin_socket(&self) -> &Path {
         &self.ready.server_admin_socket
+    }
+
+    /// Runs `muster` against the server; says what it printed.
+    pub(super) fn muster(&self, arguments: &[&str]) -> Result<String, Failure> {
+        let mut command = Command::new(&self.muster);
+        command
+            .args(arguments)
+            .args(["--json", "--server-socket"])
+            .arg(&self.ready.server_admin_socket);
+        quietly(&mut command)
+    }
+
+    /// The ID of the entry of an identity.
+    pub(super) fn entry_id(&self, identity: &Identity) -> Result<String, Failure> {
+        let listed = self.muster(&["entry", "list", "--spiffe-id", &identity.spiffe_id])?;
+        let listed: Value = serde_json::from_str(&listed)?;
+        let id = listed.pointer("/entries/0/id").and_then(Value::as_str);
+        Ok(id
+            .ok_or_else(|| format!("{} has no entry in {listed}", identity.spiffe_id))?
+            .to_owned())
     }
 
     /// Creates the entry of an identity; one that is there already is as good.

@@ -2,11 +2,13 @@
 //!
 //! Every client is installed from its own package registry into `target/interop`, then run three
 //! times over: as a caller that nobody registered, as a registered workload, and in mutual TLS with
-//! another language while SVIDs and authorities change. A client or a toolchain that is missing is
-//! a failure, not a skip. What the programs print is in `tests/interop/README.md`.
+//! another language while SVIDs and authorities change. A pair of Envoys goes through such changes
+//! by SDS. A client or a toolchain that is missing is a failure, not a skip. What the programs print
+//! is in `tests/interop/README.md`.
 
 mod clients;
 mod domain;
+mod envoy;
 mod examples;
 mod files;
 mod grpcurl;
@@ -49,7 +51,7 @@ const PROGRAM_WITHIN: Duration = Duration::from_mins(10);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
-    /// examples, files, on-behalf. May be repeated.
+    /// examples, files, on-behalf, envoy. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// The file that the results are written to.
@@ -73,7 +75,15 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     for name in &options.only {
         if !clients::NAMES.contains(&name.as_str())
-            && !["grpcurl", "mtls", "examples", "files", "on-behalf"].contains(&name.as_str())
+            && ![
+                "grpcurl",
+                "mtls",
+                "examples",
+                "files",
+                "on-behalf",
+                envoy::NAME,
+            ]
+            .contains(&name.as_str())
         {
             return Err(format!("--only {name}: there is no such client").into());
         }
@@ -99,6 +109,11 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let clients = clients::install(&home, &needed, &mut results);
     let grpcurl = if options.wants("grpcurl") {
         grpcurl::install(&home, &mut results)
+    } else {
+        None
+    };
+    let envoy = if options.wants(envoy::NAME) {
+        envoy::install(&home, &mut results)
     } else {
         None
     };
@@ -141,6 +156,14 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         let domain = Domain::start_with(&muster, &Lifetimes::CHECKS, &further)?;
         on_behalf::run(&domain, &clients, &mut results)?;
         domain.stop()?;
+    }
+
+    if let Some(envoy) = &envoy {
+        let watch = Stopwatch::start();
+        let domain = Domain::start(&muster, &Lifetimes::ROTATION)?;
+        envoy::run(&domain, envoy, &mut results);
+        domain.stop()?;
+        println!("ran Envoy in {} s", watch.seconds());
     }
 
     let file = options.out.clone().unwrap_or(home.join("results.json"));
