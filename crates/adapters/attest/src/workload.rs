@@ -1,5 +1,6 @@
 //! Workload attestation: from a caller to facts.
 
+pub mod docker;
 mod process;
 pub mod unix;
 

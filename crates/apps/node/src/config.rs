@@ -1,5 +1,7 @@
 //! `node.toml`: what was written, and what it means.
 
+mod attest;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -11,6 +13,8 @@ use muster_model::TrustDomain;
 use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::telemetry;
 use muster_svid::lifetime::AVAILABILITY_TARGET_MIN;
+
+pub use self::attest::MoreAttestors;
 
 /// The longest that a call may be held: beyond it no client waits any more.
 const LONGEST_HOLD: Duration = Duration::from_mins(5);
@@ -43,6 +47,8 @@ pub struct Config {
     pub join: Join,
     /// What the `unix` attestor finds out.
     pub unix: UnixOptions,
+    /// The workload attestors beside it.
+    pub attestors: MoreAttestors,
     /// How the Workload API answers.
     pub workload_api: WorkloadApiConfig,
     /// Keys and caches.
@@ -213,6 +219,7 @@ impl Config {
         }
         let join = read_join(&root.table("join"));
         let unix = read_unix(&root.table("attest").table("unix"));
+        let attestors = MoreAttestors::read(&root.table("attest"));
         let workload_api = read_workload_api(&root.table("workload_api"));
         let svid = read_svid(&root.table("svid"));
         let log = telemetry::Settings::read(&root.table("log"));
@@ -225,6 +232,7 @@ impl Config {
                 admin_socket,
                 join,
                 unix,
+                attestors,
                 workload_api,
                 svid,
                 log,

@@ -9,6 +9,7 @@
 //! There is no database: what the node must know after a restart is its own SVID and the bundle.
 
 mod admin;
+mod attestors;
 pub mod config;
 mod driver;
 mod events;

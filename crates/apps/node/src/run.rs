@@ -5,11 +5,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_attest::workload::unix::UnixAttestor;
 use muster_crypto::random;
 use muster_model::TrustDomain;
 use muster_peer::{Incoming, Limits, ListenOptions, Listener};
-use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
 use muster_proto::spire::agent::debug::v1::debug_server::DebugServer;
 use muster_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
@@ -111,7 +109,7 @@ pub async fn serve(
     let unstarted = Unstarted::new();
     let driver = unstarted.driver.clone();
     let started_at = clock.now().wall;
-    let attestors: Vec<Arc<dyn WorkloadAttestor>> = vec![Arc::new(UnixAttestor::new(config.unix))];
+    let attestors = crate::attestors::all(config.unix, &config.attestors);
     let api = WorkloadApi::new(
         config.trust_domain.clone(),
         driver.clone(),

@@ -78,6 +78,11 @@ pub enum Evidence {
     ForeignExecutablePath,
     /// The content of the file that the process runs, read through `/proc/PID/exe`.
     ExecutableDigest,
+    /// The system's container engine, about the container in whose control group the kernel
+    /// shows the process.
+    ContainerEngine,
+    /// A user's own container engine, likewise; that user may have arranged what it says.
+    UserContainerEngine,
 }
 
 impl fmt::Display for Evidence {
@@ -89,6 +94,10 @@ impl fmt::Display for Evidence {
             Self::ExecutablePath => "path of /proc/PID/exe",
             Self::ForeignExecutablePath => "path of /proc/PID/exe as the process sees it",
             Self::ExecutableDigest => "SHA-256 of the running executable",
+            Self::ContainerEngine => "container engine, confirmed by /proc/PID/cgroup",
+            Self::UserContainerEngine => {
+                "a user's own container engine, confirmed by /proc/PID/cgroup"
+            }
         })
     }
 }

@@ -88,7 +88,7 @@ pub(super) struct Domain {
     process: Option<Talker>,
     ready: Ready,
     // Removed last.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Domain {
@@ -121,13 +121,23 @@ impl Domain {
             muster: muster.to_path_buf(),
             process: Some(process),
             ready,
-            _folder: folder,
+            folder,
         })
     }
 
     /// Where workloads ask.
     pub(super) fn workload_socket(&self) -> &Path {
         &self.ready.workload_socket
+    }
+
+    /// The binary that all of it is.
+    pub(super) fn muster(&self) -> &Path {
+        &self.muster
+    }
+
+    /// The configuration of the domain's own node.
+    pub(super) fn node_config(&self) -> PathBuf {
+        self.folder.path().join("d/node/node.toml")
     }
 
     /// Where operators ask the server.

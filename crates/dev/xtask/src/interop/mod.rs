@@ -6,10 +6,12 @@
 //! a failure, not a skip. What the programs print is in `tests/interop/README.md`.
 
 mod clients;
+mod containers;
 mod domain;
 mod examples;
 mod grpcurl;
 mod mutual_tls;
+mod own_node;
 mod results;
 
 use std::path::PathBuf;
@@ -44,7 +46,7 @@ const PROGRAM_WITHIN: Duration = Duration::from_mins(7);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
-    /// examples. May be repeated.
+    /// examples, docker, podman. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// The file that the results are written to.
@@ -69,6 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     for name in &options.only {
         if !clients::NAMES.contains(&name.as_str())
             && !["grpcurl", "mtls", "examples"].contains(&name.as_str())
+            && !containers::NAMES.contains(&name.as_str())
         {
             return Err(format!("--only {name}: there is no such client").into());
         }
@@ -120,6 +123,20 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         }
         domain.stop()?;
         println!("ran mutual TLS and the examples in {} s", watch.seconds());
+    }
+
+    let engines: Vec<&'static str> = containers::NAMES
+        .into_iter()
+        .filter(|name| options.wants(name))
+        .collect();
+    if !engines.is_empty() {
+        let watch = Stopwatch::start();
+        let domain = Domain::start(&muster, &Lifetimes::CHECKS)?;
+        for name in engines {
+            containers::run(name, &domain, &mut results);
+        }
+        domain.stop()?;
+        println!("ran the container engines in {} s", watch.seconds());
     }
 
     let file = options.out.clone().unwrap_or(home.join("results.json"));
