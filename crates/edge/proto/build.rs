@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::{env, error, fs};
 
 /// Every service; what they import comes along.
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "spiffe/workload/workloadapi.proto",
     "spire/api/server/agent/v1/agent.proto",
     "spire/api/server/bundle/v1/bundle.proto",
@@ -16,6 +16,7 @@ const FILES: [&str; 11] = [
     "muster/node/v1/node.proto",
     "muster/node/admin/v1/admin.proto",
     "muster/server/admin/v1/admin.proto",
+    "muster/plugin/v1/workload.proto",
 ];
 
 /// Messages that carry keys or tokens: they get no `Debug`, so that none can be logged.

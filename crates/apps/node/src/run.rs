@@ -109,7 +109,8 @@ pub async fn serve(
     let unstarted = Unstarted::new();
     let driver = unstarted.driver.clone();
     let started_at = clock.now().wall;
-    let attestors = crate::attestors::all(config.unix, &config.attestors);
+    let attestors = crate::attestors::all(config.unix, &config.attestors, &config.data_dir)
+        .map_err(failed("workload attestors"))?;
     let api = WorkloadApi::new(
         config.trust_domain.clone(),
         driver.clone(),

@@ -83,6 +83,12 @@ pub enum Evidence {
     ContainerEngine,
     /// A user's own container engine, likewise; that user may have arranged what it says.
     UserContainerEngine,
+    /// systemd, asked about the pidfd.
+    ServiceManager,
+    /// systemd, asked about the number, while the process that has it ran before and after.
+    ServiceManagerByNumber,
+    /// A program that the operator configured; it knows the process by its number and start time.
+    Plugin,
 }
 
 impl fmt::Display for Evidence {
@@ -98,6 +104,9 @@ impl fmt::Display for Evidence {
             Self::UserContainerEngine => {
                 "a user's own container engine, confirmed by /proc/PID/cgroup"
             }
+            Self::ServiceManager => "systemd, by pidfd",
+            Self::ServiceManagerByNumber => "systemd, by number",
+            Self::Plugin => "plugin",
         })
     }
 }

@@ -13,6 +13,7 @@ mod grpcurl;
 mod mutual_tls;
 mod own_node;
 mod results;
+mod systemd;
 
 use std::path::PathBuf;
 use std::thread;
@@ -46,7 +47,7 @@ const PROGRAM_WITHIN: Duration = Duration::from_mins(7);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
-    /// examples, docker, podman. May be repeated.
+    /// examples, docker, podman, systemd. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// The file that the results are written to.
@@ -70,7 +71,7 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     for name in &options.only {
         if !clients::NAMES.contains(&name.as_str())
-            && !["grpcurl", "mtls", "examples"].contains(&name.as_str())
+            && !["grpcurl", "mtls", "examples", systemd::NAME].contains(&name.as_str())
             && !containers::NAMES.contains(&name.as_str())
         {
             return Err(format!("--only {name}: there is no such client").into());
@@ -137,6 +138,12 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         }
         domain.stop()?;
         println!("ran the container engines in {} s", watch.seconds());
+    }
+
+    if options.wants(systemd::NAME) {
+        let watch = Stopwatch::start();
+        systemd::run(&muster, &home, &mut results);
+        println!("ran systemd in {} s", watch.seconds());
     }
 
     let file = options.out.clone().unwrap_or(home.join("results.json"));
