@@ -20,6 +20,7 @@ const FILES: &[&str] = &[
     "muster/server/admin/v1/admin.proto",
     "envoy/service/secret/v3/sds.proto",
     "envoy/extensions/transport_sockets/tls/v3/secret.proto",
+    "muster/plugin/v1/workload.proto",
 ];
 
 /// Messages that carry keys or tokens: they get no `Debug`, so that none can be logged.

@@ -1,6 +1,9 @@
 //! Workload attestation: from a caller to facts.
 
+pub mod docker;
+pub mod plugin;
 mod process;
+pub mod systemd;
 pub mod unix;
 
 use std::sync::Arc;

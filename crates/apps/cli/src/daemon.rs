@@ -129,14 +129,16 @@ impl NodeSettings<'_> {
         let mut text = self.node();
         if !self.delegates.is_empty() {
             let all: toml_edit::Array = self.delegates.iter().map(SpiffeId::as_str).collect();
-            text.push_str(&format!("\n[delegated]\nauthorized = {all}\n"));
+            let all = all.to_string();
+            text.extend(["\n[delegated]\nauthorized = ", &all, "\n"]);
         }
         if !self.brokers.is_empty() {
-            let socket = quoted(self.broker_socket.display());
-            text.push_str(&format!("\n[broker]\nsocket = {socket}\n"));
+            let socket = quoted(self.broker_socket.display()).to_string();
+            text.extend(["\n[broker]\nsocket = ", &socket, "\n"]);
         }
         for id in self.brokers {
-            text.push_str(&format!("\n[[broker.allowed]]\nid = {}\n", quoted(id)));
+            let id = quoted(id).to_string();
+            text.extend(["\n[[broker.allowed]]\nid = ", &id, "\n"]);
         }
         text
     }

@@ -1,5 +1,6 @@
 //! `node.toml`: what was written, and what it means.
 
+mod attest;
 mod broker;
 mod hardening;
 mod sds;
@@ -20,6 +21,7 @@ use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::{metrics, telemetry};
 use muster_svid::lifetime::AVAILABILITY_TARGET_MIN;
 
+pub use self::attest::MoreAttestors;
 pub use self::broker::{Broker, BrokerConfig, PidReach, Profile, ReferenceType};
 pub use self::sds::SdsConfig;
 pub use self::state::StateConfig;
@@ -56,6 +58,8 @@ pub struct Config {
     pub join: Join,
     /// What the `unix` attestor finds out.
     pub unix: UnixOptions,
+    /// The workload attestors beside it.
+    pub attestors: MoreAttestors,
     /// How the Workload API answers.
     pub workload_api: WorkloadApiConfig,
     /// How Envoy is served.
@@ -242,6 +246,7 @@ impl Config {
         }
         let join = read_join(&root.table("join"));
         let unix = read_unix(&root.table("attest").table("unix"));
+        let attestors = MoreAttestors::read(&root.table("attest"));
         let workload_api = read_workload_api(&root.table("workload_api"));
         let sds = SdsConfig::read(&root.table("sds"));
         let broker = BrokerConfig::read(&root, &workload_socket);
@@ -261,6 +266,7 @@ impl Config {
                 admin_socket,
                 join,
                 unix,
+                attestors,
                 workload_api,
                 sds,
                 broker,

@@ -10,6 +10,7 @@
 //! There is no database: what the node must know after a restart is its own SVID and the bundle.
 
 mod admin;
+mod attestors;
 mod broker;
 pub mod config;
 mod delegated;

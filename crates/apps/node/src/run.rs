@@ -9,7 +9,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_attest::workload::unix::UnixAttestor;
 use muster_model::TrustDomain;
 use muster_peer::harden;
 use muster_plugin::workload::WorkloadAttestor;
@@ -176,7 +175,8 @@ async fn serve_as(
     let unstarted = Unstarted::new();
     let driver = unstarted.driver.clone();
     let started_at = clock.now().wall;
-    let attestors: Vec<Arc<dyn WorkloadAttestor>> = vec![Arc::new(UnixAttestor::new(config.unix))];
+    let attestors = crate::attestors::all(config.unix, &config.attestors, &config.data_dir)
+        .map_err(failed("workload attestors"))?;
     let (routes, names) = workload_services(&Common {
         config: &config,
         driver: &driver,
@@ -188,10 +188,8 @@ async fn serve_as(
     });
     let (health_reporter, health) = tonic_health::server::health_reporter();
     let workload_routes = with_reflection(routes.add_service(health.clone()), &names)?;
-    let (trust_domain, per_connection) = (
-        config.trust_domain.clone(),
-        config.workload_api.max_calls_per_connection,
-    );
+    let trust_domain = config.trust_domain.clone();
+    let per_connection = config.workload_api.max_calls_per_connection;
     announce(&config);
     let metrics = config.metrics.listen;
     let settings = settings(&config);

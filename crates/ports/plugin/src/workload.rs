@@ -78,6 +78,17 @@ pub enum Evidence {
     ForeignExecutablePath,
     /// The content of the file that the process runs, read through `/proc/PID/exe`.
     ExecutableDigest,
+    /// The system's container engine, about the container in whose control group the kernel
+    /// shows the process.
+    ContainerEngine,
+    /// A user's own container engine, likewise; that user may have arranged what it says.
+    UserContainerEngine,
+    /// systemd, asked about the pidfd.
+    ServiceManager,
+    /// systemd, asked about the number, while the process that has it ran before and after.
+    ServiceManagerByNumber,
+    /// A program that the operator configured; it knows the process by its number and start time.
+    Plugin,
 }
 
 impl fmt::Display for Evidence {
@@ -89,6 +100,13 @@ impl fmt::Display for Evidence {
             Self::ExecutablePath => "path of /proc/PID/exe",
             Self::ForeignExecutablePath => "path of /proc/PID/exe as the process sees it",
             Self::ExecutableDigest => "SHA-256 of the running executable",
+            Self::ContainerEngine => "container engine, confirmed by /proc/PID/cgroup",
+            Self::UserContainerEngine => {
+                "a user's own container engine, confirmed by /proc/PID/cgroup"
+            }
+            Self::ServiceManager => "systemd, by pidfd",
+            Self::ServiceManagerByNumber => "systemd, by number",
+            Self::Plugin => "plugin",
         })
     }
 }

@@ -111,11 +111,13 @@ async fn follow(
         })?
         .map_err(|status| refused(&status))?;
     show(first)?;
-    while fetch.watch {
+    if !fetch.watch {
+        return Ok(());
+    }
+    loop {
         let next = stream.message().await.and_then(|m| m.ok_or_else(closed));
         show(next.map_err(|status| refused(&status))?)?;
     }
-    Ok(())
 }
 
 fn read(answer: WitsvidResponse) -> Result<Vec<Identity>, Failure> {

@@ -97,7 +97,7 @@ pub(super) struct Domain {
     process: Option<Talker>,
     ready: Ready,
     // Removed last.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Domain {
@@ -141,7 +141,7 @@ impl Domain {
             muster: muster.to_path_buf(),
             process: Some(process),
             ready,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -168,6 +168,16 @@ impl Domain {
     /// The node's SPIFFE ID.
     pub(super) fn node_id(&self) -> &str {
         &self.ready.node_id
+    }
+
+    /// The binary that all of it is.
+    pub(super) fn binary(&self) -> &Path {
+        &self.muster
+    }
+
+    /// The configuration of the domain's own node.
+    pub(super) fn node_config(&self) -> PathBuf {
+        self.folder.path().join("d/node/node.toml")
     }
 
     /// Where operators ask the server.

@@ -7,6 +7,7 @@
 //! is in `tests/interop/README.md`.
 
 mod clients;
+mod containers;
 mod domain;
 mod envoy;
 mod examples;
@@ -14,9 +15,11 @@ mod files;
 mod grpcurl;
 mod mutual_tls;
 mod on_behalf;
+mod own_node;
 mod results;
+mod systemd;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -51,7 +54,8 @@ const PROGRAM_WITHIN: Duration = Duration::from_mins(10);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
-    /// examples, files, on-behalf, envoy. May be repeated.
+    /// examples, files, on-behalf, envoy, and (only when named: they need root and install engines)
+    /// docker, podman, systemd. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// The file that the results are written to.
@@ -67,8 +71,42 @@ pub(crate) struct Options {
 
 impl Options {
     fn wants(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == name)
+        self.only.is_empty() || self.names(name)
     }
+
+    /// Whether the name was given: what changes the machine is not run by default.
+    fn names(&self, name: &str) -> bool {
+        self.only.iter().any(|only| only == name)
+    }
+}
+
+/// Attestation against the engines themselves, as far as they were named.
+fn run_engines(
+    options: &Options,
+    muster: &Path,
+    home: &Path,
+    results: &mut Results,
+) -> Result<(), Failure> {
+    let engines: Vec<&'static str> = containers::NAMES
+        .into_iter()
+        .filter(|name| options.names(name))
+        .collect();
+    if !engines.is_empty() {
+        let watch = Stopwatch::start();
+        let domain = Domain::start(muster, &Lifetimes::CHECKS)?;
+        for name in engines {
+            containers::run(name, &domain, results);
+        }
+        domain.stop()?;
+        println!("ran the container engines in {} s", watch.seconds());
+    }
+
+    if options.names(systemd::NAME) {
+        let watch = Stopwatch::start();
+        systemd::run(muster, home, results);
+        println!("ran systemd in {} s", watch.seconds());
+    }
+    Ok(())
 }
 
 /// Installs, runs, judges, and writes the results.
@@ -82,8 +120,10 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
                 "files",
                 "on-behalf",
                 envoy::NAME,
+                systemd::NAME,
             ]
             .contains(&name.as_str())
+            && !containers::NAMES.contains(&name.as_str())
         {
             return Err(format!("--only {name}: there is no such client").into());
         }
@@ -165,6 +205,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         domain.stop()?;
         println!("ran Envoy in {} s", watch.seconds());
     }
+
+    run_engines(options, &muster, &home, &mut results)?;
 
     let file = options.out.clone().unwrap_or(home.join("results.json"));
     results.write(&file)?;
