@@ -358,7 +358,8 @@ impl Engine {
             return Ok(());
         }
         let first = self.fingerprint.is_none();
-        self.not_before = now + self.settings.min_interval;
+        self.not_before =
+            now + interval(self.settings.min_interval, expires, self.clock.now().wall);
         let generation = match self.directory.publish(&files, now) {
             Ok(generation) => generation,
             // A full disk may have room again; a first generation that fails is a mistake to mend.
@@ -451,6 +452,12 @@ async fn hook_ended(hook: &mut Option<JoinHandle<Result<(), Failure>>>) -> Resul
             .unwrap_or_else(|error| Err(Failure::failed(format!("the hook's task: {error}")))),
         None => pending().await,
     }
+}
+
+/// How long after a generation the next one may come at the earliest: what was asked for, and never
+/// so long that it costs a short-lived SVID much of its life.
+fn interval(asked: Duration, expires: Timestamp, now: Timestamp) -> Duration {
+    asked.min(expires.since(now) / 8)
 }
 
 /// Tells whether two generations would say the same. PKCS #12 stores have a new salt each time, and
