@@ -414,8 +414,10 @@ fn until_end(
     let shutdown = shutdown.clone();
     async move {
         tokio::select! {
-            () = work => Err(StartError { what: "server", cause: "periodic work ended by itself".to_owned() }),
+            // First: once the shutdown has begun, work may end because what it works for is gone.
+            biased;
             _reason = shutdown.begun() => Ok(()),
+            () = work => Err(StartError { what: "server", cause: "periodic work ended by itself".to_owned() }),
         }
     }
 }
