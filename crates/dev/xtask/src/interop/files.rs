@@ -214,8 +214,7 @@ fn serve(
     fs::write(home.join("server.conf"), (server.configuration)(home, port))?;
     let files = home.join("files");
     let mut run = keep(domain, &identity, "run", &files);
-    // HAProxy's master loses a signal that comes while it starts itself again: the interval must be
-    // longer than that takes.
+    // Longer than a reload takes.
     run.args(["--combined", "--min-interval", "2s"])
         .args(["--on-renew", server.reload, "--"])
         .args((server.command)(home));
