@@ -64,8 +64,13 @@ impl Scene {
     /// Waits until the node has refused process `pid`, and checks that it is for `reason`, logged
     /// and counted.
     pub(crate) async fn refused(&mut self, pid: u32, reason: &str) {
+        self.refused_for_one_of(pid, &[reason]).await;
+    }
+
+    /// The same, where it depends on the moment what is noticed first.
+    pub(crate) async fn refused_for_one_of(&mut self, pid: u32, reasons: &[&str]) {
         let wanted = i32::try_from(pid).unwrap();
-        let what = format!("process {pid} is refused: {reason}");
+        let what = format!("process {pid} is refused: {reasons:?}");
         let refused = within(&what, async {
             loop {
                 if let Some(What::Refused(refused)) = next(&mut self.events).await.unwrap().what
@@ -76,7 +81,11 @@ impl Scene {
             }
         })
         .await;
-        assert_eq!(refused.reason, reason);
+        let reason = refused.reason.as_str();
+        assert!(
+            reasons.contains(&reason),
+            "{reason} is not one of {reasons:?}"
+        );
         assert!(observed::refused(reason) > 0, "{reason} is counted");
         let logged = observed::logged(pid);
         assert!(
