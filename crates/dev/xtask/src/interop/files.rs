@@ -40,12 +40,16 @@ fn install() -> Result<(), Failure> {
     if ["nginx", "haproxy"].iter().all(|name| on_path(name)) {
         return Ok(());
     }
+    // A fresh machine has no lists of packages, or old ones.
+    quietly(Command::new("apt-get").args(["update", "-q"]))?;
     let mut apt = Command::new("apt-get");
     apt.args(["install", "-y", "-o", "DPkg::Lock::Timeout=300"])
         .args(["--no-install-recommends", "nginx", "haproxy"])
         .env("DEBIAN_FRONTEND", "noninteractive")
-        // What the packages' scripts ask systemd for is not done.
-        .env("SYSTEMD_OFFLINE", "1");
+        // What the packages' scripts ask of systemd or of the init scripts is not done: their
+        // services stay down.
+        .env("SYSTEMD_OFFLINE", "1")
+        .env("RUNLEVEL", "1");
     quietly(&mut apt).map(drop)
 }
 
