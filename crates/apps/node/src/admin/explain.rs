@@ -1,5 +1,7 @@
 //! `muster node explain` and `muster node debug`: from what the roster says to what people read.
 
+use std::time::Duration;
+
 use muster_model::Timestamp;
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_proto::muster::node::admin::v1::explain_response::Verdict;
@@ -9,10 +11,13 @@ use muster_wire::selector;
 
 use crate::events::{PastRefusal, timestamp};
 use crate::target::TargetRefusal;
+use crate::workload_api::TOO_MANY_CALLS;
 
 /// Refusals that come from a bound on how much may be asked of the node, not from what the caller
 /// is.
-const LIMITS: [&str; 2] = ["overloaded", "limited"];
+const LIMITS: [&str; 2] = ["overloaded", TOO_MANY_CALLS];
+/// How long ago a limit may have refused a call and still be the answer.
+const LIMITED_LATELY: Duration = Duration::from_mins(1);
 
 /// The answer about a process that could not be attested.
 pub(crate) fn unattested(pid: i32, refusal: &TargetRefusal) -> admin::ExplainResponse {
@@ -42,14 +47,18 @@ pub(crate) fn attested(
     explanation: &Explanation,
     refusals: Vec<PastRefusal>,
     last_in_step: Option<Timestamp>,
+    now: Timestamp,
 ) -> admin::ExplainResponse {
-    let limited = refusals.first().map(|r| r.reason.as_str());
-    let limited = limited.filter(|reason| LIMITS.contains(reason));
+    let limited = refusals
+        .first()
+        .filter(|refusal| now.since(refusal.at) <= LIMITED_LATELY)
+        .map(|refusal| refusal.reason.as_str())
+        .filter(|reason| LIMITS.contains(reason));
     let (verdict, summary) = match limited {
         Some(reason) => (
             Verdict::Limited,
             format!(
-                "the node refused its last call because of a limit ({reason}); see [limits] and [workload_api] of the node's configuration"
+                "the node refused its last call because too much was asked of it at once ({reason}); see max_calls in [workload_api] of the node's configuration"
             ),
         ),
         None => judge(process.pid, explanation),

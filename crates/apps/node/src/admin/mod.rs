@@ -157,6 +157,7 @@ impl node_admin_server::NodeAdmin for AdminService {
             &explanation,
             self.events.refusals_of(request.pid),
             last,
+            self.clock.now().wall,
         )))
     }
 

@@ -113,11 +113,7 @@ impl Sds {
     /// Attests the caller and follows what it may see.
     async fn feed<T>(&self, request: &Request<T>, rpc: &'static str) -> Result<Feed, Status> {
         let api = self.0.clone();
-        let place = api
-            .calls
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_full| Status::unavailable("too many calls are open; try again later"))?;
+        let place = api.callers.place(&api.calls, request.extensions())?;
         let attested = api.callers.attest(request.extensions()).await?;
         let subscription = api
             .driver

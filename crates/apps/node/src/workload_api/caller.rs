@@ -11,12 +11,15 @@ use muster_proto::muster::node::admin::v1 as admin;
 use muster_roster::Refusal;
 use muster_rt::Clock;
 use muster_wire::selector;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use crate::events::Events;
 use crate::refusals::Refusals;
 use crate::target::{AttestedTarget, facts_of};
 
+/// The reason of whoever gets no place among the open calls.
+pub(crate) const TOO_MANY_CALLS: &str = "too_many_calls";
 /// The text that clients know an attestation that failed by.
 const ATTESTATION_FAILED: &str = "workload attestation failed";
 
@@ -35,6 +38,22 @@ pub(crate) struct CallerAttestor {
 }
 
 impl CallerAttestor {
+    /// A place among `calls` that are open at the same time; who gets none is told to come again,
+    /// before it is attested, and it is on the record.
+    pub(crate) fn place(
+        &self,
+        calls: &Arc<Semaphore>,
+        extensions: &Extensions,
+    ) -> Result<OwnedSemaphorePermit, Status> {
+        calls.clone().try_acquire_owned().map_err(|_full| {
+            let caller = extensions.get::<PeerInfo>().map(PeerInfo::caller);
+            if let Some(Ok(caller)) = caller {
+                self.refused(&caller, TOO_MANY_CALLS);
+            }
+            Status::unavailable("too many calls are open; try again later")
+        })
+    }
+
     /// Attests the process that sent the request (WEP-08). What cannot be attested now is
     /// UNAVAILABLE, never a denial (WAPI-52).
     pub(crate) async fn attest(&self, extensions: &Extensions) -> Result<Attested, Status> {

@@ -24,14 +24,14 @@ use muster_proto::workload::{
 };
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
 use self::caller::CallerAttestor;
-pub(crate) use self::caller::describe_target;
+pub(crate) use self::caller::{TOO_MANY_CALLS, describe_target};
 use crate::config::WitConfig;
 use crate::driver::Driver;
 use crate::events::Events;
@@ -115,7 +115,7 @@ impl Inner {
     async fn answer(self: Arc<Self>, request: Request<Body>) -> Result<Response<Body>, Status> {
         // Before anything is done for the caller, attestation included (WEP-04).
         check_security_header(request.headers())?;
-        let place = self.clone().enter()?;
+        let place = self.callers.place(&self.calls, request.extensions())?;
         let method = request
             .uri()
             .path()
@@ -163,14 +163,6 @@ impl Inner {
                 "{NAME} has no method {method:?}"
             ))),
         }
-    }
-
-    /// A place among the calls that are open at the same time.
-    fn enter(self: Arc<Self>) -> Result<OwnedSemaphorePermit, Status> {
-        self.calls
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_full| Status::unavailable("too many calls are open; try again later"))
     }
 
     /// A call that is still being answered when the node shuts down is told so.

@@ -164,6 +164,27 @@ async fn what_was_refused_is_remembered() {
     assert!(node.stop().await);
 }
 
+#[tokio::test]
+async fn a_limit_that_refused_a_call_is_the_answer() {
+    let double = Double::start().await;
+    let mut rig = Rig::new(&double);
+    rig.more = "[workload_api]\nmax_calls = 1\n".into();
+    double.add_entry("a", "/a", &[&uid()]);
+    let node = rig.run();
+    rig.in_step(&double).await;
+    let mut client = rig.client().await;
+    let (_first, stream) = fetch_x509(&mut client).await.unwrap();
+    let refused = fetch_x509(&mut client).await.err().unwrap();
+    assert_eq!(refused.code(), Code::Unavailable);
+    let own = i32::try_from(std::process::id()).unwrap();
+    let answer = explain(&rig, own).await;
+    assert_eq!(answer.verdict(), Verdict::Limited, "{}", answer.summary);
+    assert!(answer.summary.contains("max_calls"), "{}", answer.summary);
+    assert_eq!(answer.refusals[0].reason, "too_many_calls");
+    drop(stream);
+    assert!(node.stop().await);
+}
+
 /// WAPI-32: of two entries with one hint the older one counts; and what the node holds is listed
 /// with its bounds (the soft cap of the X.509 cache counts what nobody streams).
 #[tokio::test]
