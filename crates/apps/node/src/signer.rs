@@ -15,6 +15,7 @@ use muster_proto::spire::api::server::svid::v1::{
 use muster_roster::{Event, RequestId, SignFault, ToSign};
 use muster_svid::x509::{X509Svid, build_csr};
 use muster_wire::status as wire_status;
+use muster_wire::urgency::EXPIRES_AT;
 use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Status};
@@ -31,9 +32,7 @@ const RPC_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a server may put a batch off, all in all, before that counts as a failure.
 const DEFERRED_MAX: Duration = Duration::from_mins(2);
-/// The header by which the server knows how urgent a batch is: when the first of the SVIDs that it
-/// replaces expires, in Unix seconds (`docs/adr/0005-storm.md`).
-const EXPIRES_AT: &str = "muster-svid-expires-at";
+
 /// Of workloads' keys, by the kind of SVID.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyTypes {

@@ -12,15 +12,13 @@ use std::time::Duration;
 
 use muster_model::{SpiffeId, Timestamp};
 use muster_wire::status;
+use muster_wire::urgency::EXPIRES_AT;
 use tokio::sync::oneshot;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::admission::queue::{Bounds, Queue};
 
-/// The header by which a node says when the first of the SVIDs that it wants renewed expires, in
-/// Unix seconds; 0 if it holds none. A hint: see [`due`].
-pub(crate) const EXPIRES_AT: &str = "muster-svid-expires-at";
 /// A caller that does not say (SPIRE's agents never do) comes after those that hold nothing, and
 /// before those that have long.
 const UNSAID: Duration = Duration::from_mins(1);

@@ -16,6 +16,7 @@ use muster_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use muster_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use muster_proto::spire::api::server::svid::v1::{BatchNewX509svidRequest, NewX509svidParams};
 use muster_tls::Connector;
+use muster_wire::urgency::EXPIRES_AT;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,8 +32,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest message: a view of 10,000 entries.
 const MESSAGE_MAX: usize = 64 * 1024 * 1024;
-/// The header by which a node says when the first of the SVIDs that it renews expires.
-const EXPIRES_AT: &str = "muster-svid-expires-at";
 
 /// An attested node: an identity, and what it knows of its entries.
 pub struct Node {

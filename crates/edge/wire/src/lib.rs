@@ -15,3 +15,4 @@ pub mod log_level;
 pub mod node;
 pub mod selector;
 pub mod status;
+pub mod urgency;

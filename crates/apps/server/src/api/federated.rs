@@ -18,6 +18,7 @@ use muster_svid::x509::Certificate;
 use muster_wire::{bundle as wire_bundle, status};
 use tonic::{Code, Status};
 
+use crate::api::entry::keep_up;
 use crate::operation::Operation;
 
 /// Bundles in one call that changes them.
@@ -266,13 +267,6 @@ fn dissociate(
             ..entry.clone()
         },
     );
-}
-
-/// Applies to `working` what was just put into `transaction`.
-fn keep_up(working: &mut Roll, transaction: &Transaction) {
-    if let Some(last) = transaction.changes().last() {
-        working.apply(working.head(), std::slice::from_ref(last));
-    }
 }
 
 /// A page of foreign bundles, by name: those after `after`, `limit` of them (0 is all), and the
