@@ -155,8 +155,13 @@ fn judge(pid: i32, explanation: &Explanation) -> (Verdict, String) {
         return (
             Verdict::NotSigned,
             format!(
-                "entry {} matches process {pid}{held}, and its SVID is being signed",
-                identity.entry.as_str()
+                "entry {} matches process {pid}{held}, {}",
+                identity.entry.as_str(),
+                if explanation.connected {
+                    "and its SVID is being signed"
+                } else {
+                    "and no SVID that has not expired is held for it; the server, which would sign one, is not reached"
+                }
             ),
         );
     }

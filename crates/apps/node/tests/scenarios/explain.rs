@@ -150,6 +150,28 @@ async fn a_node_that_is_behind_says_so_and_held_calls_are_counted() {
     assert!(held.await.unwrap().is_err());
 }
 
+/// An entry matches, nothing is held for it, and the server that would sign is away.
+#[tokio::test]
+async fn a_server_that_is_away_is_why_nothing_is_signed() {
+    let mut double = Double::start().await;
+    let mut rig = Rig::new(&double);
+    rig.more = "[svid]\nx509_cache_max = 0\n".into();
+    double.add_entry("a", "/a", &[&uid()]);
+    let node = rig.run();
+    rig.in_step(&double).await;
+    double.down().await;
+    rig.info(|info| !info.connected).await;
+    let mut client = rig.client().await;
+    let held = tokio::spawn(async move { fetch_x509(&mut client).await.map(|_| ()) });
+    rig.info(|info| info.held_calls == 1).await;
+    let own = i32::try_from(std::process::id()).unwrap();
+    let answer = explain(&rig, own).await;
+    assert_eq!(answer.verdict(), Verdict::NotSigned, "{}", answer.summary);
+    assert!(answer.summary.contains("not reached"), "{}", answer.summary);
+    assert!(node.stop().await);
+    assert!(held.await.unwrap().is_err());
+}
+
 #[tokio::test]
 async fn what_was_refused_is_remembered() {
     let double = Double::start().await;

@@ -78,7 +78,17 @@ impl Directory {
     pub(super) fn open(path: &Path, keep: Duration, now: Duration) -> Result<Self, Failure> {
         let path = std::path::absolute(path).map_err(failed("find", path))?;
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(failed("create", parent))?;
+            fs::create_dir_all(parent).map_err(|error| {
+                let blocked = [io::ErrorKind::AlreadyExists, io::ErrorKind::NotADirectory];
+                if blocked.contains(&error.kind()) {
+                    return Failure::failed(format!(
+                        "cannot create {}: part of {} is a file; name a path of directories",
+                        path.display(),
+                        parent.display()
+                    ));
+                }
+                failed("create", parent)(error)
+            })?;
         }
         match DirBuilder::new().mode(0o755).create(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -262,6 +272,12 @@ fn check(path: &Path) -> Result<(), Failure> {
         )));
     }
     let mode = found.mode() & 0o7777;
+    if mode & 0o1002 == 0o1002 {
+        return Err(Failure::failed(format!(
+            "{shown} has mode {mode:04o}: it is everybody's; name a directory below it, such as \
+             {shown}/identity"
+        )));
+    }
     if mode & 0o022 != 0 {
         return Err(Failure::failed(format!(
             "{shown} has mode {mode:04o}: others could exchange the files in it; run `chmod go-w \

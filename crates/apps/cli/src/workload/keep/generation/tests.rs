@@ -95,6 +95,16 @@ fn a_directory_in_which_others_could_exchange_files_is_refused() {
     fs::create_dir(&path).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
     assert!(open(&path).contains("chmod go-w"));
+    // Nobody is told to close a directory that is everybody's.
+    fs::set_permissions(&path, Permissions::from_mode(0o1777)).unwrap();
+    let told = open(&path);
+    assert!(
+        told.contains("such as") && !told.contains("chmod"),
+        "{told}"
+    );
+    let blocked = dir.path().join("blocked");
+    fs::write(&blocked, "").unwrap();
+    assert!(open(&blocked.join("web")).contains("is a file"));
     fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
     let link = dir.path().join("link");
     symlink(&path, &link).unwrap();
