@@ -1,6 +1,7 @@
 //! What the kernel says of a process: memory, time on a core, and how often a thread of it woke.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -56,7 +57,12 @@ impl Pid {
     pub fn wakes(self, thread: &str) -> Result<Option<u64>, Failure> {
         let mut sum = None;
         for task in fs::read_dir(format!("/proc/{}/task", self.0))? {
-            let status = fs::read_to_string(task?.path().join("status"))?;
+            // A thread may end between the listing and the look at it.
+            let status = match fs::read_to_string(task?.path().join("status")) {
+                Ok(status) => status,
+                Err(error) if is_gone(&error) => continue,
+                Err(error) => return Err(error.into()),
+            };
             let field = |name: &str| {
                 status
                     .lines()
@@ -74,6 +80,12 @@ impl Pid {
     }
 }
 
+/// What the kernel answers for a thread that has ended: its files are away, or cannot be read on.
+fn is_gone(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound
+        || error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)
+}
+
 /// Best effort: containers and virtual machines often forbid it.
 pub fn raise_file_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
@@ -85,6 +97,10 @@ pub fn raise_file_limit() {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -93,5 +109,25 @@ mod tests {
         assert!(me.resident().unwrap() > 0.5);
         assert!(me.peak().unwrap() >= me.resident().unwrap() * 0.5);
         assert_eq!(me.wakes("no such thread").unwrap(), None);
+    }
+
+    #[test]
+    fn threads_may_end_while_they_are_counted() {
+        let me = Pid(i32::try_from(std::process::id()).unwrap());
+        let over = Arc::new(AtomicBool::new(false));
+        let brief = thread::spawn({
+            let over = Arc::clone(&over);
+            move || {
+                while !over.load(Ordering::Relaxed) {
+                    thread::spawn(|| ()).join().unwrap();
+                }
+            }
+        });
+        let seen: Vec<_> = (0..2_000).map(|_| me.wakes("no such thread")).collect();
+        over.store(true, Ordering::Relaxed);
+        brief.join().unwrap();
+        for count in seen {
+            assert_eq!(count.unwrap(), None);
+        }
     }
 }
