@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use muster_attest::workload::plugin::{Place, PluginAttestor, PluginName, PluginOptions};
+use muster_attest::plugin::{Place, PluginOptions};
+use muster_attest::workload::plugin::{PluginAttestor, name as plugin_name};
 use muster_attest::workload::process_of_held;
 use muster_peer::HeldProcess;
 use muster_plugin::workload::{
@@ -47,7 +48,7 @@ fn end(mut child: Child) {
 }
 
 fn attestor(name: &str, place: Place, folder: &Path) -> PluginAttestor {
-    let name = PluginName::parse(name).unwrap();
+    let name = plugin_name(name).unwrap();
     PluginAttestor::new(PluginOptions { name, place }, folder)
 }
 
