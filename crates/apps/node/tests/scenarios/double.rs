@@ -81,6 +81,8 @@ pub(crate) struct Mind {
     pub(crate) tokens: Vec<String>,
     /// Tokens that were used, and the keys that used them.
     pub(crate) joined: Vec<(String, Vec<u8>)>,
+    /// What becomes of nodes that prove themselves.
+    pub(crate) proof: crate::proof::Verdict,
     /// How long after its SVID has expired a node may renew it; of use from the next start on.
     pub(crate) grace: Duration,
     pub(crate) refusal: Option<NodeRefusal>,
@@ -190,6 +192,7 @@ impl Double {
             sequence: 1,
             tokens: vec![TOKEN.to_owned()],
             joined: Vec::new(),
+            proof: crate::proof::Verdict::default(),
             grace: Duration::ZERO,
             refusal: None,
             lie: None,

@@ -29,7 +29,11 @@ mod operator;
 #[cfg(test)]
 mod outage;
 #[cfg(test)]
+mod proof;
+#[cfg(test)]
 mod protocol;
+#[cfg(test)]
+mod reattest;
 #[cfg(test)]
 mod recovery;
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::double::{Lie, Mind, Shared, id, trust_domain};
 #[derive(Clone)]
 pub(crate) struct Services(pub(crate) Arc<Shared>);
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Services {
     /// The node that calls, if the double is in the mood to serve it.
@@ -43,7 +43,7 @@ impl Services {
             .ok_or_else(|| Status::unauthenticated("no certificate"))
     }
 
-    fn sign_node(&self, mind: &mut Mind, id: &SpiffeId, csr: &[u8]) -> types::X509svid {
+    pub(crate) fn sign_node(&self, mind: &mut Mind, id: &SpiffeId, csr: &[u8]) -> types::X509svid {
         let request = SigningRequest::parse(csr).unwrap();
         mind.node_keys.push(request.public_key.spki_der().to_vec());
         self.sign(mind, id, &request, mind.node_ttl)
@@ -111,6 +111,10 @@ impl agent::agent_server::Agent for Services {
             return Err(Status::invalid_argument("no params"));
         };
         let data = params.data.unwrap();
+        if data.r#type == crate::proof::NAME {
+            let csr = params.params.unwrap().csr;
+            return Ok(Response::new(self.proven(data, csr, steps)));
+        }
         let token = String::from_utf8(data.payload.to_vec()).unwrap();
         let mut mind = self.0.mind();
         mind.photograph("AttestAgent");
@@ -144,6 +148,12 @@ impl agent::agent_server::Agent for Services {
         let node = self.node(&request)?;
         let mut mind = self.0.mind();
         mind.photograph("RenewAgent");
+        if mind.proof.admitted_again(&node) {
+            return Err(wire_status::node_refused(
+                "refused".to_owned(),
+                muster_policy::NodeRefusal::MustReattest,
+            ));
+        }
         let csr = request.into_inner().params.unwrap().csr;
         let svid = Some(self.sign_node(&mut mind, &node, &csr));
         Ok(Response::new(agent::RenewAgentResponse { svid }))
