@@ -28,7 +28,7 @@ fn example() -> PathBuf {
     let program = here.ancestors().nth(2).unwrap().join("examples/plugin");
     assert!(
         program.exists(),
-        "{} is not built; run cargo test -p muster-attest --examples --test plugin",
+        "{} is not built; run cargo build -p muster-attest --example plugin",
         program.display()
     );
     program

@@ -32,7 +32,7 @@ fn example() -> PathBuf {
         .join("examples/node-plugin");
     assert!(
         program.exists(),
-        "{} is not built; run cargo test -p muster-cli --examples --test real",
+        "{} is not built; run cargo build -p muster-cli --example node-plugin",
         program.display()
     );
     program
