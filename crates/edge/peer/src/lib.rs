@@ -26,6 +26,7 @@
 //! Deliberately not here: what the facts about a caller mean (`adapters/attest`), and who may call
 //! (`apps`). This is the only crate with `unsafe`, all of it in `sys.rs`.
 
+mod activation;
 pub mod authority;
 mod caller;
 mod connect;
@@ -43,6 +44,7 @@ mod refused;
 mod stream;
 mod sys;
 
+pub use activation::{Activated, ActivationError, Unfit, activated};
 pub use authority::AuthorityRewriter;
 pub use caller::{Assurance, Caller, PeerInfo, Refusal};
 pub use connect::{ConnectError, connect, connect_lazy};

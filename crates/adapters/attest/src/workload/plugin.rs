@@ -3,11 +3,13 @@
 //! The type of their selectors is always the plugin's name, whatever they answer, and what they say
 //! is dropped when the process has ended meanwhile.
 
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use muster_peer::pidfd::inode;
 use muster_plugin::workload::{AttestError, Evidence, Fact, Process, WorkloadAttestor};
 use muster_proto::muster::plugin::v1::AttestRequest;
 use muster_proto::muster::plugin::v1::workload_attestor_client::WorkloadAttestorClient;
@@ -54,6 +56,9 @@ impl PluginAttestor {
             uid: process.uid,
             gid: process.gid,
             start_time: process.start_time,
+            pidfd_inode: inode(&process.pidfd)
+                .map_err(|error| format!("its pidfd: {error}"))?
+                .map_or(0, NonZeroU64::get),
         };
         let answer = WorkloadAttestorClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)

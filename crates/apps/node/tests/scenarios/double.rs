@@ -90,6 +90,8 @@ pub(crate) struct Mind {
     pub(crate) x509_ttl: Duration,
     pub(crate) jwt_ttl: Duration,
     pub(crate) node_ttl: Duration,
+    /// How old the first SVID of a node is when it gets it.
+    pub(crate) first_age: Duration,
     /// RPCs that came, by name.
     pub(crate) heard: watch::Sender<Vec<&'static str>>,
     /// Revisions with which streams were opened.
@@ -199,6 +201,7 @@ impl Double {
             x509_ttl: Duration::from_hours(1),
             jwt_ttl: Duration::from_mins(5),
             node_ttl: Duration::from_hours(1),
+            first_age: Duration::ZERO,
             heard: watch::Sender::default(),
             resumed: Vec::new(),
             node_keys: Vec::new(),

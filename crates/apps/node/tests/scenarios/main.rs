@@ -1,6 +1,8 @@
 //! The node against a double of its server: real sockets, real TLS, real gRPC.
 
 #[cfg(test)]
+mod activation;
+#[cfg(test)]
 mod authority;
 #[cfg(test)]
 mod broker;
@@ -20,6 +22,8 @@ mod explain;
 mod join;
 #[cfg(test)]
 mod jwt;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod killed;
 #[cfg(test)]
 mod lies;
 #[cfg(test)]
@@ -44,6 +48,8 @@ mod rig;
 mod sds;
 #[cfg(test)]
 mod services;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tracer;
 #[cfg(test)]
 mod wit;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use muster_crypto::digest;
@@ -142,7 +143,7 @@ impl Services {
         mind.refusal = None;
         let node = id(NODE);
         mind.proof.admitted.insert(node.clone());
-        let svid = Some(self.sign_node(&mut mind, &node, csr));
+        let svid = Some(self.sign_node(&mut mind, &node, csr, Duration::ZERO));
         let reattestable = mind.proof.again;
         Ok(answer(Answer::Result(Admitted { svid, reattestable })))
     }

@@ -43,10 +43,16 @@ impl Services {
             .ok_or_else(|| Status::unauthenticated("no certificate"))
     }
 
-    pub(crate) fn sign_node(&self, mind: &mut Mind, id: &SpiffeId, csr: &[u8]) -> types::X509svid {
+    pub(crate) fn sign_node(
+        &self,
+        mind: &mut Mind,
+        id: &SpiffeId,
+        csr: &[u8],
+        age: Duration,
+    ) -> types::X509svid {
         let request = SigningRequest::parse(csr).unwrap();
         mind.node_keys.push(request.public_key.spki_der().to_vec());
-        self.sign(mind, id, &request, mind.node_ttl)
+        self.sign(mind, id, &request, mind.node_ttl, age)
     }
 
     fn sign(
@@ -55,11 +61,12 @@ impl Services {
         spiffe_id: &SpiffeId,
         request: &SigningRequest,
         ttl: Duration,
+        age: Duration,
     ) -> types::X509svid {
         let now = self.0.now();
         let mut key = request.public_key.clone();
         let mut name = spiffe_id.clone();
-        let mut issued = now;
+        let mut issued = now.minus(age);
         let other;
         let mut ca = mind.cas.last().unwrap();
         match mind.lie {
@@ -131,7 +138,10 @@ impl agent::agent_server::Agent for Services {
         mind.joined.push(use_of_it);
         mind.refusal = None;
         let node = id(&format!("/spire/agent/join_token/{token}"));
-        let svid = self.sign_node(&mut mind, &node, &csr);
+        let svid = {
+            let age = mind.first_age;
+            self.sign_node(&mut mind, &node, &csr, age)
+        };
         let result = agent::attest_agent_response::Result {
             svid: Some(svid),
             reattestable: false,
@@ -155,7 +165,7 @@ impl agent::agent_server::Agent for Services {
             ));
         }
         let csr = request.into_inner().params.unwrap().csr;
-        let svid = Some(self.sign_node(&mut mind, &node, &csr));
+        let svid = Some(self.sign_node(&mut mind, &node, &csr, Duration::ZERO));
         Ok(Response::new(agent::RenewAgentResponse { svid }))
     }
 
@@ -230,7 +240,13 @@ impl svid::svid_server::Svid for Services {
                 let csr = SigningRequest::parse(&params.csr).unwrap();
                 svid::batch_new_x509svid_response::Result {
                     status: Some(wire_status::ok()),
-                    svid: Some(self.sign(&mind, &entry.spiffe_id, &csr, mind.x509_ttl)),
+                    svid: Some(self.sign(
+                        &mind,
+                        &entry.spiffe_id,
+                        &csr,
+                        mind.x509_ttl,
+                        Duration::ZERO,
+                    )),
                 }
             })
             .collect();
