@@ -167,10 +167,7 @@ async fn serve_as(
         .map(Inherited::take)
         .transpose()
         .map_err(failed("handover"))?;
-    let given = Given {
-        inherited: inherited.as_mut().and_then(|one| one.sockets.take()),
-        activated,
-    };
+    let given = Given::new(inherited.as_mut(), activated);
     let state = State::open(&config.data_dir, config.trust_domain.clone())
         .map_err(failed("data directory"))?;
     let brokers = bind_brokers(&config)?;

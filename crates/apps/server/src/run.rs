@@ -219,10 +219,14 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     }
     drop((serving, server));
 
+    announce(&config, address);
+    Ok(supervisor.run().await.exit_code())
+}
+
+fn announce(config: &Config, address: SocketAddr) {
     tracing::info!(
         trust_domain = %config.trust_domain, %address, admin_socket = %config.admin_socket.display(), "serving"
     );
-    Ok(supervisor.run().await.exit_code())
 }
 
 async fn serve_metrics(

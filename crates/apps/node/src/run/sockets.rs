@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{StartError, failed};
 use crate::config::Config;
-use crate::handover::{Door, Managed};
+use crate::handover::{Door, Inherited, Managed};
 use crate::refusals::Refusals;
 
 /// What the node listens on.
@@ -57,12 +57,20 @@ impl Sockets {
 }
 
 /// Sockets that the node need not make itself.
-#[derive(Default)]
 pub(super) struct Given {
     /// Those of the node before, and which of them are a service manager's.
     pub(super) inherited: Option<(OwnedFd, OwnedFd, Managed)>,
     /// Those that a service manager listens on for this process.
     pub(super) activated: Vec<Activated>,
+}
+
+impl Given {
+    pub(super) fn new(before: Option<&mut Inherited>, activated: Vec<Activated>) -> Self {
+        Self {
+            inherited: before.and_then(|before| before.sockets.take()),
+            activated,
+        }
+    }
 }
 
 /// The sockets: the Workload API's for everyone, the operator's in a directory of its own. Those of

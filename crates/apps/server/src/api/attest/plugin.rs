@@ -134,7 +134,7 @@ pub(super) async fn attest(
         Ok::<_, Why>(())
     });
     let outcome = written.await.map_err(|error| errors::write(&error))?;
-    outcome.map_err(|why| why.status())?;
+    outcome.map_err(Why::status)?;
     tracing::info!(node_id = %id, attestor = kind, can_reattest, "node attested");
     Ok(admitted(svid, can_reattest))
 }
