@@ -22,7 +22,8 @@ mod explain;
 mod join;
 #[cfg(test)]
 mod jwt;
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod killed;
 #[cfg(test)]
 mod lies;
@@ -48,7 +49,8 @@ mod rig;
 mod sds;
 #[cfg(test)]
 mod services;
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tracer;
 #[cfg(test)]
 mod wit;
