@@ -1,5 +1,7 @@
 //! `node.toml`: what was written, and what it means.
 
+mod limits;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -10,6 +12,8 @@ use muster_crypto::{KeyType, Secret};
 use muster_model::TrustDomain;
 use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::telemetry;
+
+pub use self::limits::LimitsConfig;
 
 /// The longest that a call may be held: beyond it no client waits any more.
 const LONGEST_HOLD: Duration = Duration::from_mins(5);
@@ -42,6 +46,8 @@ pub struct Config {
     pub unix: UnixOptions,
     /// How the Workload API answers.
     pub workload_api: WorkloadApiConfig,
+    /// What each neighbour may ask for.
+    pub limits: LimitsConfig,
     /// Keys and caches.
     pub svid: SvidConfig,
     /// Log level and format.
@@ -209,6 +215,11 @@ impl Config {
         let join = read_join(&root.table("join"));
         let unix = read_unix(&root.table("attest").table("unix"));
         let workload_api = read_workload_api(&root.table("workload_api"));
+        let limits = limits::read(
+            &root.table("limits"),
+            workload_api.max_connections,
+            workload_api.max_calls,
+        );
         let svid = read_svid(&root.table("svid"));
         let log = telemetry::Settings::read(&root.table("log"));
         document.finish(|| {
@@ -221,6 +232,7 @@ impl Config {
                 join,
                 unix,
                 workload_api,
+                limits,
                 svid,
                 log,
             })

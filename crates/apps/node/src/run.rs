@@ -260,6 +260,8 @@ fn bind(
 ) -> Result<Incoming, Box<dyn std::error::Error>> {
     let limits = Limits {
         open: config.workload_api.max_connections,
+        open_per_uid: config.limits.connections_per_user,
+        allowance: config.limits.allowance,
         ..Limits::default()
     };
     Ok(Listener::bind(path, options)?.incoming(limits)?)

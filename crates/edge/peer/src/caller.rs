@@ -6,10 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use tokio::io::unix::AsyncFd;
-use tokio::sync::OnceCell;
-
+use crate::allowance::{CallPlace, Neighbour, OverLimit};
 use crate::pidfd;
+use crate::processes::{Processes, Tracked};
 use crate::procfs::{ExecutableId, ProcDir, ProcError};
 use crate::sys::{self, Credentials, Received, SenderPidfd};
 
@@ -163,16 +162,86 @@ pub(crate) struct Connector {
     pid: u32,
     uid: u32,
     gid: u32,
-    pidfd: Arc<OwnedFd>,
-    watch: Arc<OnceCell<AsyncFd<Arc<OwnedFd>>>>,
-    start_time: u64,
+    process: Arc<Tracked>,
     executable: Option<ExecutableId>,
     assurance: Assurance,
 }
 
 impl Connector {
-    /// Learns who connected `socket`.
-    pub(crate) fn of(socket: BorrowedFd<'_>) -> Result<Self, Refusal> {
+    /// Learns who connected `socket`: one of `processes`.
+    pub(crate) fn of(seen: Seen, processes: &Processes) -> Result<Self, Refusal> {
+        let pid = seen.pid;
+        let process = processes
+            .track(pid, seen.pidfd)
+            .map_err(|error| refusal(pid, &error))?;
+        let executable = executable_of(pid);
+        // The number cannot have been given away while its owner still runs: what was seen under
+        // it before this check is the owner's.
+        if !process.is_alive() {
+            return Err(Refusal::Gone { pid });
+        }
+        Ok(Self {
+            pid,
+            uid: seen.uid,
+            gid: seen.gid,
+            process,
+            executable,
+            assurance: seen.assurance,
+        })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(crate) fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    fn is_alive(&self) -> bool {
+        self.process.is_alive()
+    }
+
+    fn still_same(&self) -> Result<(), Refusal> {
+        let pid = self.pid;
+        let executable = executable_of(pid);
+        // After it, as in `of`. The start time needs no second look: the pidfd is of the process.
+        if !self.is_alive() {
+            return Err(Refusal::Gone { pid });
+        }
+        if executable != self.executable {
+            return Err(Refusal::OtherProgram { pid });
+        }
+        Ok(())
+    }
+
+    fn proc_dir(&self) -> Result<ProcDir, ProcError> {
+        self.process.proc_dir()
+    }
+}
+
+/// What `/proc/PID/exe` leads to. `None`: another user's executable is hidden from an unprivileged
+/// node, and a kernel thread has none; attestors that need it say so.
+fn executable_of(pid: u32) -> Option<ExecutableId> {
+    let stat = nix::sys::stat::stat(format!("/proc/{pid}/exe").as_str()).ok()?;
+    Some(ExecutableId {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+    })
+}
+
+/// Whoever connected a socket, before anything is looked up: what a limit may be decided by.
+pub(crate) struct Seen {
+    pid: u32,
+    uid: u32,
+    gid: u32,
+    pidfd: OwnedFd,
+    assurance: Assurance,
+}
+
+impl Seen {
+    /// Asks the socket.
+    pub(crate) fn at(socket: BorrowedFd<'_>) -> Result<Self, Refusal> {
         let cred =
             nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)
                 .map_err(|_| Refusal::NoCredentials { pid: 0 })?;
@@ -194,57 +263,22 @@ impl Connector {
             }
             Err(error) => return Err(unidentified(pid, &error)),
         };
-        let pidfd = Arc::new(pidfd);
-        let dir = ProcDir::open(pid, Arc::clone(&pidfd)).map_err(|error| refusal(pid, &error))?;
-        let start_time = dir.start_time().map_err(|error| refusal(pid, &error))?;
         Ok(Self {
             pid,
             uid: cred.uid(),
             gid: cred.gid(),
             pidfd,
-            watch: Arc::new(OnceCell::new()),
-            start_time,
-            // Another user's executable is hidden from an unprivileged node, and a kernel thread
-            // has none. Attestors that need it say so.
-            executable: dir.executable_id().ok(),
             assurance,
         })
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid
     }
 
     pub(crate) fn uid(&self) -> u32 {
         self.uid
     }
 
-    fn is_alive(&self) -> bool {
-        pidfd::is_alive(self.pidfd.as_fd())
-    }
-
-    fn still_same(&self) -> Result<(), Refusal> {
-        let pid = self.pid;
-        let dir = self.proc_dir().map_err(|error| refusal(pid, &error))?;
-        if dir.start_time().map_err(|error| refusal(pid, &error))? != self.start_time {
-            return Err(Refusal::Gone { pid });
-        }
-        if dir.executable_id().ok() != self.executable {
-            return Err(if self.is_alive() {
-                Refusal::OtherProgram { pid }
-            } else {
-                Refusal::Gone { pid }
-            });
-        }
-        if self.is_alive() {
-            Ok(())
-        } else {
-            Err(Refusal::Gone { pid })
-        }
-    }
-
-    fn proc_dir(&self) -> Result<ProcDir, ProcError> {
-        ProcDir::open(self.pid, Arc::clone(&self.pidfd))
+    /// The control group, where the kernel tells it cheaply.
+    pub(crate) fn cgroup(&self) -> Option<u64> {
+        sys::cgroup(self.pidfd.as_fd())
     }
 }
 
@@ -308,7 +342,7 @@ impl Caller {
 
     /// When the process started, in clock ticks since boot.
     pub fn start_time(&self) -> u64 {
-        self.inner.connector.start_time
+        self.inner.connector.process.start_time()
     }
 
     /// The file that the process ran when the connection was accepted; `None` when the kernel
@@ -325,7 +359,7 @@ impl Caller {
     /// The process's pidfd. Do not register it with an event loop: use
     /// [`exited`](Self::exited), or duplicate it.
     pub fn pidfd(&self) -> &Arc<OwnedFd> {
-        &self.inner.connector.pidfd
+        self.inner.connector.process.pidfd()
     }
 
     /// Whether the process still runs.
@@ -349,15 +383,7 @@ impl Caller {
     /// Any number of tasks may wait, each as often as it likes. Needs a tokio runtime with I/O
     /// enabled; fails only when the kernel refuses another epoll watch.
     pub async fn exited(&self) -> io::Result<()> {
-        let connector = &self.inner.connector;
-        let watch = connector
-            .watch
-            .get_or_try_init(|| async { sys::watch_pidfd(Arc::clone(&connector.pidfd)) })
-            .await?;
-        while connector.is_alive() {
-            watch.readable().await?.clear_ready();
-        }
-        Ok(())
+        self.inner.connector.process.exited().await
     }
 }
 
@@ -382,16 +408,18 @@ pub struct PeerInfo {
 
 struct Shared {
     connector: Connector,
+    neighbour: Neighbour,
     bound: OnceLock<Caller>,
     refused: OnceLock<Refusal>,
     descriptors: AtomicUsize,
 }
 
 impl PeerInfo {
-    pub(crate) fn new(connector: Connector) -> Self {
+    pub(crate) fn new(connector: Connector, neighbour: Neighbour) -> Self {
         Self {
             shared: Arc::new(Shared {
                 connector,
+                neighbour,
                 bound: OnceLock::new(),
                 refused: OnceLock::new(),
                 descriptors: AtomicUsize::new(0),
@@ -416,6 +444,12 @@ impl PeerInfo {
     /// How many descriptors the other end tried to hand over; all were closed at once.
     pub fn descriptors_closed(&self) -> usize {
         self.shared.descriptors.load(Ordering::Relaxed)
+    }
+
+    /// Takes a call from the allowance of the caller's user and control group. Ask before anything
+    /// is done for the call.
+    pub fn admit_call(&self) -> Result<CallPlace, OverLimit> {
+        self.shared.neighbour.admit_call()
     }
 
     pub(crate) fn connector(&self) -> &Connector {
@@ -465,7 +499,7 @@ impl PeerInfo {
         let assurance = match &received.pidfd {
             SenderPidfd::Absent => connector.assurance,
             SenderPidfd::Gone => return Err(Refusal::Gone { pid }),
-            SenderPidfd::Here(pidfd) => match pidfd::may_be_same(pidfd, &connector.pidfd) {
+            SenderPidfd::Here(pidfd) => match pidfd::may_be_same(pidfd, connector.process.pidfd()) {
                 Ok(true) => connector.assurance.max(Assurance::SenderPidfd),
                 Ok(false) => {
                     return Err(Refusal::OtherSender {

@@ -7,6 +7,12 @@ use std::task::Context;
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
+use muster_rt::sparing::Sparing;
+
+use crate::allowance::{Allowance, Neighbour, Neighbours};
+
+/// A flood's log lines.
+static OVER_ALLOWANCE: Sparing = Sparing::new(1, Duration::from_secs(10));
 
 /// Bounds on the connections of one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +28,11 @@ pub struct Limits {
     pub half_open_per_uid: usize,
     /// How long a connection may take to send the preface.
     pub first_bytes: Duration,
+    /// Connections that one user's processes hold open, so that one user cannot keep the others
+    /// out.
+    pub open_per_uid: usize,
+    /// What each user in each control group may ask for.
+    pub allowance: Allowance,
 }
 
 impl Default for Limits {
@@ -31,6 +42,8 @@ impl Default for Limits {
             half_open: 1_024,
             half_open_per_uid: 512,
             first_bytes: Duration::from_secs(10),
+            open_per_uid: 12_288,
+            allowance: Allowance::default(),
         }
     }
 }
@@ -46,6 +59,8 @@ pub struct Tally {
     pub accepted: u64,
     /// Connections closed because a limit was reached.
     pub over_limit: u64,
+    /// Those among them whose user, or its control group, had used up its own allowance.
+    pub over_allowance: u64,
     /// Connections refused because of who was at the other end.
     pub refused: u64,
     /// Descriptors that others tried to hand over.
@@ -58,6 +73,7 @@ pub struct Tally {
 #[derive(Debug)]
 pub(crate) struct Gate {
     limits: Limits,
+    neighbours: Neighbours,
     state: Mutex<State>,
 }
 
@@ -67,6 +83,8 @@ struct State {
     /// Per user, the half-open connections by their age.
     half_open: HashMap<u32, BTreeMap<u64, Arc<Displacement>>>,
     next_number: u64,
+    /// Per user, the open connections.
+    open: HashMap<u32, usize>,
 }
 
 /// Tells a half-open connection that another one got its place.
@@ -93,6 +111,7 @@ impl Displacement {
 #[derive(Debug)]
 pub(crate) struct Place {
     gate: Arc<Gate>,
+    uid: u32,
     /// The user and the number, while the connection is half-open.
     half_open: Option<(u32, u64)>,
     displacement: Arc<Displacement>,
@@ -102,6 +121,7 @@ impl Gate {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             limits,
+            neighbours: Neighbours::new(limits.allowance),
             state: Mutex::default(),
         })
     }
@@ -141,6 +161,34 @@ impl Gate {
         })
     }
 
+    /// Takes a connection from the allowance of a user in a control group, before anything is
+    /// done for it; `None` when it is used up, or when the user holds all the connections that it
+    /// may.
+    pub(crate) fn admit(&self, uid: u32, cgroup: Option<u64>) -> Option<Neighbour> {
+        let held = self.with(|state| state.open.get(&uid).copied().unwrap_or_default());
+        let admitted = if held < self.limits.open_per_uid {
+            self.neighbours.admit_connection(uid, cgroup)
+        } else {
+            None
+        };
+        if admitted.is_none() {
+            self.with(|state| {
+                state.tally.over_limit += 1;
+                state.tally.over_allowance += 1;
+            });
+            metrics::counter!("muster_node_refused_total", "reason" => "connections").increment(1);
+            if let Some(held_back) = OVER_ALLOWANCE.pass() {
+                tracing::warn!(
+                    uid,
+                    cgroup,
+                    held_back,
+                    "a user connects more often than its allowance, or holds too many connections; closed"
+                );
+            }
+        }
+        admitted
+    }
+
     /// Takes a place for a new connection of `uid`.
     ///
     /// Where too many are half-open, the oldest gives way: of the same user if that user has all
@@ -171,8 +219,10 @@ impl Gate {
             silent.insert(number, Arc::clone(&displacement));
             state.tally.half_open += 1;
             state.tally.open += 1;
+            *state.open.entry(uid).or_default() += 1;
             Some(Place {
                 gate: Arc::clone(self),
+                uid,
                 half_open: Some((uid, number)),
                 displacement,
             })
@@ -233,8 +283,15 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.settle();
-        self.gate
-            .with(|state| state.tally.open = state.tally.open.saturating_sub(1));
+        self.gate.with(|state| {
+            state.tally.open = state.tally.open.saturating_sub(1);
+            if let Some(open) = state.open.get_mut(&self.uid) {
+                *open = open.saturating_sub(1);
+                if *open == 0 {
+                    state.open.remove(&self.uid);
+                }
+            }
+        });
     }
 }
 

@@ -15,9 +15,10 @@ use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
 
 use crate::authority::AuthorityRewriter;
-use crate::caller::{Connector, Refusal};
+use crate::caller::{Connector, Refusal, Seen};
 use crate::gate::{Gate, Limits, Tally};
 use crate::listener::SocketFile;
+use crate::processes::Processes;
 use crate::stream::PeerStream;
 use crate::sys;
 
@@ -35,6 +36,7 @@ pub type Connection = AuthorityRewriter<PeerStream>;
 pub struct Incoming {
     io: AsyncFd<OwnedFd>,
     gate: Arc<Gate>,
+    processes: Processes,
     pause: Option<Pin<Box<Sleep>>>,
     next_pause: Duration,
     ended: bool,
@@ -76,6 +78,7 @@ impl Incoming {
         Ok(Self {
             io: sys::watch(socket)?,
             gate: Gate::new(limits),
+            processes: Processes::default(),
             pause: None,
             next_pause: FIRST_PAUSE,
             ended: false,
@@ -107,21 +110,24 @@ impl Incoming {
         if !self.gate.has_room() {
             return Ok(Accepted::Disposed);
         }
-        let connector = match Connector::of(socket.as_fd()) {
+        let seen = match Seen::at(socket.as_fd()) {
+            Ok(seen) => seen,
+            Err(refusal) => return Ok(self.not_identified(refusal)),
+        };
+        // What is asked for by more than its share of us is turned away unseen.
+        let Some(neighbour) = self.gate.admit(seen.uid(), seen.cgroup()) else {
+            return Ok(Accepted::Disposed);
+        };
+        let connector = match Connector::of(seen, &self.processes) {
             Ok(connector) => connector,
-            Err(Refusal::Exhausted { .. }) => return Ok(Accepted::Short(Errno::EMFILE)),
-            Err(refusal) => {
-                self.gate.count_refused();
-                tracing::debug!(reason = %refusal, "connection refused");
-                return Ok(Accepted::Disposed);
-            }
+            Err(refusal) => return Ok(self.not_identified(refusal)),
         };
         let Some(place) = self.gate.enter(connector.uid()) else {
             return Ok(Accepted::Disposed);
         };
         let first_bytes = self.gate.limits().first_bytes;
         Ok(
-            match PeerStream::new(socket, connector, place, first_bytes) {
+            match PeerStream::new(socket, connector, neighbour, place, first_bytes) {
                 Ok(stream) => Accepted::Served(Box::new(AuthorityRewriter::new(stream))),
                 Err(error) => {
                     tracing::debug!(%error, "connection not served");
@@ -129,6 +135,15 @@ impl Incoming {
                 }
             },
         )
+    }
+
+    fn not_identified(&self, refusal: Refusal) -> Accepted {
+        if matches!(refusal, Refusal::Exhausted { .. }) {
+            return Accepted::Short(Errno::EMFILE);
+        }
+        self.gate.count_refused();
+        tracing::debug!(reason = %refusal, "connection refused");
+        Accepted::Disposed
     }
 
     fn start_pause(&mut self, errno: Errno) {

@@ -11,6 +11,7 @@ pub mod duration;
 pub mod endpoint;
 pub mod files;
 pub mod lifecycle;
+pub mod sparing;
 pub mod telemetry;
 
 pub use clock::{Clock, SystemClock};

@@ -18,7 +18,7 @@ use muster_model::Selector;
 use muster_plugin::workload::{AttestError, Change, Evidence, Fact, Process, WorkloadAttestor};
 
 use self::executable::{Executables, SeenPath};
-use self::names::{Id, Names};
+use self::names::{Asked, Id, Names};
 pub use self::status::{Ids, Status, StatusError};
 use super::process::{read, still_runs};
 
@@ -93,12 +93,14 @@ impl UnixAttestor {
         }
     }
 
-    async fn add_ids(&self, status: &Status, facts: &mut Vec<Fact>) {
+    /// Whether it had to ask, which takes time.
+    async fn add_ids(&self, status: &Status, facts: &mut Vec<Fact>) -> Asked {
         let uid = status.uids.effective;
         let gid = status.gids.effective;
         let mut ids = vec![Id::User(uid), Id::Group(gid)];
         ids.extend(status.groups.iter().map(|gid| Id::Group(*gid)));
-        let mut names = self.names.of(&ids).await.into_iter();
+        let (names, asked) = self.names.of(&ids).await;
+        let mut names = names.into_iter();
 
         let mut add = |number: &str, name: &str, id: u32, evidence: Evidence| {
             push(facts, number, &id.to_string(), evidence);
@@ -116,6 +118,7 @@ impl UnixAttestor {
                 Evidence::ProcStatus,
             );
         }
+        asked
     }
 
     async fn add_executable(
@@ -186,12 +189,13 @@ impl WorkloadAttestor for UnixAttestor {
     async fn attest(&self, process: &Process) -> Result<Vec<Fact>, AttestError> {
         let status = credentials(process)?;
         let mut facts = Vec::new();
-        self.add_ids(&status, &mut facts).await;
+        let asked = self.add_ids(&status, &mut facts).await;
         if let Some(options) = self.options.executable {
             self.add_executable(process, options, &mut facts).await?;
         }
-        // Both may have taken a while.
-        if credentials(process)? != status {
+        // Both may have taken a while. If neither did, what was read is still this instant's.
+        let waited = asked == Asked::Yes || self.options.executable.is_some();
+        if waited && credentials(process)? != status {
             return Err(AttestError::Changed {
                 pid: process.pid,
                 change: Change::Credentials,

@@ -6,20 +6,28 @@ use std::time::Duration;
 use http::Extensions;
 use muster_attest::workload::{attest, process_of};
 use muster_model::SelectorSet;
-use muster_peer::{Assurance, Caller, PeerInfo};
+use muster_peer::{Assurance, Caller, OverLimit, PeerInfo};
 use muster_plugin::workload::{AttestError, Fact, WorkloadAttestor};
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_roster::Refusal;
 use muster_rt::Clock;
+use muster_rt::sparing::Sparing;
 use muster_wire::selector;
+use tokio::time::Instant;
 use tonic::Status;
 
+use super::Place;
 use crate::events::Events;
 
 /// The text that clients know an attestation that failed by.
 const ATTESTATION_FAILED: &str = "workload attestation failed";
 /// The longest that the attestors may take together.
 const ATTEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+// What a caller can provoke as often as it likes is logged as often as a person can read it.
+static NOT_ATTESTED: Sparing = Sparing::new(20, Duration::from_secs(1));
+static REFUSED: Sparing = Sparing::new(50, Duration::from_secs(1));
+static OVER_LIMIT: Sparing = Sparing::new(1, Duration::from_secs(10));
 
 /// A caller whose facts are known.
 pub(crate) struct Attested {
@@ -37,17 +45,37 @@ pub(crate) struct CallerAttestor {
 impl CallerAttestor {
     /// Attests the process that sent the request (WEP-08). What cannot be attested now is
     /// UNAVAILABLE, never a denial (WAPI-52).
-    pub(crate) async fn attest(&self, extensions: &Extensions) -> Result<Attested, Status> {
+    ///
+    /// What it takes is charged to `place`: a first call that has an executable of a hundred
+    /// megabytes hashed is not as cheap as another.
+    pub(crate) async fn attest(
+        &self,
+        extensions: &Extensions,
+        place: &Place,
+    ) -> Result<Attested, Status> {
+        let begun = Instant::now();
+        let attested = self.attest_now(extensions).await;
+        if let Some(own) = &place.own {
+            own.charge(begun.elapsed());
+        }
+        attested
+    }
+
+    async fn attest_now(&self, extensions: &Extensions) -> Result<Attested, Status> {
         let peer = extensions.get::<PeerInfo>().ok_or_else(|| {
             tracing::error!("a request came over a connection that does not know its peer");
             Status::unavailable(ATTESTATION_FAILED)
         })?;
         let caller = peer.caller().map_err(|refusal| {
-            tracing::warn!(reason = %refusal, "caller not attested");
+            if let Some(held_back) = NOT_ATTESTED.pass() {
+                tracing::warn!(reason = %refusal, held_back, "caller not attested");
+            }
             Status::unavailable(ATTESTATION_FAILED)
         })?;
         let facts = self.facts(&caller).await.map_err(|error| {
-            tracing::warn!(pid = caller.pid(), uid = caller.uid(), %error, "caller not attested");
+            if let Some(held_back) = NOT_ATTESTED.pass() {
+                tracing::warn!(pid = caller.pid(), uid = caller.uid(), %error, held_back, "caller not attested");
+            }
             self.refused(&caller, "attestation_failed");
             Status::unavailable(ATTESTATION_FAILED)
         })?;
@@ -83,15 +111,36 @@ impl CallerAttestor {
 
     /// What a refused caller is told, and everyone who watches.
     pub(crate) fn refuse(&self, caller: &Caller, refusal: Refusal, what: &str) -> Status {
-        tracing::info!(
-            pid = caller.pid(),
-            uid = caller.uid(),
-            reason = refusal.word(),
-            rpc = what,
-            "caller refused"
-        );
+        if let Some(held_back) = REFUSED.pass() {
+            tracing::info!(
+                pid = caller.pid(),
+                uid = caller.uid(),
+                reason = refusal.word(),
+                rpc = what,
+                held_back,
+                "caller refused"
+            );
+        }
         self.refused(caller, refusal.word());
         status_of(refusal)
+    }
+
+    /// What a caller is told whose user has used up its allowance.
+    pub(super) fn over_limit(&self, extensions: &Extensions, over: OverLimit) -> Status {
+        metrics::counter!("muster_node_refused_total", "reason" => over.word()).increment(1);
+        if let Some(held_back) = OVER_LIMIT.pass() {
+            let caller = extensions
+                .get::<PeerInfo>()
+                .and_then(|peer| peer.caller().ok());
+            tracing::warn!(
+                pid = caller.as_ref().map(Caller::pid),
+                uid = caller.as_ref().map(Caller::uid),
+                reason = over.word(),
+                held_back,
+                "a call is over its user's allowance"
+            );
+        }
+        Status::unavailable(over.to_string())
     }
 
     fn refused(&self, caller: &Caller, reason: &str) {

@@ -14,7 +14,7 @@ use tonic::body::Body;
 
 use super::caller::still_the_same;
 use super::streams::stopped;
-use super::{CallerFacts, Inner, answers, grpc};
+use super::{CallerFacts, Inner, Place, answers, grpc};
 
 /// The most audiences in one request; the Rust client takes no more in a token.
 const AUDIENCES_MAX: usize = 32;
@@ -31,6 +31,7 @@ impl Inner {
     pub(super) async fn fetch_jwt_svid(
         &self,
         caller: &CallerFacts,
+        place: &Place,
         request: JwtsvidRequest,
     ) -> Result<Response<Body>, Status> {
         // WAPI-11, WAPI-38, WAPI-40.
@@ -60,7 +61,7 @@ impl Inner {
                 Status::invalid_argument(format!("invalid requested SPIFFE ID: {e}"))
             })?)
         };
-        let attested = self.callers.attest(caller).await?;
+        let attested = self.callers.attest(caller, place).await?;
         let want = Want::JwtSvids {
             audience: request.audience,
             spiffe_id,
@@ -83,6 +84,7 @@ impl Inner {
     pub(super) async fn validate_jwt_svid(
         &self,
         caller: &CallerFacts,
+        place: &Place,
         request: ValidateJwtsvidRequest,
     ) -> Result<Response<Body>, Status> {
         // WAPI-11.
@@ -92,7 +94,7 @@ impl Inner {
         if request.svid.is_empty() {
             return Err(Status::invalid_argument("svid must be specified"));
         }
-        let attested = self.callers.attest(caller).await?;
+        let attested = self.callers.attest(caller, place).await?;
         let trust = match self
             .driver
             .trust(attested.selectors)

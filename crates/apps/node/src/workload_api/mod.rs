@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 
 use http::{Extensions, HeaderMap, Request, Response};
 use muster_model::TrustDomain;
+use muster_peer::{CallPlace, PeerInfo};
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::workload::{
     JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, WitBundlesRequest, WitsvidRequest,
@@ -101,7 +102,7 @@ impl Inner {
     async fn answer(self: Arc<Self>, request: Request<Body>) -> Result<Response<Body>, Status> {
         // Before anything is done for the caller, attestation included (WEP-04).
         check_security_header(request.headers())?;
-        let place = self.clone().enter()?;
+        let place = self.clone().enter(request.extensions())?;
         let method = request
             .uri()
             .path()
@@ -125,12 +126,12 @@ impl Inner {
             }
             "FetchJWTSVID" => {
                 let message = grpc::read::<JwtsvidRequest>(request).await?;
-                self.until_shutdown(self.fetch_jwt_svid(&caller, message))
+                self.until_shutdown(self.fetch_jwt_svid(&caller, &place, message))
                     .await
             }
             "ValidateJWTSVID" => {
                 let message = grpc::read::<ValidateJwtsvidRequest>(request).await?;
-                self.until_shutdown(self.validate_jwt_svid(&caller, message))
+                self.until_shutdown(self.validate_jwt_svid(&caller, &place, message))
                     .await
             }
             // WIT-01: not implemented, and said so only after the header was checked.
@@ -150,11 +151,23 @@ impl Inner {
     }
 
     /// A place among the calls that are open at the same time.
-    fn enter(self: Arc<Self>) -> Result<OwnedSemaphorePermit, Status> {
-        self.calls
+    ///
+    /// Asked before the caller is attested: who has used up its allowance is refused at no cost.
+    fn enter(self: Arc<Self>, extensions: &Extensions) -> Result<Place, Status> {
+        let own = extensions
+            .get::<PeerInfo>()
+            .map(PeerInfo::admit_call)
+            .transpose()
+            .map_err(|over| self.callers.over_limit(extensions, over))?;
+        let all = self
+            .calls
             .clone()
             .try_acquire_owned()
-            .map_err(|_full| Status::unavailable("too many calls are open; try again later"))
+            .map_err(|_full| Status::unavailable("too many calls are open; try again later"))?;
+        Ok(Place {
+            own,
+            _all: all,
+        })
     }
 
     /// A call that is still being answered when the node shuts down is told so.
@@ -167,6 +180,12 @@ impl Inner {
             _reason = self.shutdown.begun() => Err(shutting_down()),
         }
     }
+}
+
+/// A call's place: among its user's calls, and among all.
+struct Place {
+    own: Option<CallPlace>,
+    _all: OwnedSemaphorePermit,
 }
 
 /// What every call is told that is open when the node shuts down (WAPI-14).

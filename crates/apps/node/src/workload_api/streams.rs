@@ -10,12 +10,11 @@ use http::Response;
 use muster_peer::Caller;
 use muster_roster::{JwtBundles, X509Bundles, X509Update};
 use muster_rt::lifecycle::Reason;
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use tonic::body::Body;
 
 use super::caller::still_the_same;
-use super::{CallerFacts, Inner, answers, grpc, shutting_down};
+use super::{CallerFacts, Inner, Place, answers, grpc, shutting_down};
 use crate::driver::{Stopped, Subscription};
 use crate::material::HeldX509;
 
@@ -27,9 +26,9 @@ impl Inner {
     pub(super) async fn fetch_x509_svid(
         self: Arc<Self>,
         caller: &CallerFacts,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<Response<Body>, Status> {
-        let attested = self.callers.attest(caller).await?;
+        let attested = self.callers.attest(caller, &place).await?;
         let subscription = self
             .driver
             .x509_svids(attested.selectors)
@@ -48,9 +47,9 @@ impl Inner {
     pub(super) async fn fetch_x509_bundles(
         self: Arc<Self>,
         caller: &CallerFacts,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<Response<Body>, Status> {
-        let attested = self.callers.attest(caller).await?;
+        let attested = self.callers.attest(caller, &place).await?;
         let subscription = self
             .driver
             .x509_bundles(attested.selectors)
@@ -75,9 +74,9 @@ impl Inner {
     pub(super) async fn fetch_jwt_bundles(
         self: Arc<Self>,
         caller: &CallerFacts,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<Response<Body>, Status> {
-        let attested = self.callers.attest(caller).await?;
+        let attested = self.callers.attest(caller, &place).await?;
         let subscription = self
             .driver
             .jwt_bundles(attested.selectors)
@@ -108,7 +107,7 @@ struct Follow<T> {
     subscription: Subscription<T>,
     exited: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
     ended: Pin<Box<dyn Future<Output = Reason> + Send>>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     rpc: &'static str,
 }
 
@@ -117,7 +116,7 @@ impl<T: Send + Sync + 'static> Follow<T> {
         api: Arc<Inner>,
         caller: Caller,
         subscription: Subscription<T>,
-        place: OwnedSemaphorePermit,
+        place: Place,
         rpc: &'static str,
     ) -> Self {
         let process = caller.clone();
