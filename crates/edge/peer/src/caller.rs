@@ -499,16 +499,18 @@ impl PeerInfo {
         let assurance = match &received.pidfd {
             SenderPidfd::Absent => connector.assurance,
             SenderPidfd::Gone => return Err(Refusal::Gone { pid }),
-            SenderPidfd::Here(pidfd) => match pidfd::may_be_same(pidfd, connector.process.pidfd()) {
-                Ok(true) => connector.assurance.max(Assurance::SenderPidfd),
-                Ok(false) => {
-                    return Err(Refusal::OtherSender {
-                        connected: pid,
-                        sent,
-                    });
+            SenderPidfd::Here(pidfd) => {
+                match pidfd::may_be_same(pidfd, connector.process.pidfd()) {
+                    Ok(true) => connector.assurance.max(Assurance::SenderPidfd),
+                    Ok(false) => {
+                        return Err(Refusal::OtherSender {
+                            connected: pid,
+                            sent,
+                        });
+                    }
+                    Err(error) => return Err(unidentified(pid, &error)),
                 }
-                Err(error) => return Err(unidentified(pid, &error)),
-            },
+            }
         };
         connector.still_same()?;
         shared.bound.get_or_init(|| Caller {

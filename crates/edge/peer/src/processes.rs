@@ -102,9 +102,7 @@ impl Processes {
                 known.by_pid.retain(|_, (_, weak)| weak.strong_count() > 0);
                 known.sweep_at = FIRST_SWEEP.max(2 * known.by_pid.len());
             }
-            known
-                .by_pid
-                .insert(pid, (inode, Arc::downgrade(&process)));
+            known.by_pid.insert(pid, (inode, Arc::downgrade(&process)));
         });
         Ok(process)
     }
@@ -177,7 +175,9 @@ mod tests {
             // Another number each time: none of them is held.
             drop(processes.track(own, pidfd::open(own).unwrap()));
             processes.with(|known| {
-                known.by_pid.insert(1_000_000 + number, ((0, 0), Weak::new()));
+                known
+                    .by_pid
+                    .insert(1_000_000 + number, ((0, 0), Weak::new()));
                 if known.by_pid.len() >= known.sweep_at {
                     known.by_pid.retain(|_, (_, weak)| weak.strong_count() > 0);
                 }

@@ -276,13 +276,7 @@ pub(crate) fn cgroup(pidfd: BorrowedFd<'_>) -> Option<u64> {
         ..PidfdInfo::default()
     };
     // SAFETY: `info` is live, and as large as the request number says.
-    let result = unsafe {
-        libc::ioctl(
-            pidfd.as_raw_fd(),
-            PIDFD_GET_INFO as _,
-            &raw mut info,
-        )
-    };
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
     (result == 0 && info.mask & PIDFD_INFO_CGROUPID != 0).then_some(info.cgroup)
 }
 

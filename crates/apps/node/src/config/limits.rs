@@ -64,7 +64,8 @@ mod tests {
 
     #[test]
     fn what_is_written_counts() {
-        let found = limits("[limits]\nconnects_per_second = 5\ncalls_burst = 6\ncalls_per_user = 7\n");
+        let found =
+            limits("[limits]\nconnects_per_second = 5\ncalls_burst = 6\ncalls_per_user = 7\n");
         assert_eq!(found.allowance.connections.per_second, 5);
         assert_eq!(found.allowance.calls.burst, 6);
         assert_eq!(found.allowance.open_calls, 7);

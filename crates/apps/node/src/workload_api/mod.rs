@@ -164,10 +164,7 @@ impl Inner {
             .clone()
             .try_acquire_owned()
             .map_err(|_full| Status::unavailable("too many calls are open; try again later"))?;
-        Ok(Place {
-            own,
-            _all: all,
-        })
+        Ok(Place { own, _all: all })
     }
 
     /// A call that is still being answered when the node shuts down is told so.

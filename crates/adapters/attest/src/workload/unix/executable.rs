@@ -99,7 +99,8 @@ impl Executables {
         limit: DigestLimit,
     ) -> Result<Executable, AttestError> {
         let subject = process.clone();
-        let (file, state, path) = blocking(&self.looking, process, move || look(&subject)).await??;
+        let (file, state, path) =
+            blocking(&self.looking, process, move || look(&subject)).await??;
         let sha256 = match limit {
             DigestLimit::Never => None,
             DigestLimit::AtMost(most) if state.size > most => {
@@ -308,10 +309,10 @@ mod tests {
         executables.of(&process, DigestLimit::Never).await.unwrap();
         let waits = executables.of(&process, DigestLimit::Unlimited);
         let mut waits = std::pin::pin!(waits);
-        let (reached, goes_on) = tokio::join!(
-            async { futures::poll!(waits.as_mut()).is_ready() },
-            async { executables.place_of(8).try_acquire().is_ok() }
-        );
+        let (reached, goes_on) =
+            tokio::join!(async { futures::poll!(waits.as_mut()).is_ready() }, async {
+                executables.place_of(8).try_acquire().is_ok()
+            });
         assert!(!reached && goes_on);
         drop(held);
         waits.await.unwrap();
