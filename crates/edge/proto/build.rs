@@ -4,18 +4,27 @@ use std::path::PathBuf;
 use std::{env, error, fs};
 
 /// Every service; what they import comes along.
-const FILES: [&str; 7] = [
+const FILES: &[&str] = &[
+    "spiffe/broker/brokerapi.proto",
     "spiffe/workload/workloadapi.proto",
+    "spire/api/agent/delegatedidentity/v1/delegatedidentity.proto",
     "spire/api/server/agent/v1/agent.proto",
     "spire/api/server/bundle/v1/bundle.proto",
     "spire/api/server/entry/v1/entry.proto",
     "spire/api/server/svid/v1/svid.proto",
+    "spire/api/server/logger/v1/logger.proto",
+    "spire/api/agent/debug/v1/debug.proto",
+    "spire/api/agent/logger/v1/logger.proto",
     "muster/node/v1/node.proto",
     "muster/node/admin/v1/admin.proto",
+    "muster/server/admin/v1/admin.proto",
+    "envoy/service/secret/v3/sds.proto",
+    "envoy/extensions/transport_sockets/tls/v3/secret.proto",
+    "muster/plugin/v1/workload.proto",
 ];
 
 /// Messages that carry keys or tokens: they get no `Debug`, so that none can be logged.
-const SECRET: [&str; 19] = [
+const SECRET: &[&str] = &[
     ".X509SVIDResponse",
     ".X509SVID",
     ".JWTSVIDResponse",
@@ -23,6 +32,13 @@ const SECRET: [&str; 19] = [
     ".ValidateJWTSVIDRequest",
     ".WITSVIDResponse",
     ".WITSVID",
+    ".spiffe.broker.SubscribeToX509SVIDResponse",
+    ".spiffe.broker.X509SVID",
+    ".spiffe.broker.FetchJWTSVIDResponse",
+    ".spiffe.broker.JWTSVID",
+    ".spire.api.agent.delegatedidentity.v1.X509SVIDWithKey",
+    ".spire.api.agent.delegatedidentity.v1.SubscribeToX509SVIDsResponse",
+    ".spire.api.agent.delegatedidentity.v1.FetchJWTSVIDsResponse",
     ".spire.api.types.AttestationData",
     ".spire.api.types.JoinToken",
     ".spire.api.types.JWTSVID",
@@ -35,6 +51,17 @@ const SECRET: [&str; 19] = [
     ".spire.api.server.svid.v1.BatchNewWITSVIDResponse",
     ".spire.api.server.agent.v1.AttestAgentRequest.step",
     ".spire.api.server.agent.v1.AttestAgentRequest.Params",
+    ".envoy.config.core.v3.DataSource",
+    ".envoy.config.core.v3.DataSource.specifier",
+    ".envoy.extensions.transport_sockets.tls.v3.Secret",
+    ".envoy.extensions.transport_sockets.tls.v3.Secret.type",
+    ".envoy.extensions.transport_sockets.tls.v3.TlsCertificate",
+    ".envoy.service.discovery.v3.DiscoveryResponse",
+    ".envoy.service.discovery.v3.DeltaDiscoveryResponse",
+    ".envoy.service.discovery.v3.Resource",
+    ".envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext",
+    ".envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig",
+    ".envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig.TrustDomain",
 ];
 
 fn main() -> Result<(), Box<dyn error::Error>> {
@@ -54,6 +81,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
 
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::codec::LeanCodec")
         .skip_debug(SECRET)
         .include_file("packages.rs")
         .compile_fds(compiler.file_descriptor_set())?;

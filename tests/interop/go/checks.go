@@ -24,7 +24,7 @@ const (
 
 func runCheck(ctx context.Context, api *workloadapi.Client, id spiffeid.ID, name string) (string, error) {
 	within := answerWithin
-	if name == "rotation" {
+	if name == "rotation" || name == "wit-rotation" {
 		within = rotationWithin
 	}
 	ctx, cancel := context.WithTimeout(ctx, within)
@@ -44,6 +44,12 @@ func runCheck(ctx context.Context, api *workloadapi.Client, id spiffeid.ID, name
 		return jwtTampered(ctx, api, id)
 	case "rotation":
 		return rotation(ctx, api, id)
+	case "wit-svid":
+		return witSVID(ctx, api, id)
+	case "wit-refused":
+		return witRefused(ctx, api, id)
+	case "wit-rotation":
+		return witRotation(ctx, api, id)
 	case "denied":
 		return denied(ctx, api)
 	default:

@@ -31,6 +31,10 @@ func main() {
 	if len(os.Args) < 4 {
 		fatal("usage: (checks SOCKET SPIFFE_ID CHECK... | listen SOCKET PEER_ID | dial SOCKET PEER_ID ADDRESS)")
 	}
+	if os.Args[1] == "delegated" {
+		runDelegated(os.Args[2:])
+		return
+	}
 	ctx := context.Background()
 	id, err := spiffeid.FromString(os.Args[3])
 	if err != nil {

@@ -1,6 +1,9 @@
 //! Workload attestation: from a caller to facts.
 
+pub mod docker;
+pub mod plugin;
 mod process;
+pub mod systemd;
 pub mod unix;
 
 use std::sync::Arc;
@@ -8,7 +11,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use muster_plugin::workload::{AttestError, Fact, Process, WorkloadAttestor};
 
-pub use process::{process_of, verify};
+pub use process::{process_of, process_of_held, verify};
 
 /// Asks every attestor about `process` at once and returns what all of them know.
 ///

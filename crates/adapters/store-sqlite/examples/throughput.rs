@@ -161,7 +161,7 @@ fn creations(first: u64) -> Result<Transaction, Failure> {
             id: EntryId::parse(&id)?,
             spiffe_id: SpiffeId::parse(&format!("spiffe://example.org/workload/{ordinal}"))?,
             parent_id: SpiffeId::parse("spiffe://example.org/spire/agent/join_token/node")?,
-            selectors: BTreeSet::from([format!("unix:uid:{ordinal}").parse()?]),
+            selectors: [format!("unix:uid:{ordinal}").parse()?].into(),
             x509_svid_ttl: None,
             jwt_svid_ttl: None,
             federates_with: BTreeSet::new(),

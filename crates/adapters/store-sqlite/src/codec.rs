@@ -4,14 +4,16 @@
 //! added needs a new schema version and never gets lost in an older program.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use muster_model::{
-    Bundle, Entry, EntryId, JoinToken, JwtAuthority, Node, NodeStanding, Revision, Selector,
-    SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, X509Authority,
+    Bundle, Entry, EntryId, JoinToken, Joined, JwtAuthority, Node, NodeStanding, Revision,
+    Selector, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, WitAuthority,
+    X509Authority,
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,12 +30,18 @@ pub(crate) struct Row<'a> {
     pub(crate) doc: &'a str,
 }
 
-/// SPIFFE IDs that were read before, so that what thousands of rows share is in memory once.
+/// Names and selectors that were read before, so that what thousands of rows share is in memory
+/// once.
 #[derive(Default)]
 pub(crate) struct Names {
     trust_domain: Option<TrustDomain>,
     parent: Option<SpiffeId>,
+    parents: HashMap<String, SpiffeId>,
+    selectors: HashMap<String, Selector>,
 }
+
+/// How many of a kind are remembered: what is rarer than that is hardly shared.
+const REMEMBERED: usize = 1 << 16;
 
 impl Names {
     fn id(&mut self, text: &str) -> Result<SpiffeId, Fail> {
@@ -53,14 +61,31 @@ impl Names {
 
     /// Entries of one parent are often created one after the other.
     fn parent(&mut self, text: &str) -> Result<SpiffeId, Fail> {
-        match &self.parent {
-            Some(known) if known.as_str() == text => Ok(known.clone()),
-            Some(_) | None => {
-                let id = self.id(text)?;
-                self.parent = Some(id.clone());
-                Ok(id)
-            }
+        if let Some(known) = self.parent.as_ref().filter(|known| known.as_str() == text) {
+            return Ok(known.clone());
         }
+        let id = if let Some(known) = self.parents.get(text) {
+            known.clone()
+        } else {
+            let id = self.id(text)?;
+            if self.parents.len() < REMEMBERED {
+                self.parents.insert(text.to_owned(), id.clone());
+            }
+            id
+        };
+        self.parent = Some(id.clone());
+        Ok(id)
+    }
+
+    fn selector(&mut self, text: &str) -> Result<Selector, Fail> {
+        if let Some(known) = self.selectors.get(text) {
+            return Ok(known.clone());
+        }
+        let selector: Selector = text.parse().map_err(|why| told("selector", text, &why))?;
+        if self.selectors.len() < REMEMBERED {
+            self.selectors.insert(text.to_owned(), selector.clone());
+        }
+        Ok(selector)
     }
 }
 
@@ -156,7 +181,11 @@ pub(crate) fn read_entry(row: Row<'_>, names: &mut Names) -> Result<Arc<Entry>, 
             id: EntryId::parse(row.key).map_err(|why| why.to_string())?,
             parent_id: names.parent(&doc.parent_id)?,
             spiffe_id: names.id(&doc.spiffe_id)?,
-            selectors: read_selectors(&doc.selectors)?,
+            selectors: doc
+                .selectors
+                .iter()
+                .map(|text| names.selector(&text.0))
+                .collect::<Result<_, _>>()?,
             x509_svid_ttl: doc.x509_svid_ttl_ms.map(Duration::from_millis),
             jwt_svid_ttl: doc.jwt_svid_ttl_ms.map(Duration::from_millis),
             federates_with: doc
@@ -216,6 +245,16 @@ struct NodeDoc<'a> {
     selectors: Vec<Text<'a>>,
     #[serde(skip_serializing_if = "String::is_empty", default)]
     agent_version: String,
+    /// Since schema version 2.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    joined: Option<JoinedDoc>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JoinedDoc {
+    key: String,
+    at_ms: i64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -260,6 +299,10 @@ pub(crate) fn write_node(node: &Node) -> Result<String, Fault> {
         can_reattest: node.can_reattest,
         selectors: write_selectors(&node.selectors),
         agent_version: node.agent_version.clone(),
+        joined: node.joined.as_ref().map(|joined| JoinedDoc {
+            key: joined.key.clone(),
+            at_ms: joined.at.unix_millis(),
+        }),
     })
 }
 
@@ -284,6 +327,10 @@ pub(crate) fn read_node(row: Row<'_>) -> Result<Arc<Node>, Fault> {
             can_reattest: doc.can_reattest,
             selectors: read_selectors(&doc.selectors)?,
             agent_version: doc.agent_version,
+            joined: doc.joined.map(|joined| Joined {
+                key: joined.key,
+                at: Timestamp::from_unix_millis(joined.at_ms),
+            }),
             changed_at: row.revision,
         }))
     };
@@ -321,6 +368,9 @@ pub(crate) fn read_join_token(row: Row<'_>) -> Result<JoinToken, Fault> {
 struct BundleDoc {
     x509_authorities: Vec<X509Doc>,
     jwt_authorities: Vec<JwtDoc>,
+    /// Since schema 2; of the same form as the JWT keys.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    wit_authorities: Vec<JwtDoc>,
     #[serde(default)]
     refresh_hint: i64,
     sequence_number: u64,
@@ -369,6 +419,16 @@ pub(crate) fn write_bundle(bundle: &Bundle) -> Result<String, Fault> {
                 tainted: authority.tainted,
             })
             .collect(),
+        wit_authorities: bundle
+            .wit_authorities
+            .iter()
+            .map(|authority| JwtDoc {
+                key_id: authority.key_id.clone(),
+                public_key: BASE64_STANDARD.encode(&authority.public_key),
+                expires_at_ms: authority.expires_at.map(Timestamp::unix_millis),
+                tainted: authority.tainted,
+            })
+            .collect(),
         refresh_hint: bundle.refresh_hint,
         sequence_number: bundle.sequence_number,
     })
@@ -400,10 +460,23 @@ pub(crate) fn read_bundle(row: Row<'_>) -> Result<Arc<Bundle>, Fault> {
                 })
             })
             .collect::<Result<_, Fail>>()?;
+        let wit_authorities = doc
+            .wit_authorities
+            .into_iter()
+            .map(|authority| {
+                Ok(WitAuthority {
+                    public_key: bytes(&authority.public_key)?,
+                    key_id: authority.key_id,
+                    expires_at: authority.expires_at_ms.map(Timestamp::from_unix_millis),
+                    tainted: authority.tainted,
+                })
+            })
+            .collect::<Result<_, Fail>>()?;
         Ok(Arc::new(Bundle {
             trust_domain: trust_domain(row.key)?,
             x509_authorities,
             jwt_authorities,
+            wit_authorities,
             refresh_hint: doc.refresh_hint,
             sequence_number: doc.sequence_number,
             changed_at: row.revision,

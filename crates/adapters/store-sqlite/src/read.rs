@@ -1,10 +1,11 @@
 //! What the reading thread does.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
 
 use muster_audit::Record;
-use muster_model::{EntryId, Revision, SpiffeId};
+use muster_model::{Entry, EntryId, Revision, SpiffeId};
 use muster_roll::{Change, Loaded};
 use muster_store::StoreError;
 use rusqlite::{Connection, params};
@@ -25,15 +26,7 @@ pub(crate) fn load(connection: &mut Connection) -> Result<Loaded, Fault> {
         next_ordinal,
         ..Loaded::default()
     };
-    let mut names = Names::default();
-    rows(
-        &snapshot,
-        "SELECT id, revision, doc FROM entries ORDER BY ordinal",
-        |row| {
-            loaded.entries.push(codec::read_entry(row, &mut names)?);
-            Ok(())
-        },
-    )?;
+    loaded.entries = entries(&snapshot)?;
     rows(&snapshot, "SELECT id, revision, doc FROM nodes", |row| {
         loaded.nodes.push(codec::read_node(row)?);
         Ok(())
@@ -56,6 +49,102 @@ pub(crate) fn load(connection: &mut Connection) -> Result<Loaded, Fault> {
     )?;
     loaded.journals = journals(&snapshot)?;
     Ok(loaded)
+}
+
+/// Rows that are decoded together.
+const CHUNK: usize = 4096;
+/// Chunks that wait to be decoded at the most.
+const CHUNKS_WAITING: usize = 8;
+/// Threads that decode beside the one that reads; more would wait for it.
+const DECODERS: usize = 3;
+
+/// Rows of entries as they were read, one after the other in one text.
+#[derive(Default)]
+struct Chunk {
+    text: String,
+    /// Where key and document of each row end, and its revision.
+    rows: Vec<(usize, usize, Revision)>,
+}
+
+impl Chunk {
+    fn add(&mut self, row: Row<'_>) {
+        self.text.push_str(row.key);
+        let key = self.text.len();
+        self.text.push_str(row.doc);
+        self.rows.push((key, self.text.len(), row.revision));
+    }
+
+    fn decode(&self, names: &mut Names) -> Result<Vec<Arc<Entry>>, Fault> {
+        let mut from = 0;
+        self.rows
+            .iter()
+            .map(|(key, doc, revision)| {
+                let row = Row {
+                    key: self.text.get(from..*key).unwrap_or_default(),
+                    doc: self.text.get(*key..*doc).unwrap_or_default(),
+                    revision: *revision,
+                };
+                from = *doc;
+                codec::read_entry(row, names)
+            })
+            .collect()
+    }
+}
+
+/// The entries of a chunk, and its place among the chunks.
+type Decoded = (usize, Vec<Arc<Entry>>);
+
+/// All entries in the order of creation: read here, decoded on other cores meanwhile.
+fn entries(snapshot: &Connection) -> Result<Vec<Arc<Entry>>, Fault> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let (chunks, waiting) = mpsc::sync_channel::<(usize, Chunk)>(CHUNKS_WAITING);
+    let waiting = Mutex::new(waiting);
+    let decode = || -> Result<Vec<Decoded>, Fault> {
+        let mut names = Names::default();
+        let mut decoded = Vec::new();
+        loop {
+            let next = waiting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .recv();
+            let Ok((place, chunk)) = next else {
+                return Ok(decoded);
+            };
+            decoded.push((place, chunk.decode(&mut names)?));
+        }
+    };
+    thread::scope(|scope| {
+        let decoders: Vec<_> = (0..cores.saturating_sub(1).clamp(1, DECODERS))
+            .map(|_| scope.spawn(decode))
+            .collect();
+        let mut chunk = Chunk::default();
+        let mut place = 0;
+        let read = rows(
+            snapshot,
+            "SELECT id, revision, doc FROM entries ORDER BY ordinal",
+            |row| {
+                chunk.add(row);
+                if chunk.rows.len() >= CHUNK {
+                    // A decoder that failed tells below; the others go on until the end.
+                    chunks.send((place, std::mem::take(&mut chunk))).ok();
+                    place += 1;
+                }
+                Ok(())
+            },
+        );
+        chunks.send((place, chunk)).ok();
+        drop(chunks);
+        let mut decoded = Vec::new();
+        for decoder in decoders {
+            let part = decoder
+                .join()
+                .map_err(|_| Fault::Answer(StoreError::Closed))?;
+            decoded.extend(part?);
+        }
+        read?;
+        decoded.sort_unstable_by_key(|(place, _)| *place);
+        Ok(decoded.into_iter().flat_map(|(_, part)| part).collect())
+    })
 }
 
 fn rows(

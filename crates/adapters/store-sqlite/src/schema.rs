@@ -19,7 +19,8 @@ const BUSY: Duration = Duration::from_secs(5);
 
 /// The steps from an empty file to the newest schema; the file's `user_version` counts those done.
 /// A step that was released is never changed: a new field or table is a new step.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     -- One row: where the history stands.
     CREATE TABLE history (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -78,7 +79,18 @@ const MIGRATIONS: &[&str] = &["
         sequence INTEGER PRIMARY KEY,
         record TEXT NOT NULL
     ) STRICT;
-"];
+",
+    "
+    -- 2: the documents of `bundles` may have `wit_authorities`. No table changes; the number keeps
+    -- out programs that do not know the field.
+    SELECT 1;
+",
+    "
+    -- 3: node documents may have `joined`. An older program would refuse them, and is told by the
+    -- version rather than by the first such row.
+    SELECT 1;
+",
+];
 
 /// Finds the real place of the database at `path`, and creates an empty file there if there is
 /// none: readable by its owner only, before anything is in it.

@@ -149,10 +149,40 @@ async fn a_file_of_a_newer_version_is_refused_and_left_alone() {
     let expected = StoreError::NewerSchema {
         path: path.canonicalize().unwrap(),
         found: 99,
-        known: 1,
+        known: 3,
     };
     assert_eq!(error, expected);
     assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_version_is_taken_up() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("roll.db");
+    filled(&path, 1).await;
+    let version = |set: Option<u32>| {
+        let connection = Connection::open(&path).unwrap();
+        if let Some(version) = set {
+            connection
+                .pragma_update(None, "user_version", version)
+                .unwrap();
+        }
+        connection
+            .pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0))
+            .unwrap()
+    };
+    // A node as the first version wrote it: without the use of its token.
+    let node = r#"{"attestation_type":"join_token","current":{"serial":"7","expires_at_ms":1},"selectors":[]}"#;
+    Connection::open(&path)
+        .unwrap()
+        .execute(
+            "INSERT INTO nodes VALUES ('spiffe://example.org/spire/agent/join_token/x', 1, ?1)",
+            [node],
+        )
+        .unwrap();
+    version(Some(1));
+    assert_eq!(reopened(&path).await, Ok(1));
+    assert_eq!(version(None), 3);
 }
 
 #[tokio::test]

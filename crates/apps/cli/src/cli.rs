@@ -25,7 +25,8 @@ use crate::{bundle, config_check, daemon, dev, entry, mint, node, token, workloa
   2  the command line is wrong
   3  the server or node cannot be reached, or is not ready
   4  what was named does not exist
-  5  permission denied, or no identity for this process"
+  5  permission denied, or no identity for this process
+`muster workload run` ends with the exit code of its command."
 )]
 pub(crate) struct Cli {
     /// Answer in JSON: one document, or one a line from commands that stay
@@ -75,9 +76,17 @@ enum Command {
 
 /// Does what was typed.
 pub(crate) fn run(cli: Cli) -> ExitCode {
+    // The daemons bring their own logging and their own runtime, which they start when they have
+    // given up what they do not need.
+    if let Command::Server(daemon::Server::Run(run)) = &cli.command {
+        return run.server();
+    }
+    if let Command::Node(node::Command::Run(run)) = &cli.command {
+        return run.node();
+    }
     let output = Output::new(cli.json);
     lifecycle::block_on(async move {
-        match answer(cli.command, output).await {
+        match obey(cli.command, output).await {
             Ok(code) => code,
             Err(failure) => {
                 if !failure.is_silent() {
@@ -89,36 +98,26 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     })
 }
 
-async fn answer(command: Command, output: Output) -> Result<ExitCode, Failure> {
-    // The daemons bring their own logging.
-    if let Command::Server(daemon::Server::Run(run)) = &command {
-        return Ok(run.server().await);
-    }
-    if let Command::Node(node::Command::Run(run)) = &command {
-        return Ok(run.node().await);
-    }
-    obey(command, output).await.map(|()| ExitCode::SUCCESS)
-}
-
-async fn obey(command: Command, output: Output) -> Result<(), Failure> {
+async fn obey(command: Command, output: Output) -> Result<ExitCode, Failure> {
     telemetry::start(telemetry::Settings {
         level: Level::Error,
         ..telemetry::Settings::default()
     })
     .map_err(|error| Failure::usage(error.to_string()))?;
     match command {
-        Command::Dev(command) => dev::run(*command, output).await,
-        Command::Token(command) => token::run(command, output).await,
-        Command::Entry(command) => entry::run(command, output).await,
-        Command::Node(command) => node::run(command, output).await,
-        Command::Bundle(command) => bundle::run(command, output).await,
-        Command::Mint(command) => mint::run(command, output).await,
-        Command::Workload(command) => workload::run(command, output).await,
-        Command::Config(command) => config_check::run(command, output),
-        Command::DemoWorkload(demo) => dev::demo::run(demo).await,
-        Command::Completions { shell } => completions(shell),
-        Command::Server(_) => Err(Failure::usage("`muster server run` stands alone")),
+        Command::Dev(command) => dev::run(*command, output).await?,
+        Command::Token(command) => token::run(command, output).await?,
+        Command::Entry(command) => entry::run(command, output).await?,
+        Command::Node(command) => node::run(command, output).await?,
+        Command::Bundle(command) => bundle::run(command, output).await?,
+        Command::Mint(command) => mint::run(command, output).await?,
+        Command::Workload(command) => return workload::run(command, output).await,
+        Command::Config(command) => config_check::run(command, output)?,
+        Command::DemoWorkload(demo) => dev::demo::run(demo).await?,
+        Command::Completions { shell } => completions(shell)?,
+        Command::Server(_) => return Err(Failure::usage("`muster server run` stands alone")),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn completions(shell: Shell) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use muster_model::TrustDomain;
+use muster_model::{SpiffeId, TrustDomain};
 use muster_rt::config::Faults;
 use muster_rt::duration::Shown;
 
@@ -30,16 +30,16 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) async fn server(&self) -> ExitCode {
+    pub(crate) fn server(&self) -> ExitCode {
         match self.bind_to_parent() {
-            Ok(()) => muster_server::run(&self.config).await,
+            Ok(()) => muster_server::run(&self.config),
             Err(code) => code,
         }
     }
 
-    pub(crate) async fn node(&self) -> ExitCode {
+    pub(crate) fn node(&self) -> ExitCode {
         match self.bind_to_parent() {
-            Ok(()) => muster_node::run(&self.config).await,
+            Ok(()) => muster_node::run(&self.config),
             Err(code) => code,
         }
     }
@@ -78,6 +78,7 @@ pub(crate) struct ServerSettings<'s> {
     pub(crate) ca_ttl: Duration,
     pub(crate) x509_ttl: Duration,
     pub(crate) jwt_ttl: Duration,
+    pub(crate) wit: bool,
 }
 
 impl ServerSettings<'_> {
@@ -91,7 +92,8 @@ impl ServerSettings<'_> {
             "# Written anew by each `muster dev`.\n\
              trust_domain = {}\ndata_dir = {}\nlisten = {}\nadmin_socket = {}\n\n\
              [authority]\nttl = {}\n\n\
-             [svid]\nx509_ttl = {}\njwt_ttl = {}\nnode_ttl = {}\n\n\
+             [svid]\nx509_ttl = {}\njwt_ttl = {}\nwit_ttl = {}\nnode_ttl = {}\n\n\
+             [wit]\nenabled = {}\n\n\
              [log]\nformat = \"json\"\n",
             quoted(self.trust_domain),
             quoted(self.data_dir.display()),
@@ -100,7 +102,9 @@ impl ServerSettings<'_> {
             quoted(Shown(self.ca_ttl)),
             quoted(Shown(self.x509_ttl)),
             quoted(Shown(self.jwt_ttl)),
+            quoted(Shown(self.x509_ttl)),
             quoted(Shown(node_ttl)),
+            self.wit,
         )
     }
 }
@@ -114,16 +118,39 @@ pub(crate) struct NodeSettings<'s> {
     pub(crate) join_token: &'s str,
     pub(crate) workload_socket: &'s Path,
     pub(crate) admin_socket: &'s Path,
+    pub(crate) wit: bool,
+    pub(crate) broker_socket: &'s Path,
+    pub(crate) brokers: &'s [SpiffeId],
+    pub(crate) delegates: &'s [SpiffeId],
 }
 
 impl NodeSettings<'_> {
     pub(crate) fn to_toml(&self) -> String {
+        let mut text = self.node();
+        if !self.delegates.is_empty() {
+            let all: toml_edit::Array = self.delegates.iter().map(SpiffeId::as_str).collect();
+            let all = all.to_string();
+            text.extend(["\n[delegated]\nauthorized = ", &all, "\n"]);
+        }
+        if !self.brokers.is_empty() {
+            let socket = quoted(self.broker_socket.display()).to_string();
+            text.extend(["\n[broker]\nsocket = ", &socket, "\n"]);
+        }
+        for id in self.brokers {
+            let id = quoted(id).to_string();
+            text.extend(["\n[[broker.allowed]]\nid = ", &id, "\n"]);
+        }
+        text
+    }
+
+    fn node(&self) -> String {
         format!(
             "# Written anew by each `muster dev`.\n\
              trust_domain = {}\ndata_dir = {}\nserver = {}\nworkload_socket = {}\n\
              admin_socket = {}\n\n\
              [join]\ntoken = {}\nbundle = {}\n\n\
              [attest.unix]\ndiscover_path = true\n\n\
+             [wit]\nenabled = {}\n\n\
              [log]\nformat = \"json\"\n",
             quoted(self.trust_domain),
             quoted(self.data_dir.display()),
@@ -132,6 +159,7 @@ impl NodeSettings<'_> {
             quoted(self.admin_socket.display()),
             quoted(self.join_token),
             quoted(self.bundle_file.display()),
+            self.wit,
         )
     }
 }

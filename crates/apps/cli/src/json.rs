@@ -77,22 +77,29 @@ pub(crate) fn bundle(bundle: &types::Bundle) -> Value {
         .iter()
         .map(|authority| json!({ "asn1": bytes(&authority.asn1), "tainted": authority.tainted }))
         .collect();
+    let key = |public_key: &[u8], key_id: &str, expires_at: i64, tainted: bool| {
+        json!({
+            "public_key": bytes(public_key),
+            "key_id": key_id,
+            "expires_at": expires_at,
+            "tainted": tainted,
+        })
+    };
     let jwt: Vec<Value> = bundle
         .jwt_authorities
         .iter()
-        .map(|key| {
-            json!({
-                "public_key": bytes(&key.public_key),
-                "key_id": key.key_id,
-                "expires_at": key.expires_at,
-                "tainted": key.tainted,
-            })
-        })
+        .map(|k| key(&k.public_key, &k.key_id, k.expires_at, k.tainted))
+        .collect();
+    let wit: Vec<Value> = bundle
+        .wit_authorities
+        .iter()
+        .map(|k| key(&k.public_key, &k.key_id, k.expires_at, k.tainted))
         .collect();
     json!({
         "trust_domain": bundle.trust_domain,
         "x509_authorities": x509,
         "jwt_authorities": jwt,
+        "wit_authorities": wit,
         "refresh_hint": bundle.refresh_hint,
         "sequence_number": bundle.sequence_number,
     })

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use muster_crypto::{KeyType, PrivateKey, Purpose};
+use muster_crypto::{JwsAlgorithm, KeyType, PrivateKey, Purpose};
 use muster_model::SpiffeId;
 use muster_proto::spire::api::server::svid::v1::svid_client::SvidClient;
-use muster_proto::spire::api::server::svid::v1::{MintJwtsvidRequest, MintX509svidRequest};
+use muster_proto::spire::api::server::svid::v1::{
+    MintJwtsvidRequest, MintWitsvidRequest, MintX509svidRequest,
+};
 use muster_rt::files;
 use muster_wire::id;
 use rcgen::string::Ia5String;
@@ -26,6 +28,8 @@ pub(crate) enum Command {
     X509(X509),
     /// Make a JWT-SVID
     Jwt(Jwt),
+    /// Make a key and a WIT-SVID for it; the server must have the WIT profile on
+    Wit(Wit),
 }
 
 #[derive(Args, Debug)]
@@ -61,10 +65,26 @@ pub(crate) struct Jwt {
     server: ServerArgs,
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct Wit {
+    /// The identity
+    #[arg(long, value_name = "ID")]
+    spiffe_id: SpiffeId,
+    /// Lifetime; without it the server's default
+    #[arg(long, value_name = "DURATION", default_value = "0s", hide_default_value = true, value_parser = parse_ttl)]
+    ttl: Ttl,
+    /// Write svid.token and key.jwk into this directory instead of printing them
+    #[arg(long, value_name = "DIR")]
+    write: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
 pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::X509(mint) => x509(mint, output).await,
         Command::Jwt(mint) => jwt(mint, output).await,
+        Command::Wit(mint) => wit(mint, output).await,
     }
 }
 
@@ -164,6 +184,67 @@ async fn jwt(mint: Jwt, output: Output) -> Result<(), Failure> {
         );
     }
     output::write(&format!("{}\n", svid.token))
+}
+
+async fn wit(mint: Wit, output: Output) -> Result<(), Failure> {
+    let no_key = |error| Failure::failed(format!("cannot make a key: {error}"));
+    let key = PrivateKey::generate(KeyType::EcP256).map_err(no_key)?;
+    let request = mint.server.request(MintWitsvidRequest {
+        id: Some(id::write(&mint.spiffe_id)),
+        public_key: key.public_key().spki_der().to_vec().into(),
+        ttl: mint.ttl.0,
+        signing_algorithm: JwsAlgorithm::Es256.as_str().to_owned(),
+    });
+    let svid = SvidClient::new(mint.server.connect().await?)
+        .mint_witsvid(request)
+        .await
+        .map_err(|status| Failure::of_call("mint a WIT-SVID", &status))?
+        .into_inner()
+        .svid
+        .ok_or_else(|| Failure::failed("the server's answer holds no SVID"))?;
+    let jwk = key.to_private_jwk().map_err(no_key)?;
+    let jwk = jwk.expose(Purpose::MintForOperator);
+    let spiffe_id = json::spiffe_id(svid.id.as_ref());
+    let Some(directory) = &mint.write else {
+        return output.answer(
+            || {
+                json!({
+                    "spiffe_id": spiffe_id,
+                    "expires_at": svid.expires_at,
+                    "wit_svid": svid.token,
+                    "wit_svid_key": jwk,
+                })
+            },
+            || format!("{}\n{jwk}\n", svid.token),
+        );
+    };
+    std::fs::create_dir_all(directory).map_err(|error| {
+        Failure::failed(format!("cannot create {}: {error}", directory.display()))
+    })?;
+    // The key goes first: a reader that sees the new token finds its key.
+    files::write_atomic(&directory.join("key.jwk"), jwk.as_bytes(), files::PRIVATE)?;
+    files::write_atomic(
+        &directory.join("svid.token"),
+        svid.token.as_bytes(),
+        files::PRIVATE,
+    )?;
+    output.answer(
+        || {
+            json!({
+                "spiffe_id": spiffe_id,
+                "expires_at": svid.expires_at,
+                "directory": directory,
+            })
+        },
+        || {
+            format!(
+                "svid.token and key.jwk for {} are in {} (valid until {}).\n",
+                mint.spiffe_id,
+                directory.display(),
+                rfc3339(svid.expires_at)
+            )
+        },
+    )
 }
 
 /// A certificate signing request with the ID and the DNS names that the server shall sign.

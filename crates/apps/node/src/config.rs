@@ -1,24 +1,40 @@
 //! `node.toml`: what was written, and what it means.
 
+mod attest;
+mod broker;
+mod hardening;
 mod limits;
+mod sds;
+mod state;
+mod wit;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use muster_attest::workload::unix::{DigestLimit, ExecutableOptions, UnixOptions};
+use muster_attest::workload::unix::{DigestLimit, ExecutableOptions, Traced, UnixOptions};
 use muster_crypto::{KeyType, Secret};
-use muster_model::TrustDomain;
+use muster_model::{SpiffeId, TrustDomain};
+use muster_peer::harden;
 use muster_rt::config::{self, Document, Faults, Table};
-use muster_rt::telemetry;
+use muster_rt::{metrics, telemetry};
+use muster_svid::lifetime::AVAILABILITY_TARGET_MIN;
 
+pub use self::attest::MoreAttestors;
+pub use self::broker::{Broker, BrokerConfig, PidReach, Profile, ReferenceType};
 pub use self::limits::LimitsConfig;
+pub use self::sds::SdsConfig;
+pub use self::state::StateConfig;
+pub use self::wit::WitConfig;
 
 /// The longest that a call may be held: beyond it no client waits any more.
 const LONGEST_HOLD: Duration = Duration::from_mins(5);
 /// The most SVIDs that a cache may be told to keep.
 const LARGEST_CACHE: i64 = 10_000_000;
+/// The longest availability target: no certificate lives longer than that.
+const LONGEST_TARGET: Duration = Duration::from_hours(24 * 3650);
 const KEY_TYPES: &[(&str, KeyType)] = &[
     ("ec-p256", KeyType::EcP256),
     ("ec-p384", KeyType::EcP384),
@@ -44,12 +60,28 @@ pub struct Config {
     pub join: Join,
     /// What the `unix` attestor finds out.
     pub unix: UnixOptions,
+    /// The workload attestors beside it.
+    pub attestors: MoreAttestors,
     /// How the Workload API answers.
     pub workload_api: WorkloadApiConfig,
     /// What each neighbour may ask for.
     pub limits: LimitsConfig,
+    /// How Envoy is served.
+    pub sds: SdsConfig,
+    /// The Broker API, if it is served.
+    pub broker: Option<BrokerConfig>,
+    /// Who may use the Delegated Identity API.
+    pub delegates: BTreeSet<SpiffeId>,
     /// Keys and caches.
     pub svid: SvidConfig,
+    /// WIT-SVIDs.
+    pub wit: WitConfig,
+    /// What the daemon gives up at its start.
+    pub hardening: harden::Options,
+    /// What of the node's memory outlives its process.
+    pub state: StateConfig,
+    /// Where the figures are served.
+    pub metrics: metrics::Settings,
     /// Log level and format.
     pub log: telemetry::Settings,
 }
@@ -146,6 +178,8 @@ pub struct WorkloadApiConfig {
     pub max_calls: usize,
     /// Calls at the same time on one connection.
     pub max_calls_per_connection: u32,
+    /// How long a client may leave its socket full before its connection is closed.
+    pub unread_timeout: Duration,
 }
 
 /// Keys and caches.
@@ -153,6 +187,8 @@ pub struct WorkloadApiConfig {
 pub struct SvidConfig {
     /// Key type of X509-SVIDs.
     pub key_type: KeyType,
+    /// How much life X509-SVIDs must have left when the server is lost; at least 24 hours.
+    pub availability_target: Option<Duration>,
     /// The most X509-SVIDs to hold for entries that nobody streams.
     pub x509_cache_max: usize,
     /// The most JWT-SVIDs to hold.
@@ -214,13 +250,21 @@ impl Config {
         }
         let join = read_join(&root.table("join"));
         let unix = read_unix(&root.table("attest").table("unix"));
+        let attestors = MoreAttestors::read(&root.table("attest"));
         let workload_api = read_workload_api(&root.table("workload_api"));
         let limits = limits::read(
             &root.table("limits"),
             workload_api.max_connections,
             workload_api.max_calls,
         );
+        let sds = SdsConfig::read(&root.table("sds"));
+        let broker = BrokerConfig::read(&root, &workload_socket);
+        let delegates = broker::read_delegates(&root, trust_domain.as_ref());
         let svid = read_svid(&root.table("svid"));
+        let wit = wit::read(&root.table("wit"));
+        let hardening = hardening::read(&root.table("hardening"));
+        let state = StateConfig::read(&root.table("state"));
+        let metrics = metrics::Settings::read(&root.table("metrics"));
         let log = telemetry::Settings::read(&root.table("log"));
         document.finish(|| {
             Some(Self {
@@ -231,9 +275,17 @@ impl Config {
                 admin_socket,
                 join,
                 unix,
+                attestors,
                 workload_api,
                 limits,
+                sds,
+                broker,
+                delegates,
                 svid,
+                wit,
+                hardening,
+                state,
+                metrics,
                 log,
             })
         })
@@ -294,6 +346,11 @@ fn read_unix(table: &Table<'_>) -> UnixOptions {
             digest: limit.map(DigestLimit::from).unwrap_or_default(),
             ..ExecutableOptions::default()
         }),
+        traced: if table.default("allow_traced", config::boolean(), false) {
+            Traced::Accept
+        } else {
+            Traced::Refuse
+        },
     }
 }
 
@@ -316,12 +373,21 @@ fn read_workload_api(table: &Table<'_>) -> WorkloadApiConfig {
             config::integer(1..=1_000_000),
             1_024,
         ),
+        unread_timeout: table.default(
+            "unread_timeout",
+            config::duration_within(Duration::from_millis(100)..=LONGEST_HOLD),
+            Duration::from_secs(30),
+        ),
     }
 }
 
 fn read_svid(table: &Table<'_>) -> SvidConfig {
     SvidConfig {
         key_type: table.default("key_type", config::one_of(KEY_TYPES), KeyType::EcP256),
+        availability_target: table.optional(
+            "availability_target",
+            config::duration_within(AVAILABILITY_TARGET_MIN..=LONGEST_TARGET),
+        ),
         x509_cache_max: table.default("x509_cache_max", config::integer(0..=LARGEST_CACHE), 1000),
         jwt_cache_max: table.default("jwt_cache_max", config::integer(0..=LARGEST_CACHE), 1000),
     }

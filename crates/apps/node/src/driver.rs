@@ -4,22 +4,24 @@
 //! one task. The order of deeds is the roster's; what must be on the disk before anyone sees it
 //! is written first.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use muster_model::{Bundle, Revision, SelectorSet};
+use muster_model::{Bundle, Revision, SelectorSet, SpiffeId, Timestamp, TrustDomain};
 use muster_roster::{
-    Action, CallId, Event, JwtBundles, JwtIdentity, Note, Refusal, Roster, Stats, StepFault,
-    ViewDigest, Want, X509Bundles, X509Update,
+    Action, CallId, Event, Explanation, Inventory, JwtBundles, JwtIdentity, Note, OnMiss, Refusal,
+    Roster, Stats, StepFault, ViewDigest, Want, WitBundles, WitNote, WitUpdate, X509Bundles,
+    X509Update,
 };
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::events::Events;
-use crate::material::{HeldJwt, HeldX509};
+use crate::material::{HeldJwt, HeldWit, HeldX509};
+use crate::sealed::{Keeper, NodeMemory};
 use crate::signer::Signer;
 use crate::state::{BundleFile, StateError};
 use crate::upstream::Trust;
@@ -28,9 +30,9 @@ use crate::upstream::Trust;
 const BATCH: usize = 256;
 
 /// The roster of this node.
-pub(crate) type NodeRoster = Roster<HeldX509, HeldJwt>;
-type NodeAction = Action<HeldX509, HeldJwt>;
-pub(crate) type NodeEvent = Event<HeldX509, HeldJwt>;
+pub(crate) type NodeRoster = Roster<HeldX509, HeldJwt, HeldWit>;
+type NodeAction = Action<HeldX509, HeldJwt, HeldWit>;
+pub(crate) type NodeEvent = Event<HeldX509, HeldJwt, HeldWit>;
 
 /// What a stream is told: its last full answer, and its end.
 pub(crate) struct Told<T> {
@@ -56,6 +58,8 @@ enum Reply {
     JwtBundles(watch::Sender<Told<JwtBundles>>),
     Trust(oneshot::Sender<Result<Arc<JwtBundles>, Refusal>>),
     JwtSvids(oneshot::Sender<Result<Vec<JwtIdentity<HeldJwt>>, Refusal>>),
+    WitSvids(watch::Sender<Told<WitUpdate<HeldWit>>>),
+    WitBundles(watch::Sender<Told<WitBundles>>),
 }
 
 enum Command {
@@ -65,16 +69,43 @@ enum Command {
         selectors: Arc<SelectorSet>,
         want: Want,
         reply: Reply,
+        asker: Asker,
     },
+    Identities(Arc<SelectorSet>, oneshot::Sender<Matched>),
     Standing(oneshot::Sender<(Revision, ViewDigest)>),
     Stats(oneshot::Sender<Stats>),
+    Explain(Arc<SelectorSet>, usize, oneshot::Sender<Explanation>),
+    LastInStep(oneshot::Sender<Option<Timestamp>>),
+    Inventory(usize, oneshot::Sender<Inventory>),
+    /// What the roster knows, for a successor; from then on nothing is sealed here.
+    Memory(oneshot::Sender<Option<NodeMemory>>),
+    /// The successor did not come about.
+    KeepSealing,
 }
+
+/// Who asks for a workload.
+#[derive(Clone, Copy)]
+enum Asker {
+    Itself,
+    OnBehalf(OnMiss),
+}
+
+/// The identities that a caller's selectors match now.
+pub(crate) struct Matched {
+    /// Whether the view is what the server means: otherwise there may be others.
+    pub(crate) in_step: bool,
+    pub(crate) identities: Vec<SpiffeId>,
+}
+
+/// All bundles that the node knows, by trust domain.
+pub(crate) type KnownBundles = Arc<BTreeMap<TrustDomain, Arc<Bundle>>>;
 
 /// The way to the loop, for every other task. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Driver {
     commands: mpsc::UnboundedSender<Command>,
     next_call: Arc<AtomicU64>,
+    asker: Asker,
 }
 
 /// The loop has ended: the node is shutting down.
@@ -103,6 +134,22 @@ pub(crate) struct Subscription<T> {
 }
 
 impl Driver {
+    /// The same way for somebody who asks on behalf of workloads: entries of infrastructure do not
+    /// count (BRK-35).
+    pub(crate) fn on_behalf(&self, on_miss: OnMiss) -> Self {
+        Self {
+            asker: Asker::OnBehalf(on_miss),
+            ..self.clone()
+        }
+    }
+
+    /// What a caller with these selectors is entitled to now; nothing is held or signed for it.
+    pub(crate) async fn identities(&self, selectors: Arc<SelectorSet>) -> Result<Matched, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Identities(selectors, reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
     /// Opens a stream of X509-SVIDs.
     pub(crate) fn x509_svids(
         &self,
@@ -125,6 +172,23 @@ impl Driver {
         selectors: Arc<SelectorSet>,
     ) -> Result<Subscription<JwtBundles>, Stopped> {
         self.subscribe(selectors, Want::JwtBundles, Reply::JwtBundles)
+    }
+
+    /// Opens a stream of WIT-SVIDs, of one identity or of all.
+    pub(crate) fn wit_svids(
+        &self,
+        selectors: Arc<SelectorSet>,
+        spiffe_id: Option<SpiffeId>,
+    ) -> Result<Subscription<WitUpdate<HeldWit>>, Stopped> {
+        self.subscribe(selectors, Want::WitSvids { spiffe_id }, Reply::WitSvids)
+    }
+
+    /// Opens a stream of WIT bundles.
+    pub(crate) fn wit_bundles(
+        &self,
+        selectors: Arc<SelectorSet>,
+    ) -> Result<Subscription<WitBundles>, Stopped> {
+        self.subscribe(selectors, Want::WitBundles, Reply::WitBundles)
     }
 
     /// The bundles that a caller may validate tokens with.
@@ -167,6 +231,46 @@ impl Driver {
         answer.await.map_err(|_closed| Stopped)
     }
 
+    /// Why callers with these selectors have what they have; lists at most `nearest` entries that
+    /// do not match.
+    pub(crate) async fn explain(
+        &self,
+        selectors: Arc<SelectorSet>,
+        nearest: usize,
+    ) -> Result<Explanation, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Explain(selectors, nearest, reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
+    /// When the view was last known to be what the server means; now, while it is.
+    pub(crate) async fn last_in_step(&self) -> Result<Option<Timestamp>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::LastInStep(reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
+    /// What the node holds; lists at most `limit` entries.
+    pub(crate) async fn inventory(&self, limit: usize) -> Result<Inventory, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Inventory(limit, reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
+    /// What the roster knows, for a successor. Nothing is sealed any more until
+    /// [`Driver::keep_sealing`].
+    pub(crate) async fn memory(&self) -> Result<Option<NodeMemory>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Memory(reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
+    /// The successor did not come about: sealing goes on.
+    pub(crate) fn keep_sealing(&self) {
+        // A loop that has ended seals nothing.
+        let _stopped = self.send(Command::KeepSealing).is_err();
+    }
+
     fn subscribe<T>(
         &self,
         selectors: Arc<SelectorSet>,
@@ -193,6 +297,7 @@ impl Driver {
             selectors,
             want,
             reply,
+            asker: self.asker,
         })?;
         Ok(Place {
             call,
@@ -219,6 +324,11 @@ pub(crate) struct Loop {
     kept_bundle: Option<Bundle>,
     resync: watch::Sender<u64>,
     in_step: watch::Sender<bool>,
+    bundles: watch::Sender<KnownBundles>,
+    bundles_version: u64,
+    /// When the view was last known to be in step.
+    last_in_step: Option<Timestamp>,
+    keeper: Keeper,
 }
 
 /// What the loop needs besides the roster.
@@ -232,6 +342,10 @@ pub(crate) struct Parts {
     pub(crate) resync: watch::Sender<u64>,
     /// Whether the view is in step with the server.
     pub(crate) in_step: watch::Sender<bool>,
+    /// All bundles of the view.
+    pub(crate) bundles: watch::Sender<KnownBundles>,
+    /// Seals what the roster knows.
+    pub(crate) keeper: Keeper,
 }
 
 /// The way to a loop that is yet to be made: other tasks need it first.
@@ -247,6 +361,7 @@ impl Unstarted {
             driver: Driver {
                 commands: sender,
                 next_call: Arc::new(AtomicU64::new(1)),
+                asker: Asker::Itself,
             },
             commands,
         }
@@ -254,6 +369,7 @@ impl Unstarted {
 
     /// The loop, ready to run.
     pub(crate) fn start(self, roster: NodeRoster, parts: Parts) -> Loop {
+        let kept = roster.own_bundle().cloned();
         Loop {
             roster,
             commands: self.commands,
@@ -263,9 +379,14 @@ impl Unstarted {
             events: parts.events,
             trust: parts.trust,
             bundle_file: parts.bundle_file,
-            kept_bundle: None,
+            // What an earlier run knew, it wrote; the disk may have a newer one by now.
+            kept_bundle: kept,
             resync: parts.resync,
             in_step: parts.in_step,
+            bundles: parts.bundles,
+            bundles_version: 0,
+            last_in_step: None,
+            keeper: parts.keeper,
         }
     }
 }
@@ -278,7 +399,10 @@ impl Loop {
             let wait = self.wait();
             tokio::select! {
                 biased;
-                _reason = &mut ending => return Ok(()),
+                _reason = &mut ending => {
+                    self.keeper.finish(&self.roster, self.clock.now()).await;
+                    return Ok(());
+                }
                 command = self.commands.recv() => {
                     let Some(command) = command else { return Ok(()) };
                     self.obey(command);
@@ -291,16 +415,22 @@ impl Loop {
                 () = tokio::time::sleep(wait) => self.hear(Event::Tick),
             }
             self.act().await?;
+            self.keeper.keep(&self.roster, self.clock.now()).await;
         }
     }
 
     fn wait(&self) -> Duration {
-        match self.roster.poll_timeout() {
+        let now = self.clock.now();
+        let roster = self.roster.poll_timeout();
+        roster
+            .map(|at| at.saturating_sub(now.mono))
+            .into_iter()
+            .chain(self.keeper.wait(now))
+            .min()
             // Rounded up, or the last part of a millisecond would be waited away in a spin.
-            Some(at) => at.saturating_sub(self.clock.now().mono) + Duration::from_millis(1),
-            // Nothing is due: any wait will do.
-            None => Duration::from_hours(1),
-        }
+            .map_or(Duration::from_hours(1), |wait| {
+                wait + Duration::from_millis(1)
+            })
     }
 
     fn obey(&mut self, command: Command) {
@@ -316,21 +446,62 @@ impl Loop {
                 selectors,
                 want,
                 reply,
+                asker,
             } => {
                 self.replies.insert(call, reply);
-                self.hear(Event::Call {
-                    call,
-                    selectors,
-                    want,
+                self.hear(match asker {
+                    Asker::Itself => Event::Call {
+                        call,
+                        selectors,
+                        want,
+                    },
+                    Asker::OnBehalf(on_miss) => Event::CallOnBehalf {
+                        call,
+                        selectors,
+                        want,
+                        on_miss,
+                    },
                 });
             }
             // Whoever asked may be gone.
+            Command::Identities(selectors, reply) => drop(reply.send(Matched {
+                in_step: self.roster.is_in_step(),
+                identities: self.roster.identities(&selectors),
+            })),
             Command::Standing(reply) => drop(reply.send(self.roster.standing())),
-            Command::Stats(reply) => drop(reply.send(self.roster.stats())),
+            Command::Memory(reply) => {
+                self.keeper.rest();
+                drop(reply.send(self.roster.memory()));
+            }
+            Command::KeepSealing => self.keeper.go_on(),
+            Command::Stats(reply) => {
+                // What has expired since the last event is not counted.
+                self.hear(Event::Tick);
+                reply.send(self.roster.stats()).ok();
+            }
+            Command::Explain(selectors, nearest, reply) => {
+                drop(reply.send(self.roster.explain(&selectors, nearest)));
+            }
+            Command::LastInStep(reply) => {
+                let now = self.clock.now().wall;
+                let at = if self.roster.is_in_step() {
+                    Some(now)
+                } else {
+                    self.last_in_step
+                };
+                let _gone = reply.send(at).is_err();
+            }
+            Command::Inventory(limit, reply) => drop(reply.send(self.roster.inventory(limit))),
         }
     }
 
     fn hear(&mut self, event: NodeEvent) {
+        if matches!(
+            event,
+            Event::Step(_) | Event::X509Signed { .. } | Event::JwtSigned { .. }
+        ) {
+            self.keeper.changed();
+        }
         self.roster.handle(event, self.clock.now());
     }
 
@@ -339,16 +510,31 @@ impl Loop {
         // Persist before publish: what a workload or a handshake learns of a new bundle, a restart
         // of the node must know as well.
         self.keep_bundle().await?;
+        self.publish_bundles();
         while let Some(action) = self.roster.poll_action() {
             self.perform(action);
         }
         let in_step = self.roster.is_in_step();
+        if in_step {
+            self.last_in_step = Some(self.clock.now().wall);
+        }
         self.in_step.send_if_modified(|known| {
             let changed = *known != in_step;
             *known = in_step;
             changed
         });
         Ok(())
+    }
+
+    fn publish_bundles(&mut self) {
+        let version = self.roster.bundles_version();
+        if version == self.bundles_version {
+            return;
+        }
+        self.bundles_version = version;
+        let bundles = self.roster.bundles();
+        let bundles = bundles.map(|b| (b.trust_domain.clone(), Arc::new(b.clone())));
+        self.bundles.send_replace(Arc::new(bundles.collect()));
     }
 
     async fn keep_bundle(&mut self) -> Result<(), StateError> {
@@ -374,6 +560,7 @@ impl Loop {
     fn perform(&mut self, action: NodeAction) {
         match action {
             Action::SignX509 { request, entries } => self.signer.sign_x509(request, entries),
+            Action::SignWit { request, entries } => self.signer.sign_wit(request, entries),
             Action::SignJwt {
                 request,
                 entry,
@@ -389,6 +576,16 @@ impl Loop {
                     reply.send_modify(|told| told.latest = Some(update));
                 }
             }
+            Action::WitSvids(call, update) => {
+                if let Some(Reply::WitSvids(reply)) = self.replies.get(&call) {
+                    reply.send_modify(|told| told.latest = Some(update));
+                }
+            }
+            Action::WitBundles(call, update) => {
+                if let Some(Reply::WitBundles(reply)) = self.replies.get(&call) {
+                    reply.send_modify(|told| told.latest = Some(update));
+                }
+            }
             Action::JwtBundles(call, update) => match self.replies.remove(&call) {
                 Some(Reply::Trust(reply)) => drop(reply.send(Ok(update))),
                 Some(Reply::JwtBundles(reply)) => {
@@ -396,7 +593,11 @@ impl Loop {
                     self.replies.insert(call, Reply::JwtBundles(reply));
                 }
                 Some(
-                    other @ (Reply::X509Svids(_) | Reply::X509Bundles(_) | Reply::JwtSvids(_)),
+                    other @ (Reply::X509Svids(_)
+                    | Reply::X509Bundles(_)
+                    | Reply::JwtSvids(_)
+                    | Reply::WitSvids(_)
+                    | Reply::WitBundles(_)),
                 ) => {
                     self.replies.insert(call, other);
                 }
@@ -411,6 +612,8 @@ impl Loop {
                 Some(Reply::X509Svids(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
                 Some(Reply::X509Bundles(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
                 Some(Reply::JwtBundles(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
+                Some(Reply::WitSvids(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
+                Some(Reply::WitBundles(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
                 Some(Reply::Trust(reply)) => drop(reply.send(Err(refusal))),
                 Some(Reply::JwtSvids(reply)) => drop(reply.send(Err(refusal))),
                 None => {}
@@ -457,7 +660,43 @@ impl Loop {
             Note::Expired { entry, serial } => {
                 tracing::warn!(entry_id = %entry, %serial, "X509-SVID expired before it was renewed");
             }
+            Note::Wit(note) => note_wit(note),
         }
         self.events.note(note, self.clock.now().wall);
+    }
+}
+
+fn note_wit(note: &WitNote) {
+    match note {
+        WitNote::Issued {
+            entry,
+            spiffe_id,
+            token_id,
+            ..
+        } => tracing::info!(entry_id = %entry, %spiffe_id, token_id, "WIT-SVID signed"),
+        WitNote::NotSigned {
+            entry,
+            fault,
+            failures,
+        } => tracing::warn!(entry_id = %entry, ?fault, failures, "WIT-SVID not signed"),
+        WitNote::RequestFailed {
+            entries,
+            fault,
+            failures,
+            again_in,
+        } => tracing::warn!(
+            entries,
+            ?fault,
+            failures,
+            ?again_in,
+            "a request to sign WIT-SVIDs failed"
+        ),
+        WitNote::AuthorityGone { entry, token_id } => tracing::warn!(
+            entry_id = %entry, token_id,
+            "WIT-SVID dropped: its authority left the bundle or is tainted"
+        ),
+        WitNote::Expired { entry, token_id } => {
+            tracing::warn!(entry_id = %entry, token_id, "WIT-SVID expired before it was renewed");
+        }
     }
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use muster_attest::node::join_token::JoinTokenNode;
 use muster_crypto::{KeyError, KeyType, PrivateKey, Purpose};
-use muster_model::{Bundle, SpiffeId, Timestamp, X509Authority};
+use muster_model::{Bundle, SpiffeId, Timestamp};
 use muster_plugin::node::{NodeAttestError, NodeAttestor};
+use muster_policy::NodeRefusal;
 use muster_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use muster_proto::spire::api::server::agent::v1::{
     AgentX509svidParams, AttestAgentRequest, RenewAgentRequest, attest_agent_request,
@@ -17,11 +18,12 @@ use muster_proto::spire::api::server::bundle::v1::GetBundleRequest;
 use muster_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use muster_proto::spire::api::types;
 use muster_rt::files;
-use muster_svid::bundle::decode_spiffe;
+use muster_svid::bundle_file;
 use muster_svid::x509::{
     Certificate, DraftError, Role, SvidError, VerifyError, X509Svid, build_csr, verify,
 };
-use muster_wire::bundle as wire_bundle;
+use muster_tls::Rejected;
+use muster_wire::{bundle as wire_bundle, status as wire_status};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -105,6 +107,25 @@ pub(crate) enum Lie {
     NoResult,
 }
 
+impl RenewError {
+    /// Whether the server does not take the SVID that the node showed, and why.
+    ///
+    /// A handshake that failed for the SVID's age is believed only if the node's own clock agrees:
+    /// in TLS 1.2 whoever sits on the path can say so as well.
+    pub(crate) fn refusal(&self, upstream: &Upstream, state: &State) -> Option<NodeRefusal> {
+        let Self::Server(status) = self else {
+            return None;
+        };
+        let now = upstream.clock().now().wall;
+        let expired = state.svid().is_some_and(|svid| svid.is_expired_at(now));
+        wire_status::node_refusal(status).or_else(|| match upstream.rejected() {
+            Some(Rejected::OursExpired) if expired => Some(NodeRefusal::Expired),
+            Some(Rejected::OursExpired | Rejected::OursUnknown | Rejected::TheirsUnknown)
+            | None => None,
+        })
+    }
+}
+
 impl JoinError {
     /// Whether trying again later can help.
     pub(crate) fn may_pass(&self) -> bool {
@@ -182,21 +203,9 @@ pub(crate) fn load_trust(
 fn read_bundle(path: &Path, upstream: &Upstream) -> Result<Bundle, String> {
     let content = std::fs::read(path).map_err(|e| e.to_string())?;
     let trust_domain = upstream.trust_domain().clone();
-    let bundle = if content.trim_ascii_start().starts_with(b"{") {
-        decode_spiffe(trust_domain, &content).map_err(|e| e.to_string())?
-    } else {
-        let mut bundle = Bundle::empty(trust_domain);
-        for der in crate::pem::certificates(&content)? {
-            bundle.x509_authorities.push(X509Authority {
-                expires_at: not_after(&der).ok_or("a block is not a certificate")?,
-                der: der.into(),
-                tainted: false,
-            });
-        }
-        bundle
-    };
+    let bundle = bundle_file::read(&content, trust_domain).map_err(|e| e.to_string())?;
     if bundle.x509_authorities.is_empty() {
-        return Err("there is no certificate in it".to_owned());
+        return Err("there is no X.509 authority in it".to_owned());
     }
     Ok(bundle)
 }
@@ -219,7 +228,11 @@ pub(crate) async fn attest(
         Some(_) => upstream.channel(),
         None => upstream.insecure().map_err(UpstreamError::from)?,
     };
-    let csr = new_key(state)?;
+    // The key of an attempt before: if the server used up the token for it, it takes it once more.
+    let csr = match state.pending() {
+        Some(key) => build_csr(key, None)?,
+        None => new_key(state)?,
+    };
     let answer = exchange(&channel, attestor, csr);
     let svid = timed(answer).await?;
     if upstream.trust().bundle().is_none() {

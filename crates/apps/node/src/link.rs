@@ -2,23 +2,25 @@
 
 use std::time::Duration;
 
-use muster_model::{EntryId, Revision, TrustDomain};
+use muster_model::{EntryId, Revision, SpiffeId, TrustDomain};
 use muster_policy::NodeRefusal;
 use muster_proto::muster::node::v1::node_view_client::NodeViewClient;
 use muster_proto::muster::node::v1::{WatchRequest, WatchResponse};
 use muster_roster::{Event, Step, ViewDigest};
 use muster_rt::lifecycle::Shutdown;
-use muster_svid::lifetime::renew_at;
 use muster_svid::x509::X509Svid;
+use muster_tls::Rejected;
 use muster_wire::{bundle as wire_bundle, entry as wire_entry, status as wire_status};
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
-use crate::config::Join;
+use crate::config::{FirstTrust, Join};
 use crate::driver::{Driver, Stopped};
+use crate::handover::Pause;
 use crate::join::{self, JoinError, RenewError};
-use crate::material::verifying;
+use crate::material::{Renewal, verifying};
 use crate::pace::Pace;
+use crate::recovery::{self, Held, Means, Stranger, Try};
 use crate::state::{State, StateError};
 use crate::upstream::{MESSAGE_MAX, Upstream, UpstreamError};
 use crate::words;
@@ -27,12 +29,17 @@ use crate::words;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// A stream that lived so long was a good one: the next failure is the first again.
 const GOOD_STREAM: Duration = Duration::from_secs(10);
+/// A wait that is worth to be cut short when the roster wants its view again.
+const LONG_WAIT: Duration = Duration::from_secs(30);
 /// How often the renewal looks at the civil clock, which may step.
 const CLOCK_CHECK: Duration = Duration::from_secs(5);
 /// How long after a renewal the next one may not be forced.
 const FORCED_INTERVAL: Duration = Duration::from_mins(1);
 /// The most rows that one step may bring before it is complete.
 const STEP_ROWS_MAX: usize = 2_000_000;
+
+/// Counts what the server said of the view and was not believed.
+const VIEW_REFUSED: &str = "muster_node_view_refused_total";
 
 /// Why the node cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +54,7 @@ pub(crate) enum LinkError {
     Banned,
     /// Its SVID is good for nothing, and it cannot attest again by itself.
     #[error(
-        "the server does not accept the node's SVID any more ({0}); it was removed: make a new join token with `muster token create`"
+        "the server does not accept the node's SVID any more ({0}), and the node has no other way in: make a new join token with `muster token create`"
     )]
     Finished(NodeRefusal),
     /// Its files.
@@ -65,6 +72,9 @@ pub(crate) struct Link {
     pub(crate) join: Join,
     pub(crate) driver: Driver,
     pub(crate) seed: u64,
+    pub(crate) availability_target: Option<Duration>,
+    /// When to let another process have the state.
+    pub(crate) pause: Pause,
     /// Who the node is, told to everyone who waits for it.
     pub(crate) node: watch::Sender<Option<X509Svid>>,
     /// Grows when the stream is to be opened anew.
@@ -99,83 +109,200 @@ enum End {
 
 impl Link {
     /// Joins if need be, then follows the view and renews the node's SVID until the shutdown.
-    pub(crate) async fn run(self, shutdown: Shutdown) -> Result<(), LinkError> {
-        let work = self.work();
-        tokio::select! {
-            result = work => result,
-            _reason = shutdown.begun() => Ok(()),
+    pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), LinkError> {
+        let pause = self.pause.clone();
+        loop {
+            tokio::select! {
+                result = self.work() => return result,
+                _reason = shutdown.begun() => return Ok(()),
+                () = pause.asked() => {}
+            }
+            // Dropped wherever it was, as by a kill: what is on the disk is good at any moment.
+            if self.driver.tell(Event::LinkDown).is_err() {
+                return Ok(());
+            }
+            self.state.release();
+            tokio::select! {
+                _reason = shutdown.begun() => return Ok(()),
+                () = pause.rest() => {}
+            }
+            self.state.regain()?;
+            pause.goes_on();
         }
     }
 
-    async fn work(mut self) -> Result<(), LinkError> {
-        self.come_in().await?;
-        let follower = Follower {
-            upstream: self.upstream.clone(),
-            driver: self.driver.clone(),
-            resync: self.resync.clone(),
-            verdicts: self.verdicts.clone(),
-            pace: Pace::new(self.seed),
-        };
-        // Side by side: a renewal that takes long must not keep the node from its view.
-        let end = tokio::select! {
-            end = follower.run() => end,
-            end = self.renew_in_time() => end,
-        };
-        match end {
-            End::Stopped => Ok(()),
-            End::Failed(error) => Err(error),
-            End::Refused(refusal) => {
-                self.state.forget_svid()?;
-                Err(match refusal {
-                    NodeRefusal::Banned => LinkError::Banned,
-                    NodeRefusal::Expired
-                    | NodeRefusal::NotAttested
-                    | NodeRefusal::NotActive
-                    | NodeRefusal::MustReattest => LinkError::Finished(refusal),
-                })
+    async fn work(&mut self) -> Result<(), LinkError> {
+        let mut refused = None;
+        loop {
+            self.come_in(refused).await?;
+            let follower = Follower {
+                upstream: self.upstream.clone(),
+                driver: self.driver.clone(),
+                resync: self.resync.clone(),
+                verdicts: self.verdicts.clone(),
+                node: self.node.subscribe(),
+                pace: Pace::new(self.seed),
+            };
+            // Side by side: a renewal that takes long must not keep the node from its view.
+            let end = tokio::select! {
+                end = follower.run() => end,
+                end = self.renew_in_time() => end,
+            };
+            match end {
+                End::Stopped => return Ok(()),
+                End::Failed(error) => return Err(error),
+                End::Refused(NodeRefusal::Banned) => {
+                    // What its workloads had is not kept for another run either.
+                    self.node.send_replace(None);
+                    self.state.forget_svid()?;
+                    return Err(LinkError::Banned);
+                }
+                End::Refused(refusal) => {
+                    tracing::warn!(reason = %refusal, "the server does not accept the node's SVID any more");
+                    refused = Some(refusal);
+                }
             }
         }
     }
 
-    /// Uses the SVID that the node kept, or gets it one.
-    async fn come_in(&mut self) -> Result<(), LinkError> {
+    /// Takes the steps of the recovery plan until the node has an SVID in use.
+    async fn come_in(&mut self, refused: Option<NodeRefusal>) -> Result<(), LinkError> {
         let known = join::load_trust(&self.state, &self.join, &self.upstream)?;
         let now = self.upstream.clock().now().wall;
-        let kept = self
-            .state
-            .svid()
-            .filter(|svid| known && !svid.is_expired_at(now));
-        if let Some(svid) = kept.cloned() {
-            tracing::info!(node_id = %svid.spiffe_id, serial = %svid.serial, "using the SVID of an earlier run");
-            self.upstream.show(&svid)?;
-            self.announce(&svid);
-            return Ok(());
+        let held = match (self.state.svid(), refused) {
+            _ if !known => Held::Nothing,
+            (Some(_), Some(NodeRefusal::Expired)) => Held::Expired,
+            (None, _) | (_, Some(_)) => Held::Bundle,
+            (Some(svid), None) if svid.is_expired_at(now) => Held::Expired,
+            (Some(_), None) => Held::Valid,
+        };
+        let means = match self.join.token {
+            Some(_) => Means::Once,
+            None => Means::No,
+        };
+        let stranger = match self.join.trust {
+            FirstTrust::Insecure => Stranger::Believed,
+            FirstTrust::Bundle(_) | FirstTrust::Nothing => Stranger::Refused,
+        };
+        for step in recovery::plan(held, means, stranger) {
+            match self.take(*step).await {
+                Ok(true) => {
+                    if let Some(svid) = self.state.svid().cloned() {
+                        self.announce(&svid);
+                    }
+                    return Ok(());
+                }
+                Ok(false) => {}
+                Err(error) => return Err(self.give_up(error, refused)),
+            }
         }
-        if let Some(svid) = self.state.svid() {
-            tracing::warn!(node_id = %svid.spiffe_id, serial = %svid.serial, "the node's SVID has expired; attesting anew");
+        Err(self.give_up(JoinError::NoToken.into(), refused))
+    }
+
+    /// The last word about a node that cannot come in: what the server said, if that is the reason.
+    fn give_up(&self, error: LinkError, refused: Option<NodeRefusal>) -> LinkError {
+        match refused {
+            // Its workloads' SVIDs are good to their end, whatever became of its own.
+            None | Some(NodeRefusal::Expired) => error,
+            Some(refusal) => {
+                self.node.send_replace(None);
+                let no_way_in = matches!(
+                    error,
+                    LinkError::Join(JoinError::NoToken | JoinError::Refused(_))
+                );
+                if no_way_in {
+                    LinkError::Finished(refusal)
+                } else {
+                    error
+                }
+            }
         }
-        if !known {
-            tracing::warn!(
-                "no bundle is configured: whoever answers is believed to be the server (insecure_bootstrap)"
+    }
+
+    /// Takes one step; whether the node has an SVID in use afterwards.
+    async fn take(&mut self, step: Try) -> Result<bool, LinkError> {
+        match step {
+            Try::Use => {
+                let Some(svid) = self.state.svid() else {
+                    return Ok(false);
+                };
+                tracing::info!(node_id = %svid.spiffe_id, serial = %svid.serial, "using the SVID of an earlier run");
+                self.upstream.show(svid)?;
+                Ok(true)
+            }
+            Try::RenewLapsed => self.renew_lapsed().await,
+            Try::Attest => self.attest().await,
+            Try::AttestBlindly => {
+                tracing::warn!(
+                    "no bundle is configured: whoever answers is believed to be the server (insecure_bootstrap)"
+                );
+                self.attest().await
+            }
+            Try::WantToken => Err(JoinError::NoToken.into()),
+            Try::WantTrust => Err(JoinError::NoTrust.into()),
+        }
+    }
+
+    /// Renews with an expired SVID, as long as the server has not said no.
+    async fn renew_lapsed(&mut self) -> Result<bool, LinkError> {
+        let Some(svid) = self.state.svid() else {
+            return Ok(false);
+        };
+        tracing::warn!(node_id = %svid.spiffe_id, serial = %svid.serial, "the node's SVID has expired; renewing it by its key");
+        self.upstream.show(svid)?;
+        let mut pace = Pace::new(self.seed);
+        loop {
+            let error = match join::renew(&self.upstream, &mut self.state).await {
+                Ok(()) => return Ok(true),
+                Err(error) => error,
+            };
+            if let Some(refusal) = error.refusal(&self.upstream, &self.state) {
+                tracing::warn!(reason = %refusal, "the server does not renew an SVID that has expired");
+                return Ok(false);
+            }
+            if let RenewError::Join(error) = error {
+                if !error.may_pass() {
+                    return Err(error.into());
+                }
+                tracing::warn!(%error, "cannot renew yet, will try again");
+            } else {
+                tracing::warn!(server = %self.upstream.address(), %error, "cannot renew yet, will try again");
+            }
+            tokio::time::sleep(pace.next()).await;
+        }
+    }
+
+    /// Says so if the server is not one that the bundle knows: it may have lost its authorities, or
+    /// be another. Nothing is thrown away for that: whoever sits on the path can look the same.
+    fn say_if_unknown(&self) {
+        if self.upstream.rejected() == Some(Rejected::TheirsUnknown) {
+            tracing::error!(
+                server = %self.upstream.address(),
+                "the server's authority is not in the node's bundle; if the trust domain really began anew, stop the node, remove bundle.json and node.json from data_dir, and give it the new bundle and a new token (docs/outage.md)"
             );
         }
+    }
+
+    async fn attest(&mut self) -> Result<bool, LinkError> {
         let attestor = join::attestor(&self.join)?;
         let mut pace = Pace::new(self.seed);
+        // Whoever attests shows no certificate: an old one may be the very reason.
+        self.upstream.show_nothing()?;
         loop {
             match join::attest(&self.upstream, &mut self.state, &*attestor).await {
                 Ok(()) => break,
                 Err(error) if error.may_pass() => {
+                    self.say_if_unknown();
                     tracing::warn!(server = %self.upstream.address(), %error, "cannot join yet, will try again");
                     tokio::time::sleep(pace.next()).await;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        if let Some(svid) = self.state.svid().cloned() {
+        if let Some(svid) = self.state.svid() {
             tracing::info!(node_id = %svid.spiffe_id, serial = %svid.serial, "the node is attested");
-            self.announce(&svid);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn announce(&self, svid: &X509Svid) {
@@ -202,8 +329,11 @@ impl Link {
             let Some(svid) = self.state.svid() else {
                 return std::future::pending().await;
             };
-            let seed = format!("{} {}", svid.spiffe_id, svid.serial);
-            let at = renew_at(svid.not_before, svid.not_after, seed.as_bytes());
+            let renewal = Renewal {
+                node: svid.spiffe_id.clone(),
+                availability_target: self.availability_target,
+            };
+            let at = renewal.of(svid);
             let now = self.upstream.clock().now();
             if now.wall >= at {
                 return;
@@ -236,18 +366,25 @@ impl Link {
                     return Err(End::Failed(error.into()));
                 }
                 Err(error) => {
-                    if let RenewError::Server(status) = &error
-                        && let Some(refusal) = wire_status::node_refusal(status)
-                    {
+                    let mut wait = pace.next();
+                    if let Some(refusal) = error.refusal(&self.upstream, &self.state) {
                         return Err(End::Refused(refusal));
                     }
+                    // A server that signs for others first says when to come again.
+                    if let RenewError::Server(status) = &error {
+                        wait = wire_status::retry_after(status).unwrap_or(wait);
+                    }
+                    metrics::counter!("muster_node_renewals_total", "outcome" => "failed")
+                        .increment(1);
+                    self.say_if_unknown();
                     tracing::warn!(%error, "the node's SVID could not be renewed, will try again");
-                    tokio::time::sleep(pace.next()).await;
+                    tokio::time::sleep(wait).await;
                 }
             }
         }
         if let Some(svid) = self.state.svid().cloned() {
             tracing::info!(node_id = %svid.spiffe_id, serial = %svid.serial, "the node's SVID is renewed");
+            metrics::counter!("muster_node_renewals_total", "outcome" => "done").increment(1);
             self.announce(&svid);
         }
         Ok(())
@@ -260,6 +397,7 @@ struct Follower {
     driver: Driver,
     resync: watch::Receiver<u64>,
     verdicts: watch::Receiver<Option<Status>>,
+    node: watch::Receiver<Option<X509Svid>>,
     pace: Pace,
 }
 
@@ -271,6 +409,7 @@ impl Follower {
             if self.upstream.clock().now().mono.saturating_sub(opened) >= GOOD_STREAM {
                 self.pace.reset();
             }
+            let mut wait = None;
             match end {
                 StreamEnd::Stopped => return End::Stopped,
                 StreamEnd::NewChannel => continue,
@@ -278,6 +417,8 @@ impl Follower {
                     if let Some(refusal) = wire_status::node_refusal(&status) {
                         return End::Refused(refusal);
                     }
+                    // A server that has no room for all says when to come back.
+                    wait = wire_status::retry_after(&status);
                     tracing::warn!(
                         server = %self.upstream.address(),
                         code = ?status.code(),
@@ -286,11 +427,24 @@ impl Follower {
                     );
                 }
                 StreamEnd::Nonsense(error) => {
+                    metrics::counter!(VIEW_REFUSED, "reason" => "malformed").increment(1);
                     tracing::error!(server = %self.upstream.address(), error, "what the server sent is not believed");
                 }
-                StreamEnd::Resync => {}
+                // The roster has said why.
+                StreamEnd::Resync => {
+                    metrics::counter!(VIEW_REFUSED, "reason" => "contradiction").increment(1);
+                }
             }
-            tokio::time::sleep(self.pace.next()).await;
+            let pace = self.pace.next();
+            self.away(wait.unwrap_or(pace)).await;
+        }
+    }
+
+    /// Stays away for a while; not when there is a new connection, or something to be told again.
+    async fn away(&mut self, wait: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _changed = self.resync.changed(), if wait > LONG_WAIT => {}
         }
     }
 
@@ -350,7 +504,13 @@ impl Follower {
                 }
                 Err(status) => return StreamEnd::Status(status),
             };
-            match gathered.add(&message, self.upstream.trust_domain()) {
+            let own = self
+                .node
+                .borrow()
+                .as_ref()
+                .map(|svid| svid.spiffe_id.clone());
+            let gathering = gathered.add(&message, self.upstream.trust_domain(), own.as_ref());
+            match gathering {
                 Ok(None) => {}
                 Ok(Some(step)) => {
                     tracing::debug!(revision = %step.revision, replace = step.replace, "a step of the view");
@@ -379,13 +539,35 @@ impl Follower {
     }
 }
 
+/// Whether an entry with this parent is surely not the node's.
+///
+/// The parent of an entry is a node, or an alias that nodes have by their selectors, which only the
+/// server knows. The names of nodes are recognised: nothing else is named so.
+fn is_another_nodes(parent: &SpiffeId, own: &TrustDomain, node: Option<&SpiffeId>) -> bool {
+    parent.trust_domain() == own
+        && parent.path().starts_with("/spire/agent/")
+        && node.is_some_and(|node| node != parent)
+}
+
+/// A step that one message holds.
+pub(crate) fn read_step(message: &WatchResponse, own: &TrustDomain) -> Result<Step, String> {
+    Gathered::default()
+        .add(message, own, None)?
+        .ok_or_else(|| "the step is not complete".to_owned())
+}
+
 /// The messages of a step that is not complete yet.
 #[derive(Default)]
 struct Gathered(Option<Step>);
 
 impl Gathered {
     /// Adds a message; the step when it is complete.
-    fn add(&mut self, message: &WatchResponse, own: &TrustDomain) -> Result<Option<Step>, String> {
+    fn add(
+        &mut self,
+        message: &WatchResponse,
+        own: &TrustDomain,
+        node: Option<&SpiffeId>,
+    ) -> Result<Option<Step>, String> {
         let digest = ViewDigest::from_bytes(&message.digest)
             .ok_or("the digest of the view does not have 32 bytes")?;
         let step = self.0.get_or_insert_with(|| Step {
@@ -403,8 +585,14 @@ impl Gathered {
         }
         step.digest = digest;
         for entry in &message.entries {
-            step.entries
-                .push(wire_entry::read(entry).map_err(|e| e.to_string())?);
+            let entry = wire_entry::read(entry).map_err(|e| e.to_string())?;
+            if is_another_nodes(&entry.parent_id, own, node) {
+                return Err(format!(
+                    "entry {} is for another node, {}",
+                    entry.id, entry.parent_id
+                ));
+            }
+            step.entries.push(entry);
         }
         for id in &message.removed_entries {
             let id = EntryId::parse(id).map_err(|e| format!("a removed entry: {e}"))?;

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use muster_rt::lifecycle;
 
 /// The node daemon of Muster: attests workloads and gives them their identities.
 #[derive(Parser)]
@@ -39,9 +38,7 @@ enum ConfigCommand {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run { config } => {
-            lifecycle::block_on(async move { muster_node::run(&config).await })
-        }
+        Command::Run { config } => muster_node::run(&config),
         Command::Config(ConfigCommand::Check { file }) => match muster_node::check(&file) {
             Ok((trust_domain, warnings)) => {
                 for warning in warnings {

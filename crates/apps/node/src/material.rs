@@ -1,6 +1,9 @@
 //! Signed material as the roster sees it: checked once, on arrival.
 
+mod wit;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use muster_crypto::digest::hex;
@@ -9,9 +12,11 @@ use muster_model::{
     Bundle, JwtAuthority, SerialNumber, SpiffeId, Timestamp, TrustDomain, X509Authority,
 };
 use muster_roster::{JwtMaterial, X509Material};
-use muster_svid::lifetime::{renew_at, renew_jwt_at};
+use muster_svid::lifetime::{renew_at, renew_for_availability, renew_jwt_at};
 use muster_svid::x509::{Certificate, Role, X509Svid, verify};
 use serde_json::{Map, Value};
+
+pub(crate) use self::wit::HeldWit;
 
 /// An X509-SVID that the node holds for an entry.
 #[derive(Debug)]
@@ -25,15 +30,49 @@ pub(crate) struct HeldX509 {
     root: Option<Arc<[u8]>>,
 }
 
+/// When SVIDs of this node are renewed.
+#[derive(Clone, Debug)]
+pub(crate) struct Renewal {
+    /// Spreads the renewals of many nodes.
+    pub(crate) node: SpiffeId,
+    /// How much life an SVID must have left when the server is lost.
+    pub(crate) availability_target: Option<Duration>,
+}
+
+impl Renewal {
+    /// Decided once, from the SVID itself.
+    pub(crate) fn of(&self, svid: &X509Svid) -> Timestamp {
+        let seed = format!("{} {}", self.node, svid.serial);
+        let (from, to) = (svid.not_before, svid.not_after);
+        self.availability_target
+            .and_then(|target| renew_for_availability(from, to, target, seed.as_bytes()))
+            .unwrap_or_else(|| renew_at(from, to, seed.as_bytes()))
+    }
+
+    /// Says so when an SVID lives too short for the target.
+    fn warn_if_too_short(&self, svid: &X509Svid) {
+        if let Some(target) = self.availability_target
+            && renew_for_availability(svid.not_before, svid.not_after, target, b"").is_none()
+        {
+            tracing::warn!(
+                spiffe_id = %svid.spiffe_id,
+                lifetime_s = svid.not_after.since(svid.not_before).as_secs(),
+                target_s = target.as_secs(),
+                "the SVID lives too short for svid.availability_target and is renewed at half its life; raise its TTL to more than 12 hours beyond the target"
+            );
+        }
+    }
+}
+
 impl HeldX509 {
-    /// Checks `svid` against the authorities that are known now; `node` spreads renewals. The
+    /// Checks `svid` against the authorities that are known now; `renewal` says when it is due. The
     /// signature checks are the expensive part, so call it where blocking does no harm.
-    pub(crate) fn new(svid: X509Svid, authorities: &[X509Authority], node: &SpiffeId) -> Self {
-        let seed = format!("{node} {}", svid.serial);
+    pub(crate) fn new(svid: X509Svid, authorities: &[X509Authority], renewal: &Renewal) -> Self {
+        renewal.warn_if_too_short(&svid);
         Self {
             chain: svid.chain_concatenated().into(),
             authority_id: authority_id(&svid),
-            renew_at: renew_at(svid.not_before, svid.not_after, seed.as_bytes()),
+            renew_at: renewal.of(&svid),
             root: verifying(&svid, authorities).map(|root| root.der.clone()),
             svid,
         }

@@ -1,33 +1,46 @@
 //! Composition: from a configuration to a serving node, and down again.
 
+mod core;
+mod sockets;
+
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_attest::workload::unix::UnixAttestor;
-use muster_crypto::random;
 use muster_model::TrustDomain;
-use muster_peer::{Incoming, Limits, ListenOptions, Listener};
+use muster_peer::{Processes, harden};
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
-use muster_roster::{Config as RosterConfig, Roster};
-use muster_rt::lifecycle::{Ready, Shutdown, Supervisor};
-use muster_rt::{Clock, SystemClock, telemetry};
-use muster_svid::x509::X509Svid;
+use muster_proto::spire::agent::debug::v1::debug_server::DebugServer;
+use muster_proto::spire::api::agent::delegatedidentity::v1::delegated_identity_server::DelegatedIdentityServer;
+use muster_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
+use muster_rt::lifecycle::{self, Ready, Shutdown, Supervisor};
+use muster_rt::metrics::{Exporter, Gauges};
+use muster_rt::telemetry::{self, LevelControl};
+use muster_rt::{Clock, SystemClock};
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
-use crate::admin::AdminService;
-use crate::config::Config;
-use crate::driver::{Loop, Parts, Unstarted};
+use self::core::Core;
+use self::sockets::Sockets;
+use crate::admin::{AdminService, DebugService, LoggerService, Settings};
+use crate::broker::{self, Broker, Most, Sockets as BrokerSockets, Surroundings};
+use crate::config::{BrokerConfig, Config};
+use crate::delegated::{self, DelegatedIdentityApi};
+use crate::driver::{Driver, Loop, Unstarted};
 use crate::events::Events;
+use crate::handover::{Door, Inherited, Pause, Predecessor, Upgrade};
 use crate::link::Link;
-use crate::signer::Signer;
+use crate::metrics;
+use crate::refusals::Refusals;
+use crate::sds::{self, Sds};
 use crate::state::State;
-use crate::upstream::{Trust, Upstream};
+use crate::target::Targets;
 use crate::workload_api::{self, WorkloadApi};
 
 /// How long calls that are under way may take to end.
@@ -37,6 +50,8 @@ const KEEPALIVE: Duration = Duration::from_mins(1);
 /// How long connections may stay open once the shutdown has begun.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 const ADMIN: &str = "muster.node.admin.v1.NodeAdmin";
+const DEBUG: &str = "spire.agent.debug.v1.Debug";
+const LOGGER: &str = "spire.api.agent.logger.v1.Logger";
 const HEALTH: &str = "grpc.health.v1.Health";
 
 /// Why the node did not start.
@@ -55,25 +70,38 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> StartEr
 }
 
 /// Reads the configuration, starts logging, serves until a signal; the exit code tells how it went.
-pub async fn run(config_path: &Path) -> ExitCode {
+///
+/// Starts the runtime itself: what the daemon gives up binds the threads that start afterwards.
+pub fn run(config_path: &Path) -> ExitCode {
     let config = match Config::read(config_path) {
         Ok(config) => config,
         Err(faults) => return fail(&faults),
     };
-    if let Err(error) = telemetry::start(config.log) {
-        return fail(&error);
-    }
-    let shutdown = match Shutdown::on_signals() {
-        Ok(shutdown) => shutdown,
-        Err(error) => return fail(&format!("cannot handle signals: {error}")),
+    let level = match telemetry::start(config.log) {
+        Ok(level) => level,
+        Err(error) => return fail(&error),
     };
     if let Err(error) = muster_peer::process::raise_descriptor_limit() {
         tracing::warn!(%error, "the limit of open files was left as it is");
     }
-    if let Err(error) = muster_peer::process::keep_memory_private() {
-        tracing::warn!(%error, "core dumps and debuggers could not be kept out");
+    let hardening = harden::apply(&config.hardening);
+    tracing::info!(%hardening, "hardened");
+    for (measure, outcome) in hardening.shortfalls() {
+        tracing::warn!(measure = measure.as_str(), %outcome, "the daemon is less protected than it could be");
     }
-    match serve(config, SystemClock::shared(), shutdown).await {
+    lifecycle::block_on(run_hardened(config, level, hardening))
+}
+
+async fn run_hardened(config: Config, level: LevelControl, hardening: harden::Report) -> ExitCode {
+    let shutdown = match Shutdown::on_signals() {
+        Ok(shutdown) => shutdown,
+        Err(error) => return fail(&format!("cannot handle signals: {error}")),
+    };
+    let role = match Role::of_process(hardening) {
+        Ok(role) => role,
+        Err(error) => return fail(&error),
+    };
+    match serve_as(config, level, SystemClock::shared(), shutdown, role).await {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
@@ -94,177 +122,361 @@ fn fail(why: &dyn std::fmt::Display) -> ExitCode {
 /// are held meanwhile (WEP-11, WEP-16).
 pub async fn serve(
     config: Config,
+    level: LevelControl,
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
 ) -> Result<ExitCode, StartError> {
+    serve_as(config, level, clock, shutdown, Role::default()).await
+}
+
+/// Who came before, who may come after, and what the process has given up.
+#[derive(Default)]
+struct Role {
+    upgrade: Option<Upgrade>,
+    inherited: Option<Inherited>,
+    hardening: harden::Report,
+}
+
+impl Role {
+    fn of_process(hardening: harden::Report) -> Result<Self, StartError> {
+        Ok(Self {
+            upgrade: Some(Upgrade::on_signal().map_err(failed("cannot handle signals"))?),
+            inherited: Inherited::receive().map_err(failed("handover"))?,
+            hardening,
+        })
+    }
+}
+
+async fn serve_as(
+    config: Config,
+    level: LevelControl,
+    clock: Arc<dyn Clock>,
+    shutdown: Shutdown,
+    role: Role,
+) -> Result<ExitCode, StartError> {
+    let Role {
+        upgrade,
+        mut inherited,
+        hardening,
+    } = role;
+    // Only now may the data directory be opened: the node before has let go of it.
+    let memory = inherited
+        .as_mut()
+        .map(Inherited::take)
+        .transpose()
+        .map_err(failed("handover"))?;
+    let sockets = inherited.as_mut().and_then(|one| one.sockets.take());
     let state = State::open(&config.data_dir, config.trust_domain.clone())
         .map_err(failed("data directory"))?;
-    let (workload_socket, admin_socket) = bind_both(&config)?;
+    let brokers = bind_brokers(&config)?;
+    let pause = Pause::new();
     let events = Events::new();
+    let refusals = Refusals::new(events.clone(), clock.clone());
+    let processes = Processes::default();
+    let sockets = Sockets::open(&config, sockets, &refusals, &processes, &clock)?;
     let unstarted = Unstarted::new();
     let driver = unstarted.driver.clone();
     let started_at = clock.now().wall;
-    let attestors: Vec<Arc<dyn WorkloadAttestor>> = vec![Arc::new(UnixAttestor::new(config.unix))];
-    let api = WorkloadApi::new(
-        config.trust_domain.clone(),
-        driver.clone(),
-        attestors,
-        events.clone(),
-        clock.clone(),
-        shutdown.clone(),
-        config.workload_api.max_calls,
-    );
+    let attestors = crate::attestors::all(config.unix, &config.attestors, &config.data_dir)
+        .map_err(failed("workload attestors"))?;
+    let targets = Targets::new(attestors.clone(), processes);
+    let (routes, names) = workload_services(&Common {
+        config: &config,
+        driver: &driver,
+        attestors: &attestors,
+        events: &events,
+        refusals: &refusals,
+        clock: &clock,
+        shutdown: &shutdown,
+    });
     let (health_reporter, health) = tonic_health::server::health_reporter();
-    let workload_routes = with_reflection(
-        Routes::new(api).add_service(health.clone()),
-        &[workload_api::NAME, HEALTH],
+    let workload_routes = with_reflection(routes.add_service(health.clone()), &names)?;
+    let trust_domain = config.trust_domain.clone();
+    let per_connection = config.workload_api.max_calls_per_connection;
+    announce(&config);
+    let metrics = config.metrics.listen;
+    let settings = settings(&config);
+    let (most, authorized) = (most(&config), config.delegates.clone());
+    let core = Core::new(
+        config,
+        state,
+        unstarted,
+        &events,
+        &clock,
+        pause.clone(),
+        memory,
     )?;
-    let (trust_domain, per_connection) = (
-        config.trust_domain.clone(),
-        config.workload_api.max_calls_per_connection,
-    );
+    let debug = core.debug(started_at, &driver, &clock);
+    let around = Surroundings {
+        driver: driver.clone(),
+        targets: targets.clone(),
+        clock: clock.clone(),
+        shutdown: shutdown.clone(),
+        trust_domain: trust_domain.clone(),
+        trust: core.trust,
+        bundles: core.bundles,
+        node: core.node.clone(),
+        most,
+    };
+    let delegation = delegated::service(&around, attestors, events.clone(), refusals, authorized);
+    let brokers = brokers
+        .map(|(config, sockets)| broker(&config, sockets, around))
+        .transpose()?;
+    let gauges = metrics::gauges(driver.clone(), core.node.clone(), clock.clone());
+    let admin = NodeAdminServer::new(AdminService {
+        trust_domain,
+        started_at,
+        hardening,
+        node: core.node,
+        driver: driver.clone(),
+        targets,
+        settings,
+        events,
+        clock,
+        shutdown: shutdown.clone(),
+    });
+    let admin_routes = operators(admin, debug, level, delegation, health)?;
+
+    supervise(Assembled {
+        driver_loop: core.driver_loop,
+        link: core.link,
+        serving: core.serving,
+        figures: metrics.map(|address| (address, gauges)),
+        health: health_reporter,
+        workload_routes,
+        admin_routes,
+        sockets,
+        per_connection,
+        brokers,
+        driver,
+        pause,
+        upgrade,
+        inherited,
+        shutdown,
+    })
+    .await
+}
+
+/// Says what is served where, and warns of what is served to more than this host.
+fn announce(config: &Config) {
+    if let Some(warning) = config.metrics.warning() {
+        tracing::warn!("{warning}");
+    }
     tracing::info!(
-        %trust_domain,
+        trust_domain = %config.trust_domain,
         server = %config.server,
         workload_socket = %config.workload_socket.display(),
         admin_socket = %config.admin_socket.display(),
         "serving"
     );
-    let core = Core::new(config, state, unstarted, &events, &clock)?;
-    let admin = NodeAdminServer::new(AdminService {
-        trust_domain,
-        started_at,
-        node: core.node,
-        driver,
-        events,
-        clock,
-        shutdown: shutdown.clone(),
-    });
-    let admin_routes = with_reflection(Routes::new(admin).add_service(health), &[ADMIN, HEALTH])?;
+}
 
+/// What operators and delegates call.
+fn operators(
+    admin: NodeAdminServer<AdminService>,
+    debug: DebugServer<DebugService>,
+    level: LevelControl,
+    delegation: DelegatedIdentityServer<DelegatedIdentityApi>,
+    health: HealthServer<impl Health>,
+) -> Result<Routes, StartError> {
+    with_reflection(
+        Routes::new(admin)
+            .add_service(debug)
+            .add_service(LoggerServer::new(LoggerService::new(level)))
+            .add_service(delegation)
+            .add_service(health),
+        &[ADMIN, DEBUG, LOGGER, delegated::NAME, HEALTH],
+    )
+}
+
+/// A node that is ready to run.
+struct Assembled {
+    driver_loop: Loop,
+    link: Link,
+    serving: watch::Receiver<bool>,
+    figures: Option<(SocketAddr, Gauges)>,
+    health: HealthReporter,
+    workload_routes: Routes,
+    admin_routes: Routes,
+    sockets: Sockets,
+    per_connection: u32,
+    brokers: Option<Broker>,
+    driver: Driver,
+    pause: Pause,
+    upgrade: Option<Upgrade>,
+    inherited: Option<Inherited>,
+    shutdown: Shutdown,
+}
+
+/// Runs all parts until the first essential one ends.
+async fn supervise(node: Assembled) -> Result<ExitCode, StartError> {
+    let Assembled {
+        sockets,
+        per_connection,
+        inherited,
+        shutdown,
+        ..
+    } = node;
     let ready = Ready::new();
     let mut supervisor = Supervisor::new(shutdown.clone(), ready.clone(), DRAIN);
-    supervisor.essential("roster", core.driver_loop.run(shutdown.clone()));
-    supervisor.essential("server link", core.link.run(shutdown.clone()));
-    let health = report(health_reporter, core.in_step, shutdown.clone());
+    supervisor.essential("roster", node.driver_loop.run(shutdown.clone()));
+    supervisor.essential("server link", node.link.run(shutdown.clone()));
+    if let Some((address, gauges)) = node.figures {
+        let exporter = exporter(address, gauges, inherited.as_ref()).await?;
+        supervisor.essential("metrics", exporter.run(shutdown.clone()));
+    }
+    let health = report(node.health, node.serving, shutdown.clone());
     supervisor.essential("health", health);
     let up = ready.expect("Workload API");
     let end = shutdown.clone();
     supervisor.essential("Workload API", async move {
         up.declare();
-        answer(workload_routes, workload_socket, per_connection, end).await
+        answer(node.workload_routes, sockets.workload, per_connection, end).await
     });
+    if let Some(broker) = node.brokers {
+        let up = ready.expect("Broker API");
+        supervisor.essential("Broker API", async move {
+            up.declare();
+            Box::pin(broker.serve()).await
+        });
+    }
     let up = ready.expect("admin socket");
+    let end = shutdown.clone();
     supervisor.essential("admin socket", async move {
         up.declare();
-        answer(admin_routes, admin_socket, per_connection, shutdown).await
+        answer(node.admin_routes, sockets.admin, per_connection, end).await
     });
+    if let Some(upgrade) = node.upgrade {
+        let (workload, admin) = sockets.spare;
+        let predecessor = Predecessor {
+            workload,
+            admin,
+            driver: node.driver,
+            pause: node.pause,
+            door: sockets.door,
+            shutdown,
+        };
+        supervisor.essential("handover", upgrade.run(predecessor));
+    }
+    if let Some(inherited) = inherited {
+        tokio::spawn(confirm(inherited, ready));
+    }
     Ok(supervisor.run().await.exit_code())
 }
 
-/// The parts behind the sockets: the roster's loop, and the link to the server.
-struct Core {
-    driver_loop: Loop,
-    link: Link,
-    /// The node's own SVID.
-    node: watch::Receiver<Option<X509Svid>>,
-    in_step: watch::Receiver<bool>,
+/// What every service for workloads is made of.
+struct Common<'a> {
+    config: &'a Config,
+    driver: &'a Driver,
+    attestors: &'a Vec<Arc<dyn WorkloadAttestor>>,
+    events: &'a Events,
+    refusals: &'a Refusals,
+    clock: &'a Arc<dyn Clock>,
+    shutdown: &'a Shutdown,
 }
 
-impl Core {
-    fn new(
-        config: Config,
-        state: State,
-        unstarted: Unstarted,
-        events: &Events,
-        clock: &Arc<dyn Clock>,
-    ) -> Result<Self, StartError> {
-        let trust = Trust::default();
-        let upstream = Upstream::new(
-            config.server,
+/// What workloads call, and the names that reflection lists.
+fn workload_services(common: &Common<'_>) -> (Routes, Vec<&'static str>) {
+    let Common {
+        config,
+        driver,
+        attestors,
+        events,
+        refusals,
+        clock,
+        shutdown,
+    } = *common;
+    let api = WorkloadApi::new(
+        config.trust_domain.clone(),
+        driver.clone(),
+        attestors.clone(),
+        events.clone(),
+        refusals.clone(),
+        clock.clone(),
+        shutdown.clone(),
+        config.workload_api.max_calls,
+        config.wit,
+    );
+    let mut routes = Routes::new(api);
+    let mut names = vec![workload_api::NAME, HEALTH];
+    if config.sds.enabled {
+        let sds = Sds::new(
+            &config.sds,
             config.trust_domain.clone(),
+            driver.clone(),
+            attestors.clone(),
+            events.clone(),
+            refusals.clone(),
             clock.clone(),
-            trust.clone(),
-        )
-        .map_err(failed("TLS"))?;
-        let (node_sender, node) = watch::channel(None);
-        let (verdict_sender, verdicts) = watch::channel(None);
-        let (resync_sender, resync) = watch::channel(0);
-        let (in_step_sender, in_step) = watch::channel(false);
-        let seed = u64::from_be_bytes(random::bytes());
-        let driver = unstarted.driver.clone();
-        let api = &config.workload_api;
-        let roster = Roster::new(
-            RosterConfig {
-                trust_domain: config.trust_domain,
-                seed,
-                hold: api.hold,
-                allow_unauthenticated_verifiers: api.allow_unauthenticated_verifiers,
-                x509_cache_max: config.svid.x509_cache_max,
-                jwt_cache_max: config.svid.jwt_cache_max,
-            },
-            clock.now(),
+            shutdown.clone(),
+            config.workload_api.max_calls,
         );
-        let parts = Parts {
-            clock: clock.clone(),
-            signer: Signer::new(
-                upstream.clone(),
-                driver.clone(),
-                config.svid.key_type,
-                node.clone(),
-                verdict_sender,
-            ),
-            events: events.clone(),
-            trust,
-            bundle_file: state.bundle_file(),
-            resync: resync_sender,
-            in_step: in_step_sender,
-        };
-        let link = Link {
-            upstream,
-            state,
-            join: config.join,
-            driver,
-            seed,
-            node: node_sender,
-            resync,
-            verdicts,
-        };
-        Ok(Self {
-            driver_loop: unstarted.start(roster, parts),
-            link,
-            node,
-            in_step,
-        })
+        routes = routes.add_service(sds.into_server());
+        names.push(sds::NAME);
+    }
+    (routes, names)
+}
+
+/// The listener of the figures. The node before answers there until it ends.
+async fn exporter(
+    address: SocketAddr,
+    gauges: Gauges,
+    inherited: Option<&Inherited>,
+) -> Result<Exporter, StartError> {
+    match inherited {
+        Some(_) => Exporter::succeed(address, gauges),
+        None => Exporter::bind(address, gauges).await,
+    }
+    .map_err(failed("metrics"))
+}
+
+/// The sockets of the Broker API, if there is to be one.
+fn bind_brokers(config: &Config) -> Result<Option<(BrokerConfig, BrokerSockets)>, StartError> {
+    let Some(broker) = config.broker.clone() else {
+        return Ok(None);
+    };
+    let sockets = BrokerSockets::bind(&broker, most(config)).map_err(failed("Broker API"))?;
+    Ok(Some((broker, sockets)))
+}
+
+fn broker(
+    config: &BrokerConfig,
+    sockets: BrokerSockets,
+    around: Surroundings,
+) -> Result<Broker, StartError> {
+    Broker::new(config, sockets, around, |routes| {
+        with_reflection(routes, &[broker::NAME])
+    })
+    .map_err(failed("Broker API"))
+}
+
+/// What of the configuration operators are shown.
+fn settings(config: &Config) -> Settings {
+    Settings {
+        allow_unauthenticated_verifiers: config.workload_api.allow_unauthenticated_verifiers,
+        availability_target_seconds: config
+            .svid
+            .availability_target
+            .map_or(0, |target| target.as_secs()),
     }
 }
 
-/// The sockets: the Workload API's for everyone, the operator's in a directory of its own.
-fn bind_both(config: &Config) -> Result<(Incoming, Incoming), StartError> {
-    let admin_options = ListenOptions {
-        mode: 0o770,
-        dir_mode: 0o750,
-        ..ListenOptions::default()
-    };
-    let workload = bind(config, &config.workload_socket, &ListenOptions::default())
-        .map_err(failed("Workload API"))?;
-    let admin =
-        bind(config, &config.admin_socket, &admin_options).map_err(failed("admin socket"))?;
-    Ok((workload, admin))
+fn most(config: &Config) -> Most {
+    let api = &config.workload_api;
+    Most {
+        connections: api.max_connections,
+        calls: api.max_calls,
+        calls_per_connection: api.max_calls_per_connection,
+    }
 }
 
-fn bind(
-    config: &Config,
-    path: &Path,
-    options: &ListenOptions,
-) -> Result<Incoming, Box<dyn std::error::Error>> {
-    let limits = Limits {
-        open: config.workload_api.max_connections,
-        open_per_uid: config.limits.connections_per_user,
-        allowance: config.limits.allowance,
-        ..Limits::default()
-    };
-    Ok(Listener::bind(path, options)?.incoming(limits)?)
+/// Tells the node before once everything answers.
+async fn confirm(inherited: Inherited, ready: Ready) {
+    ready.all().await;
+    let told = tokio::task::spawn_blocking(move || inherited.ready()).await;
+    if let Ok(Err(error)) = told {
+        tracing::error!(%error, "the node before was not told");
+    }
 }
 
 /// Serves a socket until the shutdown, and until its calls have ended, but not for long: our own
@@ -272,7 +484,7 @@ fn bind(
 /// connection is closed.
 async fn answer(
     routes: Routes,
-    socket: Incoming,
+    socket: Door,
     per_connection: u32,
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {

@@ -1,26 +1,44 @@
 //! Has the server sign: keys are made here and stay here.
 
+mod wit;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use muster_crypto::{KeyType, PrivateKey};
-use muster_model::{EntryId, SpiffeId};
+use muster_model::{EntryId, SpiffeId, Timestamp};
 use muster_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use muster_proto::spire::api::server::svid::v1::{
-    BatchNewX509svidRequest, NewJwtsvidRequest, NewX509svidParams, batch_new_x509svid_response,
+    BatchNewX509svidRequest, BatchNewX509svidResponse, NewJwtsvidRequest, NewX509svidParams,
+    batch_new_x509svid_response,
 };
 use muster_roster::{Event, RequestId, SignFault, ToSign};
 use muster_svid::x509::{X509Svid, build_csr};
+use muster_wire::status as wire_status;
+use muster_wire::urgency::EXPIRES_AT;
 use tokio::sync::watch;
-use tonic::{Code, Status};
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Request, Status};
 
 use crate::driver::{Driver, Stopped};
-use crate::material::{HeldJwt, HeldX509};
+use crate::material::{HeldJwt, HeldX509, Renewal};
 use crate::upstream::{MESSAGE_MAX, Upstream};
 use crate::words;
 
+/// Counts what the server signed and is not what was asked for.
+const SVID_REFUSED: &str = "muster_node_svid_refused_total";
 /// The longest that one request to sign may take.
 const RPC_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a server may put a batch off, all in all, before that counts as a failure.
+const DEFERRED_MAX: Duration = Duration::from_mins(2);
+
+/// Of workloads' keys, by the kind of SVID.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeyTypes {
+    pub(crate) x509: KeyType,
+    pub(crate) wit: KeyType,
+}
 
 type X509Results = Vec<(EntryId, Result<Arc<HeldX509>, SignFault>)>;
 
@@ -30,6 +48,8 @@ pub(crate) struct Signer {
     upstream: Upstream,
     driver: Driver,
     key_type: KeyType,
+    wit_key_type: KeyType,
+    availability_target: Option<Duration>,
     /// Who the node is; nothing can be signed before that is known.
     node: watch::Receiver<Option<X509Svid>>,
     /// Statuses of the server that may mean that the node is finished.
@@ -40,14 +60,17 @@ impl Signer {
     pub(crate) fn new(
         upstream: Upstream,
         driver: Driver,
-        key_type: KeyType,
+        key_types: KeyTypes,
+        availability_target: Option<Duration>,
         node: watch::Receiver<Option<X509Svid>>,
         verdicts: watch::Sender<Option<Status>>,
     ) -> Self {
         Self {
             upstream,
             driver,
-            key_type,
+            key_type: key_types.x509,
+            wit_key_type: key_types.wit,
+            availability_target,
             node,
             verdicts,
         }
@@ -56,10 +79,19 @@ impl Signer {
     /// Answers an [`Action::SignX509`](muster_roster::Action::SignX509), in any case.
     pub(crate) fn sign_x509(&self, request: RequestId, entries: Vec<ToSign>) {
         let signer = self.clone();
+        let entries_asked = entries.len();
         tokio::spawn(async move {
             let event = match signer.x509(entries).await {
-                Ok(results) => Event::X509Signed { request, results },
-                Err(fault) => Event::X509SignFailed { request, fault },
+                Ok(results) => {
+                    let good = results.iter().filter(|(_, result)| result.is_ok()).count();
+                    count("x509", "signed", good);
+                    count("x509", "failed", results.len() - good);
+                    Event::X509Signed { request, results }
+                }
+                Err(fault) => {
+                    count("x509", "failed", entries_asked);
+                    Event::X509SignFailed { request, fault }
+                }
             };
             ignore_stopped(signer.driver.tell(event));
         });
@@ -70,18 +102,28 @@ impl Signer {
         let signer = self.clone();
         tokio::spawn(async move {
             let result = signer.jwt(&entry, &audience).await.map(Arc::new);
+            count("jwt", if result.is_ok() { "signed" } else { "failed" }, 1);
             ignore_stopped(signer.driver.tell(Event::JwtSigned { request, result }));
         });
     }
 
     async fn x509(&self, entries: Vec<ToSign>) -> Result<X509Results, SignFault> {
-        let node = self.node_id()?;
+        let renewal = Renewal {
+            node: self.node_id()?,
+            availability_target: self.availability_target,
+        };
         let key_type = self.key_type;
+        // The first to expire decides; 0 says that there is one without any.
+        let expires_at = entries
+            .iter()
+            .map(|e| e.expires_at.map_or(0, Timestamp::unix_seconds))
+            .min()
+            .unwrap_or(0);
         let names: Vec<EntryId> = entries.into_iter().map(|e| e.entry).collect();
         let count = names.len();
         // RSA keys take seconds: never on a thread that serves.
         let keys = blocking(move || make_keys(count, key_type)).await??;
-        let params = names
+        let params: Vec<NewX509svidParams> = names
             .iter()
             .zip(&keys)
             .map(|(entry, (_, csr))| NewX509svidParams {
@@ -89,10 +131,7 @@ impl Signer {
                 csr: csr.clone().into(),
             })
             .collect();
-        let mut client =
-            SvidClient::new(self.upstream.channel()).max_decoding_message_size(MESSAGE_MAX);
-        let rpc = client.batch_new_x509svid(BatchNewX509svidRequest { params });
-        let answer = self.timed("BatchNewX509SVID", rpc).await?.into_inner();
+        let answer = self.batch(params, expires_at).await?;
         if answer.results.len() != count {
             tracing::error!(
                 asked = count,
@@ -112,12 +151,50 @@ impl Signer {
                 .zip(answer.results)
                 .map(|((entry, (key, _)), result)| {
                     let held = read_x509(&entry, result, &key)
-                        .map(|svid| Arc::new(HeldX509::new(svid, authorities, &node)));
+                        .map(|svid| Arc::new(HeldX509::new(svid, authorities, &renewal)));
                     (entry, held)
                 })
                 .collect()
         })
         .await
+    }
+
+    /// Has a batch signed. A server that signs for others first is asked again when it says: the
+    /// roster keeps what nobody waits for in a lane of its own, which nothing else needs meanwhile.
+    async fn batch(
+        &self,
+        params: Vec<NewX509svidParams>,
+        expires_at: i64,
+    ) -> Result<BatchNewX509svidResponse, SignFault> {
+        let mut waited = Duration::ZERO;
+        loop {
+            let message = BatchNewX509svidRequest {
+                params: params.clone(),
+            };
+            let mut request = Request::new(message);
+            request
+                .metadata_mut()
+                .insert(EXPIRES_AT, MetadataValue::from(expires_at));
+            let mut client =
+                SvidClient::new(self.upstream.channel()).max_decoding_message_size(MESSAGE_MAX);
+            let rpc = client.batch_new_x509svid(request);
+            let status = match tokio::time::timeout(RPC_TIMEOUT, rpc).await {
+                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Err(status)) => status,
+                Err(_elapsed) => return Err(no_answer("BatchNewX509SVID")),
+            };
+            match wire_status::retry_after(&status) {
+                Some(wait) if waited + wait <= DEFERRED_MAX => {
+                    tracing::debug!(
+                        seconds = wait.as_secs(),
+                        "the server signs for others first; asking again"
+                    );
+                    tokio::time::sleep(wait).await;
+                    waited += wait;
+                }
+                Some(_) | None => return Err(self.fault("BatchNewX509SVID", status)),
+            }
+        }
     }
 
     async fn jwt(&self, entry: &ToSign, audience: &[String]) -> Result<HeldJwt, SignFault> {
@@ -133,6 +210,7 @@ impl Signer {
         let authorities = self.upstream.trust().bundle();
         let authorities = authorities.as_ref().map_or(&[][..], |b| &b.jwt_authorities);
         HeldJwt::new(token, authorities, &node).map_err(|error| {
+            metrics::counter!(SVID_REFUSED, "kind" => "jwt").increment(1);
             tracing::error!(entry_id = %entry.entry, %error, "the server's token is not believed");
             SignFault::NotWhatWasAsked
         })
@@ -150,23 +228,29 @@ impl Signer {
         what: &'static str,
         rpc: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, SignFault> {
-        let Ok(answer) = tokio::time::timeout(RPC_TIMEOUT, rpc).await else {
-            tracing::warn!(
-                rpc = what,
-                seconds = RPC_TIMEOUT.as_secs(),
-                "no answer in time"
-            );
-            return Err(SignFault::Unavailable);
-        };
-        answer.map_err(|status| {
-            tracing::warn!(rpc = what, code = ?status.code(), error = words::status(&status), "the server did not sign");
-            let fault = fault_of(status.code());
-            if status.code() == Code::PermissionDenied {
-                self.verdicts.send_replace(Some(status));
-            }
-            fault
-        })
+        match tokio::time::timeout(RPC_TIMEOUT, rpc).await {
+            Ok(answer) => answer.map_err(|status| self.fault(what, status)),
+            Err(_elapsed) => Err(no_answer(what)),
+        }
     }
+
+    fn fault(&self, what: &'static str, status: Status) -> SignFault {
+        tracing::warn!(rpc = what, code = ?status.code(), error = words::status(&status), "the server did not sign");
+        let fault = fault_of(status.code());
+        if status.code() == Code::PermissionDenied {
+            self.verdicts.send_replace(Some(status));
+        }
+        fault
+    }
+}
+
+fn no_answer(what: &'static str) -> SignFault {
+    tracing::warn!(
+        rpc = what,
+        seconds = RPC_TIMEOUT.as_secs(),
+        "no answer in time"
+    );
+    SignFault::Unavailable
 }
 
 /// Keys with their CSRs.
@@ -200,6 +284,7 @@ fn read_x509(
     let svid = result.svid.ok_or(SignFault::NotWhatWasAsked)?;
     let chain = svid.cert_chain.iter().map(|der| der.to_vec()).collect();
     X509Svid::new(chain, key).map_err(|error| {
+        metrics::counter!(SVID_REFUSED, "kind" => "x509").increment(1);
         tracing::error!(entry_id = %entry, %error, "the server's X509-SVID is not believed");
         SignFault::NotWhatWasAsked
     })
@@ -234,6 +319,13 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_join| SignFault::Local)
+}
+
+/// Counts what was asked of the server.
+fn count(kind: &'static str, outcome: &'static str, number: usize) {
+    let number = u64::try_from(number).unwrap_or(u64::MAX);
+    metrics::counter!("muster_node_signatures_total", "kind" => kind, "outcome" => outcome)
+        .increment(number);
 }
 
 /// A loop that has ended needs no answer.

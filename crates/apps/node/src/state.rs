@@ -84,7 +84,7 @@ pub(crate) struct State {
     trust_domain: TrustDomain,
     current: Option<X509Svid>,
     pending: Option<PrivateKey>,
-    _lock: LockFile,
+    lock: Option<LockFile>,
 }
 
 impl State {
@@ -98,10 +98,23 @@ impl State {
             trust_domain,
             current: None,
             pending: None,
-            _lock: lock,
+            lock: Some(lock),
         };
         state.load()?;
         Ok(state)
+    }
+
+    /// Lets another process have the directory.
+    pub(crate) fn release(&mut self) {
+        self.lock = None;
+    }
+
+    /// Takes the directory back, with what is in it now.
+    pub(crate) fn regain(&mut self) -> Result<(), StateError> {
+        self.lock = Some(LockFile::acquire(&self.directory.join(LOCK))?);
+        self.current = None;
+        self.pending = None;
+        self.load()
     }
 
     /// The SVID in use, as far as the node has one. It may have expired.

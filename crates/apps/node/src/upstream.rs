@@ -9,12 +9,13 @@ use hyper_util::rt::TokioIo;
 use muster_model::{Bundle, TrustDomain};
 use muster_rt::Clock;
 use muster_svid::x509::X509Svid;
-use muster_tls::{ConfigError, Connector, Identity, IdentityError};
+use muster_tls::{ConfigError, Connector, Identity, IdentityError, Rejected};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::config::ServerAddress;
+use crate::watched::{Rejection, Watched};
 
 /// How long a connection may take to be there: name, TCP and TLS, each.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +37,7 @@ pub(crate) struct Upstream {
     identity: Identity,
     trust: Trust,
     channel: watch::Sender<Channel>,
+    rejection: Rejection,
 }
 
 /// The bundle by which the server is known; clones share it.
@@ -65,7 +67,8 @@ impl Upstream {
     ) -> Result<Self, ConfigError> {
         let identity = Identity::none();
         let connector = verifying(&trust_domain, &identity, &trust, &clock)?;
-        let channel = watch::Sender::new(channel(&address, connector));
+        let rejection = Rejection::default();
+        let channel = watch::Sender::new(channel(&address, connector, &rejection));
         Ok(Self {
             address,
             trust_domain,
@@ -73,6 +76,7 @@ impl Upstream {
             identity,
             trust,
             channel,
+            rejection,
         })
     }
 
@@ -83,7 +87,7 @@ impl Upstream {
             self.trust_domain.server_id(),
             Arc::new(move || clock.now().wall),
         )?;
-        Ok(channel(&self.address, connector))
+        Ok(channel(&self.address, connector, &self.rejection))
     }
 
     /// The connection to use now.
@@ -100,8 +104,25 @@ impl Upstream {
     pub(crate) fn show(&self, svid: &X509Svid) -> Result<(), UpstreamError> {
         self.identity.set(svid)?;
         let connector = verifying(&self.trust_domain, &self.identity, &self.trust, &self.clock)?;
-        self.channel.send_replace(channel(&self.address, connector));
+        self.rejection.clear();
+        self.channel
+            .send_replace(channel(&self.address, connector, &self.rejection));
         Ok(())
+    }
+
+    /// Shows no certificate from now on, on a new connection.
+    pub(crate) fn show_nothing(&self) -> Result<(), UpstreamError> {
+        self.identity.clear();
+        let connector = verifying(&self.trust_domain, &self.identity, &self.trust, &self.clock)?;
+        self.rejection.clear();
+        self.channel
+            .send_replace(channel(&self.address, connector, &self.rejection));
+        Ok(())
+    }
+
+    /// Why the last connection failed, if an identity was the reason.
+    pub(crate) fn rejected(&self) -> Option<Rejected> {
+        self.rejection.reason()
     }
 
     /// The server's address, for messages.
@@ -149,10 +170,11 @@ fn verifying(
     )
 }
 
-fn channel(address: &ServerAddress, connector: Connector) -> Channel {
-    let address = address.clone();
+fn channel(address: &ServerAddress, connector: Connector, rejection: &Rejection) -> Channel {
+    let (address, rejection) = (address.clone(), rejection.clone());
     let connect = tower::service_fn(move |_uri: http::Uri| {
         let (address, connector) = (address.clone(), connector.clone());
+        let rejection = rejection.clone();
         async move {
             let within = |what: &'static str| {
                 move |_elapsed| {
@@ -171,8 +193,9 @@ fn channel(address: &ServerAddress, connector: Connector) -> Channel {
             let tls = connector.connect(&address.host, tcp);
             let tls = tokio::time::timeout(CONNECT_TIMEOUT, tls)
                 .await
-                .map_err(within("the TLS handshake"))??;
-            Ok::<_, io::Error>(TokioIo::new(tls))
+                .map_err(within("the TLS handshake"))?
+                .inspect_err(|error| rejection.note(error))?;
+            Ok::<_, io::Error>(TokioIo::new(Watched::new(tls, rejection)))
         }
     });
     // The URI only names the server in headers: the connector knows where to go, and by what to

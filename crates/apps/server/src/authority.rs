@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use muster_audit::Event;
 use muster_crypto::{KeyType, PublicKey, random};
-use muster_model::{Bundle, JwtAuthority as BundleKey, Timestamp, X509Authority as BundleRoot};
+use muster_model::{
+    Bundle, JwtAuthority as BundleKey, Timestamp, WitAuthority as BundleWitKey,
+    X509Authority as BundleRoot,
+};
 use muster_plugin::keys::{KeyId, KeyManager, KeyManagerError};
 use muster_policy::{Caller, Permit, RotateAuthority, decide};
 use muster_roll::{Roll, bundle};
@@ -21,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::AuthorityConfig;
 use crate::operation::record;
 use crate::server::Server;
-use crate::signer::{JwtAuthority, X509Authority};
+use crate::signer::{TokenAuthority, X509Authority};
 use crate::writer::WriteError;
 
 /// How often the ladder is looked at when nothing is due, so that a step of the clock is noticed.
@@ -64,6 +67,7 @@ pub(crate) enum AuthorityError {
 enum Kind {
     X509,
     Jwt,
+    Wit,
 }
 
 impl Kind {
@@ -71,6 +75,7 @@ impl Kind {
         match self {
             Self::X509 => "x509",
             Self::Jwt => "jwt",
+            Self::Wit => "wit",
         }
     }
 
@@ -79,6 +84,7 @@ impl Kind {
         let prefix = match self {
             Self::X509 => "x509-CA",
             Self::Jwt => "JWT-Signer",
+            Self::Wit => "WIT-Signer",
         };
         KeyId::parse(&format!("{prefix}-{slot}"))
             .map_err(|error| AuthorityError::Unreadable(error.to_string()))
@@ -94,13 +100,15 @@ struct Material {
     der: Vec<u8>,
 }
 
-/// Both kinds of authority and what makes them.
+/// The kinds of authority and what makes them.
 pub(crate) struct Authorities {
     server: Arc<Server>,
     keys: Arc<dyn KeyManager>,
     config: AuthorityConfig,
     x509: Ladder<Material>,
     jwt: Ladder<Material>,
+    /// `None` where the WIT profile is off (WIT-02).
+    wit: Option<Ladder<Material>>,
 }
 
 /// The journal in the roll: a ladder's rungs as JSON.
@@ -124,23 +132,69 @@ impl Authorities {
         config: AuthorityConfig,
     ) -> Result<Self, AuthorityError> {
         let roll = server.roll.snapshot();
+        let wit = if server.wit {
+            Some(remembered(Kind::Wit, &roll, keys.as_ref()).await?)
+        } else {
+            None
+        };
         let mut authorities = Self {
             server: Arc::clone(server),
             x509: remembered(Kind::X509, &roll, keys.as_ref()).await?,
             jwt: remembered(Kind::Jwt, &roll, keys.as_ref()).await?,
+            wit,
             keys,
             config,
         };
-        authorities.sign_with_active(Kind::X509)?;
-        authorities.sign_with_active(Kind::Jwt)?;
+        for kind in authorities.kinds() {
+            authorities.sign_with_active(kind)?;
+        }
+        if authorities.wit.is_none() {
+            authorities.withdraw_wit(&roll).await?;
+        }
         Ok(authorities)
     }
 
     /// Does everything that is due now and says when to look again. Idempotent.
     pub(crate) async fn reconcile(&mut self) -> Result<Timestamp, AuthorityError> {
-        let x509 = self.climb(Kind::X509).await?;
-        let jwt = self.climb(Kind::Jwt).await?;
-        Ok(x509.min(jwt))
+        let mut next = Timestamp::MAX;
+        for kind in self.kinds() {
+            next = next.min(self.climb(kind).await?);
+        }
+        Ok(next)
+    }
+
+    /// The kinds that this server has.
+    fn kinds(&self) -> impl Iterator<Item = Kind> + use<> {
+        let wit = self.wit.as_ref().map(|_on| Kind::Wit);
+        [Kind::X509, Kind::Jwt].into_iter().chain(wit)
+    }
+
+    /// Where the WIT profile is off the bundle has no WIT key: those from when it was on leave it,
+    /// and with them, on the nodes, all that they signed.
+    async fn withdraw_wit(&self, roll: &Roll) -> Result<(), AuthorityError> {
+        let Some(without) = roll
+            .own_bundle()
+            .and_then(|own| bundle::without_wit_authorities(own))
+        else {
+            return Ok(());
+        };
+        let permit = decide::<RotateAuthority>(&Caller::System("rotate-authority"))
+            .map_err(|denial| AuthorityError::Unreadable(denial.to_string()))?;
+        let now = self.server.clock.now().wall;
+        let name = Kind::Wit.name();
+        let record = record(permit.principal(), now, Event::AuthorityWithdraw, name)
+            .with("kind", name)
+            .with("reason", "wit.enabled is false");
+        let journal = write_journal(&Ladder::default())
+            .map_err(|cause| AuthorityError::Journal { kind: name, cause })?;
+        let written = self.server.roll.write(move |_roll, transaction| {
+            transaction.put_bundle(&permit, without);
+            transaction.put_journal(&permit, name, journal);
+            transaction.audit(record);
+        });
+        written.await?;
+        tracing::warn!("the WIT profile is off; its keys have left the bundle");
+        Ok(())
     }
 
     /// Reconciles for ever. A failure is tried again; what is active goes on signing meanwhile.
@@ -182,11 +236,12 @@ impl Authorities {
         let key_type = match kind {
             Kind::X509 => self.config.x509_key_type,
             Kind::Jwt => self.config.jwt_key_type,
+            Kind::Wit => self.config.wit_key_type,
         };
         let public_key = self.generate(&key_id, key_type).await?;
         let (material, not_after, addition) = match kind {
             Kind::X509 => self.new_root(&key_id, &public_key, now).await?,
-            Kind::Jwt => self.new_jwt_key(&public_key, now),
+            Kind::Jwt | Kind::Wit => self.new_token_key(kind, &public_key, now),
         };
         let authority_id = material.authority_id.clone();
         let mut ladder = self.ladder(kind).clone();
@@ -264,27 +319,36 @@ impl Authorities {
         ))
     }
 
-    fn new_jwt_key(
+    fn new_token_key(
         &self,
+        kind: Kind,
         public_key: &PublicKey,
         now: Timestamp,
     ) -> (Material, Timestamp, Addition) {
         let not_after = now.plus(self.config.ttl).floor_to_second();
-        let authority_id = random::alphanumeric(KID_LEN);
-        let key = BundleKey {
-            key_id: authority_id.clone(),
-            public_key: public_key.spki_der().into(),
-            expires_at: Some(not_after),
-            tainted: false,
+        // One space of names for keys of both kinds (WIT-16).
+        let key_id = random::alphanumeric(KID_LEN);
+        let material = Material {
+            authority_id: key_id.clone(),
+            der: public_key.spki_der().to_vec(),
         };
-        (
-            Material {
-                authority_id,
-                der: public_key.spki_der().to_vec(),
-            },
-            not_after,
-            Addition::JwtKey(key),
-        )
+        let (public_key, expires_at) = (public_key.spki_der().into(), Some(not_after));
+        let addition = if kind == Kind::Wit {
+            Addition::WitKey(BundleWitKey {
+                key_id,
+                public_key,
+                expires_at,
+                tainted: false,
+            })
+        } else {
+            Addition::JwtKey(BundleKey {
+                key_id,
+                public_key,
+                expires_at,
+                tainted: false,
+            })
+        };
+        (material, not_after, addition)
     }
 
     /// Writes the journal, and the bundle if something is added to it, in one transaction.
@@ -328,32 +392,41 @@ impl Authorities {
                     .signer
                     .activate_x509(X509Authority { issuer, key, id });
             }
-            Kind::Jwt => {
+            Kind::Jwt | Kind::Wit => {
                 let public_key = PublicKey::from_spki_der(&rung.material.der)
                     .map_err(|error| AuthorityError::Unreadable(error.to_string()))?;
                 let expires_at = rung.not_after;
-                self.server.signer.activate_jwt(JwtAuthority {
+                let authority = TokenAuthority {
                     key,
                     public_key,
                     id,
                     expires_at,
-                });
+                };
+                if kind == Kind::Wit {
+                    self.server.signer.activate_wit(authority);
+                } else {
+                    self.server.signer.activate_jwt(authority);
+                }
             }
         }
         Ok(())
     }
 
-    const fn ladder(&self, kind: Kind) -> &Ladder<Material> {
+    fn ladder(&self, kind: Kind) -> &Ladder<Material> {
+        /// Of a kind that this server does not have.
+        static NONE: Ladder<Material> = Ladder::empty();
         match kind {
             Kind::X509 => &self.x509,
             Kind::Jwt => &self.jwt,
+            Kind::Wit => self.wit.as_ref().unwrap_or(&NONE),
         }
     }
 
-    const fn ladder_mut(&mut self, kind: Kind) -> &mut Ladder<Material> {
+    fn ladder_mut(&mut self, kind: Kind) -> &mut Ladder<Material> {
         match kind {
             Kind::X509 => &mut self.x509,
             Kind::Jwt => &mut self.jwt,
+            Kind::Wit => self.wit.get_or_insert_default(),
         }
     }
 }
@@ -362,6 +435,7 @@ impl Authorities {
 enum Addition {
     Root(BundleRoot),
     JwtKey(BundleKey),
+    WitKey(BundleWitKey),
 }
 
 fn add_to_bundle(
@@ -377,6 +451,7 @@ fn add_to_bundle(
     let added = match addition {
         Addition::Root(root) => bundle::with_x509_authority(&own, root),
         Addition::JwtKey(key) => bundle::with_jwt_authority(&own, key),
+        Addition::WitKey(key) => bundle::with_wit_authority(&own, key),
     };
     if let Some(added) = added {
         transaction.put_bundle(permit, added);
@@ -402,7 +477,7 @@ async fn remembered(
             Kind::X509 => Certificate::parse(&rung.material.der)
                 .ok()
                 .and_then(|c| c.public_key().ok()),
-            Kind::Jwt => PublicKey::from_spki_der(&rung.material.der).ok(),
+            Kind::Jwt | Kind::Wit => PublicKey::from_spki_der(&rung.material.der).ok(),
         };
         let held = keys.public_key(&kind.key_id(rung.slot)?).await.ok();
         if held.is_some() && held == public_key {

@@ -1,14 +1,13 @@
 //! Who calls: from what the listener proved to a caller that policy can judge.
 
-use std::collections::BTreeSet;
-
-use muster_model::{SerialNumber, SpiffeId, Timestamp};
+use muster_model::{SerialNumber, Timestamp};
 use muster_policy::{Caller, NodeCheck, NodeRefusal};
 use muster_roll::Roll;
 use muster_roll::node::{self, Presented, Recognized};
 use tonic::{Extensions, Status};
 
 use crate::listen::TlsOrigin;
+use crate::server::Server;
 
 /// A caller, and the node certificate's next step if it is one.
 pub(crate) struct Identified {
@@ -25,7 +24,7 @@ pub(crate) struct Identified {
 pub(crate) fn identify(
     extensions: &Extensions,
     roll: &Roll,
-    admin_ids: &BTreeSet<SpiffeId>,
+    server: &Server,
     now: Timestamp,
 ) -> Result<Identified, Status> {
     if let Some(local) = extensions.get::<muster_peer::PeerInfo>() {
@@ -61,15 +60,22 @@ pub(crate) fn identify(
         serial: &peer.serial,
         expires_at: peer.not_after,
     };
-    let (check, promote) = match node::check(roll.node(id).map(AsRef::as_ref), presented, now) {
-        Ok(Recognized::Current) => (NodeCheck::Node, None),
-        Ok(Recognized::Next) => (NodeCheck::Node, Some(peer.serial.clone())),
+    let row = roll.node(id).map(AsRef::as_ref);
+    let (check, recognized) = match node::check(row, presented, now) {
+        Ok(recognized) => (NodeCheck::Node, Some(recognized)),
+        Err(NodeRefusal::Expired) => {
+            match node::check_lapsed(row, presented, server.renew_grace, now) {
+                Ok(recognized) => (NodeCheck::Lapsed, Some(recognized)),
+                Err(_) => (NodeCheck::Refused(NodeRefusal::Expired), None),
+            }
+        }
         Err(refusal) => (NodeCheck::Refused(refusal), None),
     };
+    let promote = (recognized == Some(Recognized::Next)).then(|| peer.serial.clone());
     // An expired certificate speaks for nobody, whatever its connection was when it was opened.
-    let expired = check == NodeCheck::Refused(NodeRefusal::Expired);
+    let expired = now > peer.not_after;
     let caller = Caller::Remote {
-        admin: !expired && (admin_ids.contains(id) || roll.is_admin(id)),
+        admin: !expired && (server.admin_ids.contains(id) || roll.is_admin(id)),
         downstream: !expired && roll.is_downstream(id),
         id: Some(id.clone()),
         node: check,

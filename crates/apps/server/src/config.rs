@@ -2,6 +2,10 @@
 //!
 //! `docs/configuration.md` lists every key; a test holds the two together.
 
+mod hardening;
+mod node;
+mod wit;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,8 +14,12 @@ use std::time::Duration;
 use muster_crypto::KeyType;
 use muster_model::{SpiffeId, TrustDomain};
 use muster_rt::config::{self, Document, Faults, Table};
-use muster_rt::telemetry;
+use muster_rt::{metrics, telemetry};
 use muster_svid::x509::Subject;
+
+pub use self::hardening::HardeningConfig;
+pub use self::node::NodeConfig;
+pub use self::wit::WitConfig;
 
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -36,10 +44,18 @@ pub struct Config {
     pub authority: AuthorityConfig,
     /// Lifetimes of what is signed.
     pub svid: SvidConfig,
+    /// WIT-SVIDs.
+    pub wit: WitConfig,
     /// Where the signing keys are kept.
     pub keys: KeysConfig,
     /// The SQLite file of the roll.
     pub database: PathBuf,
+    /// What the daemon gives up at its start.
+    pub hardening: HardeningConfig,
+    /// What nodes may do beyond the ordinary.
+    pub node: NodeConfig,
+    /// Where the figures are served.
+    pub metrics: metrics::Settings,
     /// Log level and format.
     pub log: telemetry::Settings,
 }
@@ -47,12 +63,14 @@ pub struct Config {
 /// The signing authorities.
 #[derive(Clone, Debug)]
 pub struct AuthorityConfig {
-    /// Lifetime of the X.509 CA and of the JWT key.
+    /// Lifetime of the X.509 CA and of the JWT and WIT keys.
     pub ttl: Duration,
     /// Key type of the X.509 CA.
     pub x509_key_type: KeyType,
     /// Key type of the JWT key.
     pub jwt_key_type: KeyType,
+    /// Key type of the WIT key, where there is one.
+    pub wit_key_type: KeyType,
     /// Subject of the X.509 CA.
     pub subject: Subject,
     /// `iss` of JWT-SVIDs, if any.
@@ -66,6 +84,8 @@ pub struct SvidConfig {
     pub x509_ttl: Duration,
     /// JWT-SVIDs of entries that say nothing else.
     pub jwt_ttl: Duration,
+    /// WIT-SVIDs of entries that give no lifetime for X509-SVIDs.
+    pub wit_ttl: Duration,
     /// X509-SVIDs of nodes.
     pub node_ttl: Duration,
 }
@@ -122,12 +142,16 @@ impl Config {
 
         let authority = read_authority(&root.table("authority"));
         let svid = read_svid(&root.table("svid"));
+        let wit = wit::read(&root.table("wit"));
         let keys = read_keys(&root.table("keys"), &data_dir);
         let database = root.table("store").default(
             "path",
             config::absolute_path(),
             data_dir.join("roll.sqlite"),
         );
+        let hardening = HardeningConfig::read(&root.table("hardening"));
+        let node = NodeConfig::read(&root.table("node"));
+        let metrics = metrics::Settings::read(&root.table("metrics"));
         let log = telemetry::Settings::read(&root.table("log"));
 
         document.finish(|| {
@@ -139,8 +163,12 @@ impl Config {
                 admin_ids: admin_ids.into_iter().collect(),
                 authority,
                 svid,
+                wit,
                 keys,
                 database,
+                hardening,
+                node,
+                metrics,
                 log,
             })
         })
@@ -149,8 +177,13 @@ impl Config {
     /// What an operator should know about the configuration although it is valid.
     pub fn warnings(&self) -> Vec<String> {
         let safe = (self.authority.ttl / 6).min(7 * 24 * HOUR);
+        let wit = self
+            .wit
+            .enabled
+            .then_some(("svid.wit_ttl", self.svid.wit_ttl));
         [("svid.x509_ttl", self.svid.x509_ttl), ("svid.jwt_ttl", self.svid.jwt_ttl), ("svid.node_ttl", self.svid.node_ttl)]
             .into_iter()
+            .chain(wit)
             .filter(|(_, ttl)| *ttl > safe)
             .map(|(key, ttl)| {
                 format!(
@@ -161,6 +194,7 @@ impl Config {
                     muster_rt::duration::Shown(ttl.saturating_mul(6)),
                 )
             })
+            .chain(self.metrics.warning())
             .collect()
     }
 }
@@ -177,6 +211,11 @@ fn read_authority(table: &Table<'_>) -> AuthorityConfig {
     );
     let jwt_key_type = table.default(
         "jwt_key_type",
+        config::one_of(JWT_KEY_TYPES),
+        jwt_default(x509_key_type),
+    );
+    let wit_key_type = table.default(
+        "wit_key_type",
         config::one_of(JWT_KEY_TYPES),
         jwt_default(x509_key_type),
     );
@@ -198,6 +237,7 @@ fn read_authority(table: &Table<'_>) -> AuthorityConfig {
         ttl: table.default("ttl", lifetime(), 24 * HOUR),
         x509_key_type,
         jwt_key_type,
+        wit_key_type,
         subject,
         jwt_issuer: table.optional("jwt_issuer", config::string()),
     }
@@ -208,6 +248,7 @@ fn read_svid(table: &Table<'_>) -> SvidConfig {
     SvidConfig {
         x509_ttl,
         jwt_ttl: table.default("jwt_ttl", lifetime(), 5 * MINUTE),
+        wit_ttl: table.default("wit_ttl", lifetime(), HOUR),
         node_ttl: table.default("node_ttl", lifetime(), x509_ttl),
     }
 }
@@ -242,7 +283,7 @@ const X509_KEY_TYPES: &[(&str, KeyType)] = &[
     ("rsa-4096", KeyType::Rsa4096),
 ];
 
-/// Ed25519 is not among the algorithms of JWT-SVIDs (JWTI-03).
+/// Ed25519 is not among the algorithms of JWT-SVIDs and WIT-SVIDs (JWTI-03, WIT-03).
 const JWT_KEY_TYPES: &[(&str, KeyType)] = &[
     ("ec-p256", KeyType::EcP256),
     ("ec-p384", KeyType::EcP384),

@@ -6,12 +6,16 @@
 //! Deliberately not here: what may be written (`core/roll`), who may (`core/policy`), what
 //! certificates look like (`core/svid`).
 
+mod admission;
 mod api;
 mod authority;
 mod caller;
 pub mod config;
+mod crowd;
+mod dispatch;
 mod errors;
 mod listen;
+mod metrics;
 mod operation;
 mod prune;
 mod refusals;

@@ -1,4 +1,10 @@
 //! The TCP port: accepts connections, bounds the handshakes, and hands on what is authenticated.
+//!
+//! A connection that was accepted waits as a bare socket until it is its source's turn: a handshake
+//! costs memory and the time of a core, a socket costs neither. One that is silent gets no turn. When ten thousand nodes come back
+//! at once, or one address opens as many, the handshakes under way stay few.
+
+mod fair;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -7,30 +13,44 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use std::{fmt, io};
 
+use muster_rt::Clock;
 use muster_tls::{Acceptor, Peer, ServerStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
+
+use crate::crowd::{self, Crowd, Line};
+use crate::listen::fair::{FairQueue, Source};
+
+/// How often it is looked whether connections wait for room.
+const CROWDED: Duration = Duration::from_millis(100);
+/// How many nodes are asked to leave at a time: as many as can come in until the next look.
+const ROOM_AT_ONCE: usize = 64;
 
 /// Bounds on connections that have not proved anything yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Handshakes under way at once; further connections wait in the kernel's queue.
+    /// Handshakes under way at once; further connections wait as sockets, fairly by source.
     pub handshakes: usize,
     /// How long a handshake may take.
     pub handshake_timeout: Duration,
-    /// Connections open at once; further ones wait in the kernel's queue.
+    /// Connections established at once; further ones wait as sockets, until others have left.
     pub connections: usize,
+    /// Sockets open at once; further connections wait in the kernel's queue.
+    pub sockets: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            handshakes: 2048,
-            handshake_timeout: Duration::from_secs(10),
-            connections: 16_384,
+            // Few, so that what comes over a connection that is established is read soon.
+            handshakes: 64 * std::thread::available_parallelism().map_or(1, usize::from),
+            handshake_timeout: Duration::from_secs(5),
+            connections: crowd::connections(),
+            sockets: crowd::MOST,
         }
     }
 }
@@ -42,6 +62,8 @@ pub(crate) struct TlsOrigin {
     pub peer: Option<Arc<Peer>>,
     /// The address it came from.
     pub address: SocketAddr,
+    /// The connection itself.
+    pub line: Arc<Line>,
 }
 
 impl fmt::Debug for TlsOrigin {
@@ -56,7 +78,7 @@ impl fmt::Debug for TlsOrigin {
 pub(crate) struct TlsConnection {
     stream: ServerStream<TcpStream>,
     origin: TlsOrigin,
-    _place: tokio::sync::OwnedSemaphorePermit,
+    _places: [OwnedSemaphorePermit; 2],
 }
 
 impl fmt::Debug for TlsConnection {
@@ -68,58 +90,163 @@ impl fmt::Debug for TlsConnection {
 /// Accepts connections for ever; the stream yields those whose handshake succeeded.
 ///
 /// A client certificate was verified in the handshake against the bundle of its trust domain.
+///
+/// When there is no room for another, nodes of `crowd` are asked to leave; `clock` tells for how
+/// long they have been there.
 pub(crate) fn accept(
     listener: TcpListener,
     acceptor: Acceptor,
     limits: Limits,
+    crowd: Crowd,
+    clock: Arc<dyn Clock>,
 ) -> ReceiverStream<io::Result<TlsConnection>> {
     let (established, incoming) = mpsc::channel(64);
-    tokio::spawn(async move {
-        let handshakes = Arc::new(Semaphore::new(limits.handshakes));
-        let connections = Arc::new(Semaphore::new(limits.connections));
-        loop {
-            // Both semaphores live as long as this task and are never closed.
-            let Ok(place) = Arc::clone(&connections).acquire_owned().await else {
-                return;
-            };
-            let Ok(turn) = Arc::clone(&handshakes).acquire_owned().await else {
-                return;
-            };
-            let (socket, address) = tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
-                        pause_after(&error).await;
-                        continue;
-                    }
-                },
-                () = established.closed() => return,
-            };
-            let (acceptor, established) = (acceptor.clone(), established.clone());
-            tokio::spawn(async move {
-                let handshake = tokio::time::timeout(
-                    limits.handshake_timeout,
-                    shake(acceptor, socket, address),
-                );
-                let outcome = handshake.await;
-                drop(turn);
-                match outcome {
-                    Ok(Ok((stream, origin))) => {
-                        let connection = TlsConnection {
-                            stream,
-                            origin,
-                            _place: place,
-                        };
-                        // The server stopped taking connections: this one ends with it.
-                        drop(established.send(Ok(connection)).await);
-                    }
-                    Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
-                    Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
-                }
-            });
-        }
-    });
+    let port = Port {
+        listener,
+        acceptor,
+        limits,
+        established,
+        crowd,
+        clock,
+    };
+    tokio::spawn(port.run());
     ReceiverStream::new(incoming)
+}
+
+/// A connection that was accepted, and its place among the sockets that are open.
+struct Accepted {
+    socket: TcpStream,
+    address: SocketAddr,
+    socket_place: OwnedSemaphorePermit,
+}
+
+/// The task that accepts.
+struct Port {
+    listener: TcpListener,
+    acceptor: Acceptor,
+    limits: Limits,
+    established: mpsc::Sender<io::Result<TlsConnection>>,
+    crowd: Crowd,
+    clock: Arc<dyn Clock>,
+}
+
+impl Port {
+    async fn run(self) {
+        let sockets = Arc::new(Semaphore::new(self.limits.sockets));
+        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let mut queue = FairQueue::new(self.limits.handshakes);
+        let (done, mut ended) = mpsc::unbounded_channel();
+        // No more than there are sockets.
+        let (speaks, mut spoken) = mpsc::unbounded_channel();
+        let mut look = tokio::time::interval(CROWDED);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            while let Ok(place) = Arc::clone(&places).try_acquire_owned()
+                && let Some((source, accepted)) = queue.pop()
+            {
+                self.begin(source, accepted, place, done.clone());
+            }
+            let crowded = !queue.is_empty();
+            tokio::select! {
+                Some(source) = ended.recv() => queue.done(source),
+                Some((source, accepted)) = spoken.recv() => queue.push(source, accepted),
+                Some((source, accepted)) = self.accept(&sockets) => {
+                    self.listen_to(source, accepted, speaks.clone());
+                }
+                _ = look.tick(), if crowded => self.make_room(queue.len(), places.available_permits()),
+                () = self.established.closed() => return,
+            }
+        }
+    }
+
+    /// Waits until a connection has said something: one that is silent takes nobody's turn, and is
+    /// closed when a handshake would be.
+    fn listen_to(
+        &self,
+        source: Source,
+        accepted: Accepted,
+        speaks: mpsc::UnboundedSender<(Source, Accepted)>,
+    ) {
+        let limit = self.limits.handshake_timeout;
+        tokio::spawn(async move {
+            let mut first = [0];
+            let heard = tokio::time::timeout(limit, accepted.socket.peek(&mut first)).await;
+            if matches!(heard, Ok(Ok(1))) {
+                // The port may have been closed.
+                speaks.send((source, accepted)).ok();
+            }
+        });
+    }
+
+    /// Asks nodes to leave where more wait than there are places for.
+    fn make_room(&self, waiting: usize, free: usize) {
+        let wanted = waiting.min(ROOM_AT_ONCE).saturating_sub(free);
+        if wanted == 0 {
+            return;
+        }
+        let asked = self.crowd.make_room(wanted, self.clock.now().mono);
+        if asked > 0 {
+            tracing::debug!(
+                waiting,
+                asked,
+                "more nodes than memory has room for: some are asked to come back later"
+            );
+        }
+    }
+
+    /// The next connection, once there is a place for it; `None` if none came.
+    async fn accept(&self, sockets: &Arc<Semaphore>) -> Option<(Source, Accepted)> {
+        // The semaphore lives as long as the task and is never closed.
+        let socket_place = Arc::clone(sockets).acquire_owned().await.ok()?;
+        match self.listener.accept().await {
+            Ok((socket, address)) => {
+                let accepted = Accepted {
+                    socket,
+                    address,
+                    socket_place,
+                };
+                Some((Source::of(address.ip()), accepted))
+            }
+            Err(error) => {
+                pause_after(&error).await;
+                None
+            }
+        }
+    }
+
+    fn begin(
+        &self,
+        source: Source,
+        accepted: Accepted,
+        place: OwnedSemaphorePermit,
+        done: mpsc::UnboundedSender<Source>,
+    ) {
+        let (acceptor, established) = (self.acceptor.clone(), self.established.clone());
+        let limit = self.limits.handshake_timeout;
+        tokio::spawn(async move {
+            let Accepted {
+                socket,
+                address,
+                socket_place,
+            } = accepted;
+            let outcome = tokio::time::timeout(limit, shake(acceptor, socket, address)).await;
+            // The port may have been closed, and counts no longer.
+            done.send(source).ok();
+            match outcome {
+                Ok(Ok((stream, origin))) => {
+                    let connection = TlsConnection {
+                        stream,
+                        origin,
+                        _places: [socket_place, place],
+                    };
+                    // The server stopped taking connections: this one ends with it.
+                    drop(established.send(Ok(connection)).await);
+                }
+                Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
+                Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
+            }
+        });
+    }
 }
 
 async fn shake(
@@ -132,7 +259,15 @@ async fn shake(
     let peer = Peer::of_client(&stream)
         .map_err(io::Error::other)?
         .map(Arc::new);
-    Ok((stream, TlsOrigin { peer, address }))
+    let line = Arc::default();
+    Ok((
+        stream,
+        TlsOrigin {
+            peer,
+            address,
+            line,
+        },
+    ))
 }
 
 /// Running out of descriptors is no reason to spin: what is open must close first.
@@ -157,6 +292,10 @@ impl AsyncRead for TlsConnection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.origin.line.poll_closed(cx).is_ready() {
+            // The end, as the client would have sent it.
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

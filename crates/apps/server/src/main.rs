@@ -25,5 +25,5 @@ enum Command {
 
 fn main() -> ExitCode {
     let Command::Run { config } = Arguments::parse().command;
-    muster_rt::lifecycle::block_on(muster_server::run(&config))
+    muster_server::run(&config)
 }

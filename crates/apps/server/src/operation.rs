@@ -11,10 +11,11 @@ use muster_audit::{Actor, Decision, Event, Record};
 use muster_model::{NodeStanding, SerialNumber, SpiffeId, Timestamp};
 use muster_policy::{Action, Caller, Class, Denial, Permit, Principal, PromoteNode, decide};
 use muster_roll::Roll;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 
 use crate::caller::{Identified, identify};
+use crate::metrics;
 use crate::server::Server;
 
 /// A permitted action under way.
@@ -73,6 +74,7 @@ const fn class_name(class: Class) -> &'static str {
         Class::Admin => "admin",
         Class::Downstream => "downstream",
         Class::Node => "node",
+        Class::Lapsed => "lapsed-node",
         Class::System => "system",
     }
 }
@@ -99,6 +101,8 @@ where
             Ok(operation) => middle(operation, request.into_inner()).await,
             Err(status) => Err(status),
         };
+        let code = outcome.as_ref().err().map_or(Code::Ok, Status::code);
+        metrics::answered(A::ROW.method, code);
         let elapsed_us = server.clock.now().mono.saturating_sub(started).as_micros();
         match &outcome {
             Ok(_) => tracing::debug!(elapsed_us, "done"),
@@ -119,7 +123,7 @@ pub(crate) async fn begin<A: Action + 'static>(
 ) -> Result<Operation<A>, Status> {
     let now = server.clock.now().wall;
     let roll = server.roll.snapshot();
-    let Identified { caller, promote } = identify(extensions, &roll, &server.admin_ids, now)?;
+    let Identified { caller, promote } = identify(extensions, &roll, server, now)?;
     if let Caller::Remote { id: Some(id), .. } = &caller {
         tracing::Span::current().record("spiffe_id", id.as_str());
     }

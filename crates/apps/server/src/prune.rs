@@ -115,7 +115,8 @@ fn prune(roll: &Roll, transaction: &mut Transaction, permit: &Permit<Prune>, now
                 );
                 transaction.audit(
                     gone.with("x509_removed", pruned.x509_removed.to_string())
-                        .with("jwt_removed", pruned.jwt_removed.to_string()),
+                        .with("jwt_removed", pruned.jwt_removed.to_string())
+                        .with("wit_removed", pruned.wit_removed.to_string()),
                 );
                 transaction.put_bundle(permit, pruned.bundle);
             }

@@ -1,6 +1,7 @@
 //! Composition: from a configuration to a serving server, and down again.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -9,40 +10,51 @@ use std::time::Duration;
 
 use muster_keys::{DiskKeys, MemoryKeys};
 use muster_model::TrustDomain;
+use muster_peer::harden;
 use muster_peer::{Incoming, ListenOptions, Listener};
 use muster_plugin::keys::KeyManager;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
+use muster_proto::muster::server::admin::v1::server_admin_server::ServerAdminServer;
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use muster_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
 use muster_proto::spire::api::server::entry::v1::entry_server::EntryServer;
+use muster_proto::spire::api::server::logger::v1::logger_server::LoggerServer;
 use muster_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use muster_roll::Roll;
-use muster_rt::lifecycle::{Ready, Shutdown, Supervisor};
-use muster_rt::{Clock, SystemClock, files, telemetry};
+use muster_rt::lifecycle::{self, Ready, Shutdown, Supervisor};
+use muster_rt::metrics::Exporter;
+use muster_rt::telemetry::{self, LevelControl};
+use muster_rt::{Clock, SystemClock, files};
 use muster_store::Store;
 use muster_store_sqlite::SqliteStore;
 use muster_tls::{Acceptor, Identity};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
+use crate::admission::Admission;
+use crate::api::admin::ServerAdminService;
 use crate::api::agent::AgentService;
 use crate::api::bundle::BundleService;
 use crate::api::entry::EntryService;
+use crate::api::logger::LoggerService;
 use crate::api::node_view::NodeViewService;
 use crate::api::svid::SvidService;
 use crate::authority::Authorities;
 use crate::config::{Config, KeysConfig};
+use crate::crowd::Crowd;
 use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
-use crate::writer::RollWriter;
-use crate::{listen, prune, server_svid};
+use crate::writer::{RollHandle, RollWriter};
+use crate::{listen, metrics, prune, server_svid};
 
 /// How long requests that are under way may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
 /// A client that answers no ping for so long is gone.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Connections that may wait to be accepted; the kernel has a bound of its own, usually 4096.
+const BACKLOG: u32 = 16_384;
 /// Streams on one connection.
 const STREAMS: u32 = 1024;
 
@@ -62,15 +74,28 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> StartEr
 }
 
 /// Reads the configuration, starts logging, serves until a signal; the exit code tells how it went.
-pub async fn run(config_path: &Path) -> ExitCode {
+///
+/// Starts the runtime itself: what the daemon gives up binds the threads that start afterwards.
+pub fn run(config_path: &Path) -> ExitCode {
     let config = match Config::read(config_path) {
         Ok(config) => config,
         Err(faults) => return fail(&faults),
     };
-    if let Err(error) = telemetry::start(config.log) {
+    let level = match telemetry::start(config.log) {
+        Ok(level) => level,
+        Err(error) => return fail(&error),
+    };
+    if let Err(error) = muster_peer::process::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files was left as it is");
+    }
+    if let Err(error) = give_up(&config) {
         return fail(&error);
     }
-    match serve(config).await {
+    lifecycle::block_on(run_hardened(config, level))
+}
+
+async fn run_hardened(config: Config, level: LevelControl) -> ExitCode {
+    match serve(config, level).await {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
@@ -85,15 +110,13 @@ fn fail(why: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn serve(config: Config) -> Result<ExitCode, StartError> {
+async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartError> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
     let shutdown = Shutdown::on_signals().map_err(failed("cannot handle signals"))?;
     let ready = Ready::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    harden();
-    files::private_directory(&config.data_dir).map_err(failed("data directory"))?;
 
     let keys = open_keys(&config.keys).await?;
     let (store, roll) = open_roll(&config).await?;
@@ -104,9 +127,13 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
         trust_domain: config.trust_domain.clone(),
         clock: Arc::clone(&clock),
         roll: handle.clone(),
-        signer: Signer::new(Arc::clone(&keys), config.authority.jwt_issuer.clone()),
+        signer: signer(&config, &keys),
+        wit: config.wit.enabled,
+        admission: Admission::new(),
+        crowd: Crowd::default(),
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
+        renew_grace: config.node.renew_grace,
         refusals,
         shutdown: shutdown.clone(),
     });
@@ -137,16 +164,17 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
         .await
         .map_err(failed("server SVID"))?;
 
-    let Sockets { tcp, admin } = bind(&config).await?;
+    let Sockets { tcp, admin } = bind(&config)?;
     let address = tcp.local_addr().map_err(failed("API port"))?;
     let acceptor = acceptor(&server, &identity)?;
 
     let tcp_ready = ready.expect("API port");
     let (alive, end) = (serving.clone(), shutdown.clone());
     let routes = api(&server);
+    let (crowd, clock) = (server.crowd.clone(), Arc::clone(&clock));
     supervisor.essential("API port", async move {
         let _alive = alive;
-        let incoming = listen::accept(tcp, acceptor, listen::Limits::default());
+        let incoming = listen::accept(tcp, acceptor, listen::Limits::default(), crowd, clock);
         tcp_ready.declare();
         transport()
             .add_routes(routes)
@@ -155,7 +183,7 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
     });
     let socket_ready = ready.expect("admin socket");
     let (alive, end) = (serving.clone(), shutdown.clone());
-    let routes = admin_api(&server).await?;
+    let routes = admin_api(&server, level).await?;
     supervisor.essential("admin socket", async move {
         let _alive = alive;
         socket_ready.declare();
@@ -164,6 +192,7 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
             .serve_with_incoming_shutdown(admin, until(end))
             .await
     });
+    serve_metrics(&config, &handle, &mut supervisor, &shutdown).await?;
     let periodic = [
         ("authorities", Box::pin(authorities.run()) as Work),
         (
@@ -190,14 +219,39 @@ async fn serve(config: Config) -> Result<ExitCode, StartError> {
     Ok(supervisor.run().await.exit_code())
 }
 
-/// Best effort: a container may not let us.
-fn harden() {
-    if let Err(error) = muster_peer::process::raise_descriptor_limit() {
-        tracing::warn!(%error, "the limit of open files was left as it is");
+async fn serve_metrics(
+    config: &Config,
+    roll: &RollHandle,
+    supervisor: &mut Supervisor,
+    shutdown: &Shutdown,
+) -> Result<(), StartError> {
+    if let Some(address) = config.metrics.listen {
+        let exporter = Exporter::bind(address, metrics::gauges(roll.clone()))
+            .await
+            .map_err(failed("metrics"))?;
+        supervisor.essential("metrics", exporter.run(shutdown.clone()));
     }
-    if let Err(error) = muster_peer::process::keep_memory_private() {
-        tracing::warn!(%error, "core dumps and debuggers could not be kept out");
+    Ok(())
+}
+
+fn signer(config: &Config, keys: &Arc<dyn KeyManager>) -> Signer {
+    Signer::new(
+        Arc::clone(keys),
+        config.authority.jwt_issuer.clone(),
+        config.wit.issuer.clone(),
+    )
+}
+
+/// Gives up what a server does not need; best effort: a container may not let us. The directories
+/// that it writes to are made first, so that they can be named.
+fn give_up(config: &Config) -> Result<(), StartError> {
+    files::private_directory(&config.data_dir).map_err(failed("data directory"))?;
+    let report = harden::apply(&config.hardening.options(config));
+    tracing::info!(hardening = %report, "hardened");
+    for (measure, outcome) in report.shortfalls() {
+        tracing::warn!(measure = measure.as_str(), %outcome, "the daemon is less protected than it could be");
     }
+    Ok(())
 }
 
 /// Work that goes on as long as the server does.
@@ -209,16 +263,14 @@ struct Sockets {
     admin: Incoming,
 }
 
-async fn bind(config: &Config) -> Result<Sockets, StartError> {
-    let tcp = TcpListener::bind(config.listen)
-        .await
-        .map_err(|error| StartError {
-            what: "API port",
-            cause: format!(
-                "cannot listen on {}: {error}; set `listen` to a free address",
-                config.listen
-            ),
-        })?;
+fn bind(config: &Config) -> Result<Sockets, StartError> {
+    let tcp = listen_on(config.listen).map_err(|error| StartError {
+        what: "API port",
+        cause: format!(
+            "cannot listen on {}: {error}; set `listen` to a free address",
+            config.listen
+        ),
+    })?;
     let options = ListenOptions {
         mode: 0o770,
         dir_mode: 0o750,
@@ -229,6 +281,20 @@ async fn bind(config: &Config) -> Result<Sockets, StartError> {
         .incoming(muster_peer::Limits::default())
         .map_err(failed("admin socket"))?;
     Ok(Sockets { tcp, admin })
+}
+
+/// Listens with a queue that holds a storm: a connection that finds it full is tried again by its
+/// kernel after a second, and then after ever longer.
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // As the standard library does: a restart must not wait for connections that have ended.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn open_roll(config: &Config) -> Result<(Arc<dyn Store>, Roll), StartError> {
@@ -278,7 +344,13 @@ fn acceptor(server: &Arc<Server>, identity: &Identity) -> Result<Acceptor, Start
     let bundles = move |trust_domain: &TrustDomain| roll.snapshot().bundle(trust_domain).cloned();
     let clock = Arc::clone(&server.clock);
     let clock = move || clock.now().wall;
-    Acceptor::new(identity.clone(), Arc::new(bundles), Arc::new(clock)).map_err(failed("TLS"))
+    Acceptor::with_grace(
+        identity.clone(),
+        Arc::new(bundles),
+        Arc::new(clock),
+        server.renew_grace,
+    )
+    .map_err(failed("TLS"))
 }
 
 fn transport() -> tonic::transport::Server {
@@ -295,10 +367,13 @@ fn api(server: &Arc<Server>) -> Routes {
         .add_service(EntryServer::new(EntryService(Arc::clone(server))))
         .add_service(SvidServer::new(SvidService(Arc::clone(server))))
         .add_service(NodeViewServer::new(NodeViewService(Arc::clone(server))))
+        .add_service(ServerAdminServer::new(ServerAdminService(Arc::clone(
+            server,
+        ))))
 }
 
 /// The same for operators on the host, with health and reflection.
-async fn admin_api(server: &Arc<Server>) -> Result<Routes, StartError> {
+async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, StartError> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter
         .set_service_status("", tonic_health::ServingStatus::Serving)
@@ -311,9 +386,13 @@ async fn admin_api(server: &Arc<Server>) -> Result<Routes, StartError> {
             .with_service_name("spire.api.server.bundle.v1.Bundle")
             .with_service_name("spire.api.server.entry.v1.Entry")
             .with_service_name("spire.api.server.svid.v1.SVID")
+            .with_service_name("spire.api.server.logger.v1.Logger")
+            .with_service_name("muster.server.admin.v1.ServerAdmin")
             .with_service_name("grpc.health.v1.Health")
     };
+    let logger = LoggerService::new(Arc::clone(server), level);
     Ok(api(server)
+        .add_service(LoggerServer::new(logger))
         .add_service(health)
         .add_service(descriptors().build_v1().map_err(failed("reflection"))?)
         .add_service(
@@ -335,8 +414,10 @@ fn until_end(
     let shutdown = shutdown.clone();
     async move {
         tokio::select! {
-            () = work => Err(StartError { what: "server", cause: "periodic work ended by itself".to_owned() }),
+            // First: once the shutdown has begun, work may end because what it works for is gone.
+            biased;
             _reason = shutdown.begun() => Ok(()),
+            () = work => Err(StartError { what: "server", cause: "periodic work ended by itself".to_owned() }),
         }
     }
 }

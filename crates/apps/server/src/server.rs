@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_model::{SpiffeId, TrustDomain};
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
 
+use crate::admission::Admission;
 use crate::config::SvidConfig;
+use crate::crowd::Crowd;
 use crate::refusals::Refusals;
 use crate::signer::Signer;
 use crate::writer::RollHandle;
@@ -22,10 +25,18 @@ pub(crate) struct Server {
     pub roll: RollHandle,
     /// The authorities.
     pub signer: Signer,
+    /// Whose turn it is to have SVIDs signed.
+    pub admission: Admission,
+    /// The nodes that follow their view.
+    pub crowd: Crowd,
     /// Lifetimes of what is signed.
     pub lifetimes: SvidConfig,
+    /// Whether WIT-SVIDs are signed.
+    pub wit: bool,
     /// Identities that administer over TLS.
     pub admin_ids: BTreeSet<SpiffeId>,
+    /// How long after its SVID has expired a node may still renew it.
+    pub renew_grace: Duration,
     /// Refused callers, for the record.
     pub refusals: Refusals,
     /// The end of the program, at which streams end.

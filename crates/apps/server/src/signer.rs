@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use muster_crypto::{PublicKey, random};
+use muster_crypto::{JwsAlgorithm, PublicKey, random};
 use muster_model::{SpiffeId, Timestamp};
 use muster_plugin::keys::{KeyId, KeyManager, KeyManagerError};
-use muster_svid::jwt;
 use muster_svid::x509::{Certificate, DraftError, Issuer, LeafParams, Subject};
+use muster_svid::{jwt, wit};
 use tonic::Status;
 
 /// Why something was not signed.
@@ -23,6 +23,9 @@ pub(crate) enum SignError {
     /// The token cannot be drafted as asked.
     #[error(transparent)]
     Token(#[from] jwt::JwtDraftError),
+    /// The WIT-SVID cannot be drafted as asked.
+    #[error(transparent)]
+    Wit(#[from] wit::WitDraftError),
     /// The key manager did not sign.
     #[error("the key manager did not sign: {0}")]
     Key(#[from] KeyManagerError),
@@ -37,7 +40,7 @@ impl SignError {
         let message = format!("failed to sign {what}: {self}");
         match self {
             Self::NotReady(_) | Self::Key(_) => Status::unavailable(message),
-            Self::Draft(_) | Self::Token(_) => Status::invalid_argument(message),
+            Self::Draft(_) | Self::Token(_) | Self::Wit(_) => Status::invalid_argument(message),
             Self::Unreadable(_) => Status::internal(message),
         }
     }
@@ -63,6 +66,15 @@ pub(crate) struct SignedJwt {
     pub authority_id: String,
 }
 
+/// A signed WIT-SVID, and who signed it.
+#[derive(Debug)]
+pub(crate) struct SignedWit {
+    /// The token.
+    pub svid: wit::WitSvid,
+    /// The `kid`.
+    pub authority_id: String,
+}
+
 /// The active X.509 authority.
 pub(crate) struct X509Authority {
     /// The CA.
@@ -73,8 +85,8 @@ pub(crate) struct X509Authority {
     pub id: String,
 }
 
-/// The active JWT authority.
-pub(crate) struct JwtAuthority {
+/// The active JWT or WIT authority.
+pub(crate) struct TokenAuthority {
     /// Its key.
     pub key: KeyId,
     /// Its public half, from which the algorithm follows.
@@ -103,18 +115,26 @@ pub(crate) struct Leaf<'a> {
 pub(crate) struct Signer {
     keys: Arc<dyn KeyManager>,
     jwt_issuer: Option<String>,
+    wit_issuer: Option<String>,
     x509: ArcSwapOption<X509Authority>,
-    jwt: ArcSwapOption<JwtAuthority>,
+    jwt: ArcSwapOption<TokenAuthority>,
+    wit: ArcSwapOption<TokenAuthority>,
 }
 
 impl Signer {
     /// A signer without authorities; the authority task activates them.
-    pub(crate) fn new(keys: Arc<dyn KeyManager>, jwt_issuer: Option<String>) -> Self {
+    pub(crate) fn new(
+        keys: Arc<dyn KeyManager>,
+        jwt_issuer: Option<String>,
+        wit_issuer: Option<String>,
+    ) -> Self {
         Self {
             keys,
             jwt_issuer,
+            wit_issuer,
             x509: ArcSwapOption::empty(),
             jwt: ArcSwapOption::empty(),
+            wit: ArcSwapOption::empty(),
         }
     }
 
@@ -124,8 +144,13 @@ impl Signer {
     }
 
     /// From here on JWT-SVIDs are signed by `authority`.
-    pub(crate) fn activate_jwt(&self, authority: JwtAuthority) {
+    pub(crate) fn activate_jwt(&self, authority: TokenAuthority) {
         self.jwt.store(Some(Arc::new(authority)));
+    }
+
+    /// From here on WIT-SVIDs are signed by `authority`.
+    pub(crate) fn activate_wit(&self, authority: TokenAuthority) {
+        self.wit.store(Some(Arc::new(authority)));
     }
 
     /// Signs an X509-SVID.
@@ -151,6 +176,7 @@ impl Signer {
         let der = unsigned.assemble(&signature);
         let leaf =
             Certificate::parse(&der).map_err(|error| SignError::Unreadable(error.to_string()))?;
+        crate::metrics::signed("x509");
         Ok(SignedX509 {
             chain: vec![der],
             leaf,
@@ -183,7 +209,39 @@ impl Signer {
             .keys
             .sign(&authority.key, unsigned.scheme(), unsigned.signing_input())
             .await?;
+        crate::metrics::signed("jwt");
         Ok(SignedJwt {
+            svid: unsigned.assemble(&signature)?,
+            authority_id: authority.id.clone(),
+        })
+    }
+
+    /// Signs a WIT-SVID that binds `spiffe_id` to the workload's key.
+    pub(crate) async fn sign_wit(
+        &self,
+        spiffe_id: &SpiffeId,
+        confirmation: (&PublicKey, JwsAlgorithm),
+        ttl: Duration,
+        now: Timestamp,
+    ) -> Result<SignedWit, SignError> {
+        let authority = self.wit.load_full().ok_or(SignError::NotReady("WIT"))?;
+        let params = wit::WitParams {
+            spiffe_id,
+            confirmation: confirmation.0,
+            confirmation_algorithm: confirmation.1,
+            key_id: &authority.id,
+            public_key: &authority.public_key,
+            key_expires_at: Some(authority.expires_at),
+            ttl,
+            issuer: self.wit_issuer.as_deref(),
+            token_id: random::uuid_bytes(),
+        };
+        let unsigned = wit::draft(&params, now)?;
+        let signature = self
+            .keys
+            .sign(&authority.key, unsigned.scheme(), unsigned.signing_input())
+            .await?;
+        Ok(SignedWit {
             svid: unsigned.assemble(&signature)?,
             authority_id: authority.id.clone(),
         })

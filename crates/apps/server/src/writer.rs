@@ -12,10 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use muster_audit::Record;
-use muster_model::Revision;
-use muster_roll::Roll;
+use muster_model::{Revision, SpiffeId};
+use muster_roll::{Change, Concern, Roll};
 use muster_store::{Disposition, Store, StoreError, Transaction};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::dispatch::{Dispatch, Subscription};
 
 /// How many requests may wait for the writer; more wait for a place.
 const QUEUE: usize = 1024;
@@ -43,7 +45,7 @@ type Job = Box<dyn FnOnce(&Roll, &mut Transaction) -> Reply + Send>;
 pub(crate) struct RollHandle {
     current: Arc<ArcSwap<Roll>>,
     jobs: mpsc::Sender<Job>,
-    head: watch::Receiver<Revision>,
+    dispatch: Arc<Dispatch>,
     window: Arc<Mutex<Window>>,
 }
 
@@ -53,18 +55,18 @@ impl RollHandle {
         self.current.load_full()
     }
 
-    /// Follows the head revision.
-    pub(crate) fn head(&self) -> watch::Receiver<Revision> {
-        self.head.clone()
+    /// Follows what concerns `node`. Take the snapshot after this.
+    pub(crate) fn follow(&self, node: SpiffeId) -> Subscription {
+        self.dispatch.subscribe(node)
     }
 
-    /// The transactions after `revision`, oldest first, with the revision that they lead to; `None`
-    /// if they are no longer all in memory.
-    pub(crate) fn since(&self, revision: Revision) -> Option<Vec<(Revision, Arc<Transaction>)>> {
+    /// The changes of the transactions after `revision`, oldest first; `None` if they are no longer
+    /// all in memory, or more than `most`. What no view has is left out: join tokens, journals.
+    pub(crate) fn since(&self, revision: Revision, most: usize) -> Option<Vec<Arc<[Change]>>> {
         self.window
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .since(revision)
+            .since(revision, most)
     }
 
     /// Runs `decide` on the roll as it will be, commits the transaction that it fills, and returns
@@ -102,30 +104,58 @@ impl RollHandle {
 #[derive(Default)]
 struct Window {
     start: Revision,
-    transactions: VecDeque<(Revision, Arc<Transaction>)>,
+    transactions: VecDeque<(Revision, Arc<[Change]>)>,
     changes: usize,
 }
 
 impl Window {
-    fn push(&mut self, revision: Revision, transaction: Arc<Transaction>) {
-        self.changes += transaction.changes().len();
-        self.transactions.push_back((revision, transaction));
+    fn push(&mut self, revision: Revision, changes: Arc<[Change]>) {
+        self.changes += changes.len();
+        self.transactions.push_back((revision, changes));
         while self.changes > WINDOW_CHANGES {
             let Some((oldest, dropped)) = self.transactions.pop_front() else {
                 break;
             };
-            self.changes -= dropped.changes().len();
+            self.changes -= dropped.len();
             self.start = oldest;
         }
     }
 
-    fn since(&self, revision: Revision) -> Option<Vec<(Revision, Arc<Transaction>)>> {
+    fn since(&self, revision: Revision, most: usize) -> Option<Vec<Arc<[Change]>>> {
         if revision < self.start {
             return None;
         }
         let from = self.transactions.partition_point(|(r, _)| *r <= revision);
-        Some(self.transactions.iter().skip(from).cloned().collect())
+        let mut count = 0;
+        let mut found = Vec::new();
+        for (_, changes) in self.transactions.iter().skip(from) {
+            count += changes.len();
+            if count > most {
+                return None;
+            }
+            found.push(Arc::clone(changes));
+        }
+        Some(found)
     }
+}
+
+/// The changes that a view can be about.
+fn seen_by_views(changes: &[Change]) -> Arc<[Change]> {
+    changes
+        .iter()
+        .filter(|change| match change {
+            Change::PutEntry(_)
+            | Change::DeleteEntry(_)
+            | Change::PutNode(_)
+            | Change::DeleteNode(_)
+            | Change::PutBundle(_)
+            | Change::DeleteBundle(_) => true,
+            Change::PutJoinToken(_) | Change::DeleteJoinToken(_) | Change::PutJournal { .. } => {
+                false
+            }
+        })
+        .cloned()
+        .collect()
 }
 
 /// The writer; [`RollWriter::run`] is one of the server's essential tasks.
@@ -133,7 +163,7 @@ pub(crate) struct RollWriter {
     store: Arc<dyn Store>,
     current: Arc<ArcSwap<Roll>>,
     jobs: mpsc::Receiver<Job>,
-    head: watch::Sender<Revision>,
+    dispatch: Arc<Dispatch>,
     window: Arc<Mutex<Window>>,
     /// The last commit may or may not have happened.
     in_doubt: bool,
@@ -144,7 +174,7 @@ impl RollWriter {
     pub(crate) fn new(store: Arc<dyn Store>, roll: Roll) -> (Self, RollHandle) {
         let head = roll.head();
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let (head_sender, head_receiver) = watch::channel(head);
+        let dispatch = Arc::new(Dispatch::default());
         let window = Arc::new(Mutex::new(Window {
             start: head,
             ..Window::default()
@@ -153,7 +183,7 @@ impl RollWriter {
         let handle = RollHandle {
             current: Arc::clone(&current),
             jobs,
-            head: head_receiver,
+            dispatch: Arc::clone(&dispatch),
             window: Arc::clone(&window),
         };
         (
@@ -161,7 +191,7 @@ impl RollWriter {
                 store,
                 current,
                 jobs: queue,
-                head: head_sender,
+                dispatch,
                 window,
                 in_doubt: false,
             },
@@ -204,12 +234,13 @@ impl RollWriter {
             if transaction.is_audit_only() && transaction.records().is_empty() {
                 continue;
             }
-            let transaction = Arc::new(transaction);
             if !transaction.is_audit_only() {
                 let revision = working.head().next();
+                // Before anyone shares its rows: they would be copied to get their revision.
+                transaction.stamp(revision);
                 working.apply(revision, transaction.changes());
             }
-            transactions.push(transaction);
+            transactions.push(Arc::new(transaction));
         }
         let outcome = if transactions.is_empty() {
             Ok(())
@@ -233,8 +264,9 @@ impl RollWriter {
             start: head,
             ..Window::default()
         };
-        self.current.store(Arc::new(roll));
-        self.head.send_replace(head);
+        let roll = Arc::new(roll);
+        self.current.store(Arc::clone(&roll));
+        self.dispatch.publish(&Concern::everyone(), &roll);
         self.in_doubt = false;
         tracing::warn!(revision = %head, "the roll was loaded afresh after a commit in doubt");
         Ok(())
@@ -246,27 +278,36 @@ impl RollWriter {
         working: Roll,
         transactions: Vec<Arc<Transaction>>,
     ) -> Result<(), Arc<StoreError>> {
-        let before = self.current.load().head();
+        let before = self.current.load_full();
         if let Err(error) = self.store.commit(transactions.clone()).await {
             tracing::error!(%error, "a commit failed");
+            metrics::counter!("muster_server_commits_total", "outcome" => "failed").increment(1);
             self.in_doubt = error.disposition() == Disposition::Unknown;
             return Err(Arc::new(error));
         }
-        let head = working.head();
-        if head == before {
+        metrics::counter!("muster_server_commits_total", "outcome" => "done").increment(1);
+        if working.head() == before.head() {
             return Ok(());
         }
+        let concern = Concern::of(
+            &before,
+            &working,
+            transactions
+                .iter()
+                .flat_map(|transaction| transaction.changes()),
+        );
         // The window first: whoever sees the new roll finds all that led to it.
         {
             let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut revision = before;
+            let mut revision = before.head();
             for transaction in transactions.into_iter().filter(|t| !t.is_audit_only()) {
                 revision = revision.next();
-                window.push(revision, transaction);
+                window.push(revision, seen_by_views(transaction.changes()));
             }
         }
-        self.current.store(Arc::new(working));
-        self.head.send_replace(head);
+        let working = Arc::new(working);
+        self.current.store(Arc::clone(&working));
+        self.dispatch.publish(&concern, &working);
         Ok(())
     }
 }

@@ -3,7 +3,10 @@
 use muster_server::config::Config;
 
 const DOCUMENT: &str = include_str!("../../../../docs/configuration.md");
-const READER: &str = include_str!("../src/config.rs");
+const READERS: [&str; 2] = [
+    include_str!("../src/config.rs"),
+    include_str!("../src/config/wit.rs"),
+];
 
 /// The first TOML block after a heading.
 fn block(heading: &str) -> &'static str {
@@ -41,7 +44,14 @@ fn the_documented_file_is_valid_and_shows_the_defaults() {
 
 #[test]
 fn every_key_is_documented() {
-    let (reader, _tests) = READER.split_once("#[cfg(test)]").unwrap_or((READER, ""));
+    let reader: String = READERS
+        .iter()
+        .map(|reader| {
+            reader
+                .split_once("#[cfg(test)]")
+                .map_or(*reader, |(code, _)| code)
+        })
+        .collect();
     let mut keys = Vec::new();
     for call in [".required(", ".default(", ".optional(", ".table("] {
         for (at, _) in reader.match_indices(call) {
@@ -58,7 +68,9 @@ fn every_key_is_documented() {
     let block = block("server.toml");
     for key in keys {
         let documented = block.lines().any(|line| {
-            line.starts_with(&format!("{key} =")) || (line.starts_with('[') && line.contains(key))
+            line.starts_with(&format!("{key} ="))
+                || (line.starts_with('#') && line.contains(&format!("`{key}` sets")))
+                || (line.starts_with('[') && line.contains(key))
         });
         assert!(
             documented,

@@ -1,6 +1,7 @@
 //! Nodes: joining, renewing, being banned and evicted, and what they may call.
 #![expect(clippy::unnecessary_wraps, reason = "the messages want an Option")]
 
+use muster_crypto::{KeyType, PrivateKey};
 use muster_policy::NodeRefusal;
 use muster_proto::muster::node::v1::WatchRequest;
 use muster_proto::spire::api::server::agent::v1::{
@@ -275,4 +276,91 @@ async fn only_the_certificate_that_was_shown_takes_the_place_of_the_old_one() {
     }
     let refused = try_authorized(&old).await.unwrap_err();
     assert_eq!(node_refusal(&refused), Some(NodeRefusal::NotActive));
+}
+
+#[tokio::test]
+async fn a_used_token_gives_the_same_key_another_svid_and_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let (address, bundle) = (server.address(), server.bundle().await);
+    let token = server.join_token().await;
+    let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+    // The answer never reached the node's disk.
+    let lost = TestNode::attest_with(address, &bundle, &token, &key)
+        .await
+        .unwrap();
+    let node = TestNode::attest_with(address, &bundle, &token, &key)
+        .await
+        .unwrap();
+    assert_eq!(lost.id(), node.id());
+    assert_eq!(try_authorized(&node).await.unwrap(), 0);
+    let refused = try_authorized(&lost).await.unwrap_err();
+    assert_eq!(node_refusal(&refused), Some(NodeRefusal::NotActive));
+    // Another key is refused as ever, and so is the same one once the node is gone.
+    let other = TestNode::attest(address, &bundle, &token)
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(other.code(), Code::InvalidArgument);
+    let evict = DeleteAgentRequest { id: wire_id(&node) };
+    server.agents().delete_agent(evict).await.unwrap();
+    let evicted = TestNode::attest_with(address, &bundle, &token, &key).await;
+    assert_eq!(evicted.err().unwrap().code(), Code::InvalidArgument);
+}
+
+/// Waits until a node's SVID has expired by the clock of this machine.
+async fn expired(node: &TestNode) {
+    let clock = muster_rt::SystemClock::new();
+    // TLS counts in whole seconds.
+    let end = node.svid.not_after.plus(std::time::Duration::from_secs(1));
+    while muster_rt::Clock::now(&clock).wall <= end {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_expired_node_renews_within_the_grace_and_does_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ServerConfig::new(dir.path())
+        .with("[svid]\nnode_ttl = \"2s\"\n[node]\nrenew_grace = \"1h\"");
+    let server = ServerProcess::start(SERVER, config).await;
+    let token = server.join_token().await;
+    let node = TestNode::attest(server.address(), &server.bundle().await, &token)
+        .await
+        .unwrap();
+    expired(&node).await;
+    let refused = try_authorized(&node).await.unwrap_err();
+    assert_eq!(node_refusal(&refused), Some(NodeRefusal::Expired));
+    let renewed = node.renew().await.unwrap();
+    assert_eq!(renewed.id(), node.id());
+    assert_eq!(try_authorized(&renewed).await.unwrap(), 0);
+    // The renewed one was seen: the old key is good for nothing now.
+    let again = node.renew().await.err().unwrap();
+    assert_eq!(node_refusal(&again), Some(NodeRefusal::Expired));
+    let ban = BanAgentRequest {
+        id: wire_id(&renewed),
+    };
+    server.agents().ban_agent(ban).await.unwrap();
+    expired(&renewed).await;
+    assert!(renewed.renew().await.is_err(), "a ban is not forgiven");
+}
+
+#[tokio::test]
+async fn without_a_grace_an_expired_node_is_not_even_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ServerConfig::new(dir.path()).with("[svid]\nnode_ttl = \"2s\"");
+    let server = ServerProcess::start(SERVER, config).await;
+    let token = server.join_token().await;
+    let node = TestNode::attest(server.address(), &server.bundle().await, &token)
+        .await
+        .unwrap();
+    expired(&node).await;
+    let serial = node.svid.serial.clone();
+    // The handshake itself fails, which the harness takes ill.
+    let outcome = tokio::spawn(async move { node.renew().await.map(|_| ()) }).await;
+    assert!(!matches!(outcome, Ok(Ok(()))), "{outcome:?}");
+    let request = ListAgentsRequest::default();
+    let listed = server.agents().list_agents(request).await.unwrap();
+    let row = &listed.into_inner().agents[0];
+    assert_eq!(row.x509svid_serial_number, serial.as_str());
 }

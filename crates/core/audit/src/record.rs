@@ -43,15 +43,27 @@ pub enum Event {
     /// A JWT-SVID was signed.
     #[serde(rename = "svid.issue.jwt")]
     SvidIssueJwt,
+    /// A WIT-SVID was signed.
+    #[serde(rename = "svid.issue.wit")]
+    SvidIssueWit,
     /// A signing authority was prepared; its root or key is in the bundle from here on.
     #[serde(rename = "authority.prepare")]
     AuthorityPrepare,
     /// A signing authority began to sign.
     #[serde(rename = "authority.activate")]
     AuthorityActivate,
+    /// The authorities of a kind left the bundle because an operator switched the kind off.
+    #[serde(rename = "authority.withdraw")]
+    AuthorityWithdraw,
     /// Authorities that expired left the bundle.
     #[serde(rename = "bundle.prune")]
     BundlePrune,
+    /// An operator wrote the bundle of a foreign trust domain.
+    #[serde(rename = "bundle.set")]
+    BundleSet,
+    /// An operator removed the bundle of a foreign trust domain.
+    #[serde(rename = "bundle.delete")]
+    BundleDelete,
     /// A caller was refused.
     #[serde(rename = "access.refuse")]
     AccessRefuse,

@@ -12,10 +12,13 @@ pub mod der;
 pub mod digest;
 mod jwk;
 mod jws;
+pub mod pkcs12;
 mod private;
+mod private_jwk;
 mod public;
 pub mod random;
 mod scheme;
+mod seal;
 mod secret;
 
 pub use jwk::{Jwk, JwkError, jwk_thumbprint, public_jwk_members};
@@ -23,6 +26,7 @@ pub use jws::{JwsAlgorithm, JwsError, JwsHeader, MAX_JWS_LEN, ParsedJws};
 pub use private::PrivateKey;
 pub use public::{KeyAlgorithm, PublicKey};
 pub use scheme::{KeyType, SignatureScheme, UnknownKeyType};
+pub use seal::{BrokenSeal, SEALING_KEY_LEN, SealingKey};
 pub use secret::{Purpose, Secret};
 
 /// Why a key could not be made, read or used.

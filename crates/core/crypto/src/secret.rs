@@ -12,12 +12,16 @@ pub enum Purpose {
     WriteToDisk,
     /// Handed to the workload whose key it is, over the Workload API or SDS.
     WorkloadApi,
+    /// Handed to a broker or a delegate that may act for the workload whose key it is.
+    OnBehalf,
     /// Handed to an operator who asked for a key to be minted.
     MintForOperator,
     /// Given to the TLS stack to prove our own identity.
     TlsHandshake,
     /// Parsed into a key that signs inside this process.
     Sign,
+    /// Sealed for the process that follows this one on the same machine, or handed to it.
+    Seal,
     /// Compared with, or hashed for comparison with, what the other side presents.
     Compare,
 }

@@ -39,6 +39,20 @@ pub struct JwtAuthority {
     pub tainted: bool,
 }
 
+/// A key that verifies the WIT-SVIDs of a trust domain, and nothing else (X509V-10, BND-16).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WitAuthority {
+    /// The `kid` by which tokens name the key; unique among all keys of the bundle, JWT keys
+    /// included, and never reused (WIT-05, WIT-16).
+    pub key_id: String,
+    /// SubjectPublicKeyInfo, DER.
+    pub public_key: Arc<[u8]>,
+    /// When the key stops signing and verifying; `None` is never.
+    pub expires_at: Option<Timestamp>,
+    /// Whether an operator declared the key compromised.
+    pub tainted: bool,
+}
+
 /// All that verifies a trust domain's SVIDs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bundle {
@@ -48,6 +62,8 @@ pub struct Bundle {
     pub x509_authorities: Vec<X509Authority>,
     /// JWT keys, oldest first.
     pub jwt_authorities: Vec<JwtAuthority>,
+    /// WIT keys, oldest first; none where the profile is off.
+    pub wit_authorities: Vec<WitAuthority>,
     /// How often consumers should look again, in seconds; 0 is unset.
     pub refresh_hint: i64,
     /// Grows with each change of the content (BND-03).
@@ -63,6 +79,7 @@ impl Bundle {
             trust_domain,
             x509_authorities: Vec::new(),
             jwt_authorities: Vec::new(),
+            wit_authorities: Vec::new(),
             refresh_hint: 0,
             sequence_number: 0,
             changed_at: Revision::default(),

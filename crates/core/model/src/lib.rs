@@ -13,10 +13,10 @@ mod node;
 mod selector;
 mod time;
 
-pub use bundle::{Bundle, JwtAuthority, X509Authority};
+pub use bundle::{Bundle, JwtAuthority, WitAuthority, X509Authority};
 pub use entry::{Entry, EntryId, EntryIdError};
 pub use id::{IdError, SpiffeId, TrustDomain};
-pub use node::{JoinToken, Node, NodeStanding, SerialNumber};
+pub use node::{JoinToken, Joined, Node, NodeStanding, SerialNumber};
 pub use selector::{Selector, SelectorError, SelectorSet};
 pub use time::{Now, Timestamp};
 

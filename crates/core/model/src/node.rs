@@ -68,6 +68,16 @@ pub enum NodeStanding {
     Banned,
 }
 
+/// The use of a join token: within bounded time the same key may use it again, for a node that was
+/// stopped before its SVID reached its disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// SHA-256 of the SubjectPublicKeyInfo whose holder used the token, lower-case hex.
+    pub key: String,
+    /// When it was first used.
+    pub at: Timestamp,
+}
+
 /// An attested node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -83,6 +93,8 @@ pub struct Node {
     pub selectors: SelectorSet,
     /// The version that the node's daemon last reported, or empty.
     pub agent_version: String,
+    /// How the node joined, where that was by a token that is used up now.
+    pub joined: Option<Joined>,
     /// The transaction that last wrote the node.
     pub changed_at: Revision,
 }

@@ -67,7 +67,7 @@ actions! {
     /// Attest as a node. The attestor decides; the first use of a join token also deletes it.
     AttestAgent = "/spire.api.server.agent.v1.Agent/AttestAgent" [Any] writes Nodes, Tokens;
     /// Renew a node's SVID.
-    RenewAgent = "/spire.api.server.agent.v1.Agent/RenewAgent" [Node] writes Nodes;
+    RenewAgent = "/spire.api.server.agent.v1.Agent/RenewAgent" [Node, Lapsed] writes Nodes;
     /// Create a join token, with an alias entry if asked.
     CreateJoinToken = "/spire.api.server.agent.v1.Agent/CreateJoinToken" [Local, Admin] writes Tokens, Entries;
     /// Report a node's version.
@@ -88,13 +88,13 @@ actions! {
     /// Read a foreign bundle.
     GetFederatedBundle = "/spire.api.server.bundle.v1.Bundle/GetFederatedBundle" [Local, Admin, Node];
     /// Add foreign bundles.
-    BatchCreateFederatedBundle = "/spire.api.server.bundle.v1.Bundle/BatchCreateFederatedBundle" [Local, Admin];
+    BatchCreateFederatedBundle = "/spire.api.server.bundle.v1.Bundle/BatchCreateFederatedBundle" [Local, Admin] writes Bundles;
     /// Change foreign bundles.
-    BatchUpdateFederatedBundle = "/spire.api.server.bundle.v1.Bundle/BatchUpdateFederatedBundle" [Local, Admin];
+    BatchUpdateFederatedBundle = "/spire.api.server.bundle.v1.Bundle/BatchUpdateFederatedBundle" [Local, Admin] writes Bundles;
     /// Add or replace foreign bundles.
-    BatchSetFederatedBundle = "/spire.api.server.bundle.v1.Bundle/BatchSetFederatedBundle" [Local, Admin];
+    BatchSetFederatedBundle = "/spire.api.server.bundle.v1.Bundle/BatchSetFederatedBundle" [Local, Admin] writes Bundles;
     /// Remove foreign bundles.
-    BatchDeleteFederatedBundle = "/spire.api.server.bundle.v1.Bundle/BatchDeleteFederatedBundle" [Local, Admin];
+    BatchDeleteFederatedBundle = "/spire.api.server.bundle.v1.Bundle/BatchDeleteFederatedBundle" [Local, Admin] writes Bundles, Entries;
 
     /// Count entries.
     CountEntries = "/spire.api.server.entry.v1.Entry/CountEntries" [Local, Admin];
@@ -127,6 +127,16 @@ actions! {
     BatchNewWitSvid = "/spire.api.server.svid.v1.SVID/BatchNewWITSVID" [Node];
     /// Sign a CA certificate for a downstream server.
     NewDownstreamX509Ca = "/spire.api.server.svid.v1.SVID/NewDownstreamX509CA" [Downstream];
+
+    /// Read the log level.
+    GetLogger = "/spire.api.server.logger.v1.Logger/GetLogger" [Local, Admin];
+    /// Change the log level.
+    SetLogLevel = "/spire.api.server.logger.v1.Logger/SetLogLevel" [Local, Admin];
+    /// Bring back the configured log level.
+    ResetLogLevel = "/spire.api.server.logger.v1.Logger/ResetLogLevel" [Local, Admin];
+
+    /// Ask what a workload is entitled to on a node.
+    ExplainNode = "/muster.server.admin.v1.ServerAdmin/ExplainNode" [Local, Admin];
 
     /// Follow the calling node's view of the roll.
     WatchNodeView = "/muster.node.v1.NodeView/Watch" [Node] writes Nodes;

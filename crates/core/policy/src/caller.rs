@@ -15,6 +15,9 @@ pub enum Class {
     Downstream,
     /// An attested node whose certificate is the one in use.
     Node,
+    /// An attested node whose certificate, the one in use, has expired no longer ago than the
+    /// server's configuration allows.
+    Lapsed,
     /// The server itself, in its own periodic work.
     System,
 }
@@ -46,6 +49,8 @@ pub enum NodeCheck {
     NoCertificate,
     /// The caller is the attested node of its ID.
     Node,
+    /// It would be, had its certificate not expired, within the grace that is configured.
+    Lapsed,
     /// The caller's certificate does not speak for an attested node.
     Refused(NodeRefusal),
 }
@@ -85,12 +90,14 @@ impl Caller {
             (Class::Admin, Self::Remote { admin, .. }) => *admin,
             (Class::Downstream, Self::Remote { downstream, .. }) => *downstream,
             (Class::Node, Self::Remote { node, .. }) => *node == NodeCheck::Node,
+            (Class::Lapsed, Self::Remote { node, .. }) => *node == NodeCheck::Lapsed,
             (
                 Class::Any
                 | Class::Local
                 | Class::Admin
                 | Class::Downstream
                 | Class::Node
+                | Class::Lapsed
                 | Class::System,
                 _,
             ) => false,

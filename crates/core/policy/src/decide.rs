@@ -61,6 +61,10 @@ pub fn decide<A: Action>(caller: &Caller) -> Result<Permit<A>, Denial> {
                 node: NodeCheck::Refused(why),
                 ..
             } if A::ROW.allowed.contains(&Class::Node) => Some(*why),
+            Caller::Remote {
+                node: NodeCheck::Lapsed,
+                ..
+            } if A::ROW.allowed.contains(&Class::Node) => Some(NodeRefusal::Expired),
             Caller::Remote { .. } | Caller::Local { .. } | Caller::System(_) => None,
         };
         return Err(Denial {
@@ -129,6 +133,7 @@ mod tests {
             ("admin", remote(true, false, refused())),
             ("downstream", remote(false, true, refused())),
             ("node", remote(false, false, NodeCheck::Node)),
+            ("lapsed", remote(false, false, NodeCheck::Lapsed)),
             (
                 "banned",
                 remote(false, false, NodeCheck::Refused(NodeRefusal::Banned)),

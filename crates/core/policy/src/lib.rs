@@ -16,10 +16,11 @@ pub use actions::{
     BatchCreateFederatedBundle, BatchDeleteEntry, BatchDeleteFederatedBundle, BatchNewWitSvid,
     BatchNewX509Svid, BatchSetFederatedBundle, BatchUpdateEntry, BatchUpdateFederatedBundle,
     Bundles, CountAgents, CountBundles, CountEntries, CreateJoinToken, DeleteAgent, Entries,
-    GetAgent, GetAuthorizedEntries, GetBundle, GetEntry, GetFederatedBundle, Journals, ListAgents,
-    ListEntries, ListFederatedBundles, MintJwtSvid, MintWitSvid, MintX509Svid, NewDownstreamX509Ca,
-    NewJwtSvid, Nodes, PostStatus, PromoteNode, Prune, PublishJwtAuthority, PublishWitAuthority,
-    RenewAgent, RotateAuthority, SyncAuthorizedEntries, Tokens, WatchNodeView, Writes,
+    ExplainNode, GetAgent, GetAuthorizedEntries, GetBundle, GetEntry, GetFederatedBundle,
+    GetLogger, Journals, ListAgents, ListEntries, ListFederatedBundles, MintJwtSvid, MintWitSvid,
+    MintX509Svid, NewDownstreamX509Ca, NewJwtSvid, Nodes, PostStatus, PromoteNode, Prune,
+    PublishJwtAuthority, PublishWitAuthority, RenewAgent, ResetLogLevel, RotateAuthority,
+    SetLogLevel, SyncAuthorizedEntries, Tokens, WatchNodeView, Writes,
 };
 pub use caller::{Caller, Class, NodeCheck, NodeRefusal};
 pub use decide::{Denial, Permit, Principal, decide};

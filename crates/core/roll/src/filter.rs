@@ -18,14 +18,40 @@ pub enum Overlap {
     Any,
 }
 
+/// A set that can be compared with another.
+pub trait Comparable: Eq {
+    /// Whether everything in this set is in `other` too.
+    fn is_within(&self, other: &Self) -> bool;
+    /// Whether the sets have nothing in common.
+    fn is_apart(&self, other: &Self) -> bool;
+}
+
+impl<T: Ord> Comparable for BTreeSet<T> {
+    fn is_within(&self, other: &Self) -> bool {
+        self.is_subset(other)
+    }
+    fn is_apart(&self, other: &Self) -> bool {
+        self.is_disjoint(other)
+    }
+}
+
+impl Comparable for SelectorSet {
+    fn is_within(&self, other: &Self) -> bool {
+        self.is_subset(other)
+    }
+    fn is_apart(&self, other: &Self) -> bool {
+        self.is_disjoint(other)
+    }
+}
+
 impl Overlap {
     /// Whether the set of a `row` relates so to the `given` one.
-    pub fn holds<T: Ord>(self, row: &BTreeSet<T>, given: &BTreeSet<T>) -> bool {
+    pub fn holds<S: Comparable>(self, row: &S, given: &S) -> bool {
         match self {
             Self::Exact => row == given,
-            Self::Subset => row.is_subset(given),
-            Self::Superset => row.is_superset(given),
-            Self::Any => !row.is_disjoint(given),
+            Self::Subset => row.is_within(given),
+            Self::Superset => given.is_within(row),
+            Self::Any => !row.is_apart(given),
         }
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Every function says what the node is from now on; the caller writes that to the store.
 
+use std::time::Duration;
+
 use muster_model::{
-    JoinToken, Node, NodeStanding, Revision, SelectorSet, SerialNumber, SpiffeId, Timestamp,
+    JoinToken, Joined, Node, NodeStanding, Revision, SelectorSet, SerialNumber, SpiffeId, Timestamp,
 };
 use muster_policy::NodeRefusal;
 
@@ -47,6 +49,8 @@ pub struct Attested {
     pub selectors: SelectorSet,
     /// Whether the node can attest again by itself.
     pub can_reattest: bool,
+    /// The join token's use, where there was one.
+    pub joined: Option<Joined>,
 }
 
 /// Whether the presented certificate speaks for `node`, the row of the certificate's ID if there
@@ -118,6 +122,7 @@ pub fn after_attest(
         can_reattest: attested.can_reattest,
         selectors: attested.selectors,
         agent_version: previous.map_or_else(String::new, |node| node.agent_version.clone()),
+        joined: attested.joined,
         changed_at: Revision::default(),
     })
 }
@@ -185,6 +190,34 @@ pub fn redeem(roll: &Roll, value: &str, now: Timestamp) -> TokenUse {
     }
 }
 
+/// How long after its first use a token may be used again with the same key: a node that was
+/// stopped before its SVID reached its disk starts again within that time, or needs a new token.
+pub const JOIN_AGAIN: Duration = Duration::from_mins(10);
+
+/// Whether the node of a token that is used up may have another SVID for it: it shows the key with
+/// which it joined (`key` is its digest, proven by the request's signature), soon after it did, and
+/// no operator has banned it meanwhile. The use that counts from then on is still the first.
+pub fn may_join_again<'a>(node: Option<&'a Node>, key: &str, now: Timestamp) -> Option<&'a Joined> {
+    let node = node.filter(|node| !node.is_banned())?;
+    let joined = node.joined.as_ref()?;
+    let in_time = now < joined.at.plus(JOIN_AGAIN);
+    (in_time && joined.key == key).then_some(joined)
+}
+
+/// Whether the presented certificate would speak for `node` had it not expired, no longer ago than
+/// `grace`. Such a caller may renew and nothing else.
+pub fn check_lapsed(
+    node: Option<&Node>,
+    presented: Presented<'_>,
+    grace: Duration,
+    now: Timestamp,
+) -> Result<Recognized, NodeRefusal> {
+    if grace.is_zero() || now > presented.expires_at.plus(grace) {
+        return Err(NodeRefusal::Expired);
+    }
+    check(node, presented, presented.expires_at.min(now))
+}
+
 /// Whether a join token is too old at `now`.
 pub fn is_expired(token: &JoinToken, now: Timestamp) -> bool {
     now >= token.expires_at
@@ -219,6 +252,7 @@ mod tests {
             attestation_type: "x".into(),
             selectors: selectors(&["x:new"]),
             can_reattest,
+            joined: None,
         }
     }
 
@@ -322,6 +356,49 @@ mod tests {
                 Err(NodeRefusal::NotActive)
             );
         }
+    }
+
+    #[test]
+    fn a_used_token_is_good_once_more_for_the_same_key_and_not_for_long() {
+        let joined = Joined {
+            key: "aa".into(),
+            at: at(100),
+        };
+        let node = Node {
+            joined: Some(joined),
+            ..node("/spire/agent/x/1", &[])
+        };
+        let again = |node: &Node, key, now| may_join_again(Some(node), key, at(now)).is_some();
+        assert!(again(&node, "aa", 100) && again(&node, "aa", 699));
+        assert!(!again(&node, "aa", 700), "too late");
+        assert!(!again(&node, "bb", 100), "another key");
+        assert!(!again(&banned(&node), "aa", 100));
+        assert!(may_join_again(None, "aa", at(100)).is_none(), "evicted");
+    }
+
+    #[test]
+    fn an_expired_certificate_is_recognized_within_the_grace_only() {
+        let node = node("/spire/agent/x/1", &[]);
+        let (one, other) = (serial("1"), serial("7"));
+        let check = |node: Option<&Node>, serial, now, grace| {
+            let presented = Presented {
+                serial,
+                expires_at: at(100),
+            };
+            check_lapsed(node, presented, Duration::from_secs(grace), at(now))
+        };
+        assert_eq!(check(Some(&node), &one, 150, 50), Ok(Recognized::Current));
+        assert_eq!(check(Some(&node), &one, 151, 50), Err(NodeRefusal::Expired));
+        assert_eq!(check(Some(&node), &one, 101, 0), Err(NodeRefusal::Expired));
+        assert_eq!(
+            check(Some(&node), &other, 150, 50),
+            Err(NodeRefusal::NotActive)
+        );
+        assert_eq!(
+            check(Some(&banned(&node)), &one, 150, 50),
+            Err(NodeRefusal::Banned)
+        );
+        assert_eq!(check(None, &one, 150, 50), Err(NodeRefusal::NotAttested));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use muster_model::{
     TrustDomain,
 };
 
-use crate::index::Index;
+use crate::index::{Index, in_packing_order};
 use crate::{Change, EntryFilter, Loaded, NodeFilter, Page};
 
 /// The whole roll of one trust domain as of one revision: a value that is cheap to clone.
@@ -406,7 +406,7 @@ impl Roll {
             self.next_ordinal = self.next_ordinal.max(last.ordinal.saturating_add(1));
         }
         self.entries
-            .extend(entries.into_iter().map(|entry| (entry.ordinal, entry)));
+            .extend(in_packing_order(entries).map(|entry| (entry.ordinal, entry)));
     }
 
     /// Under which keys an entry stands in which indexes.

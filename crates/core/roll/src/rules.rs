@@ -209,7 +209,21 @@ fn member(roll: &Roll, field: Field, raw: Option<&RawId>) -> Result<SpiffeId, En
             value: shown(id.as_str()),
         });
     }
-    Ok(id)
+    Ok(shared(roll, id))
+}
+
+/// The same ID as the roll already has it in memory, where it does: nodes with thousands of
+/// entries, and names that thousands of entries give, are there once.
+fn shared(roll: &Roll, id: SpiffeId) -> SpiffeId {
+    let known = roll
+        .node(&id)
+        .map(|node| &node.id)
+        .or_else(|| roll.children(&id).next().map(|entry| &entry.parent_id))
+        .or_else(|| roll.named(&id).next().map(|entry| &entry.spiffe_id));
+    match known {
+        Some(known) => known.clone(),
+        None => roll.trust_domain().with_path(id.path()).unwrap_or(id),
+    }
 }
 
 fn selectors(draft: &EntryDraft) -> Result<SelectorSet, EntryError> {

@@ -138,6 +138,16 @@ impl NodeView {
         self.delta(before)
     }
 
+    /// Brings the view up to `roll` and says what that changes for the node, without knowing what
+    /// lies between: for a view that nothing concerned for long, and whose changes would be many to
+    /// look through, or are forgotten.
+    pub fn refresh(&mut self, roll: &Roll) -> Delta {
+        self.revision = roll.head();
+        let mut before = Before::default();
+        self.rebuild(roll, &mut before);
+        self.delta(before)
+    }
+
     /// Whether the changes take away a name under which entries stand, or change what the node is.
     fn lost_names(&self, roll: &Roll, changes: &[Change]) -> bool {
         changes.iter().any(|change| match change {

@@ -74,6 +74,7 @@ pub(crate) fn node(path: &str, given: &[&str]) -> Node {
         can_reattest: false,
         selectors: selectors(given),
         agent_version: String::new(),
+        joined: None,
         changed_at: Revision::default(),
     }
 }

@@ -6,25 +6,34 @@ use std::time::Duration;
 
 use muster_model::{EntryId, SpiffeId};
 
-use crate::event::{JwtBundles, RequestId, SignFault, X509Bundles, X509Update};
+use crate::event::{
+    JwtBundles, OnMiss, RequestId, SignFault, WitBundles, WitUpdate, X509Bundles, X509Update,
+};
 use crate::groups::GroupId;
 use crate::jwt::HeldToken;
+use crate::wit::Wish;
 
 /// An open call.
-pub(crate) struct Call<X, J> {
+pub(crate) struct Call<X, J, W> {
     pub(crate) group: GroupId,
     /// Monotonic time of the call.
     pub(crate) arrived: Duration,
-    pub(crate) kind: Kind<X, J>,
+    pub(crate) on_miss: OnMiss,
+    pub(crate) kind: Kind<X, J, W>,
 }
 
 /// What a call asks for, with what it was last told.
-pub(crate) enum Kind<X, J> {
+pub(crate) enum Kind<X, J, W> {
     X509Svids(Option<Arc<X509Update<X>>>),
     X509Bundles(Option<Arc<X509Bundles>>),
     JwtBundles(Option<Arc<JwtBundles>>),
     Trust,
     JwtSvids(JwtCall<J>),
+    WitSvids {
+        spiffe_id: Option<SpiffeId>,
+        told: Option<Arc<WitUpdate<W>>>,
+    },
+    WitBundles(Option<Arc<WitBundles>>),
 }
 
 /// A call for tokens, and how far it is.
@@ -40,7 +49,7 @@ pub(crate) struct JwtCall<J> {
     pub(crate) fault: Option<SignFault>,
 }
 
-impl<X, J> Call<X, J> {
+impl<X, J, W> Call<X, J, W> {
     /// Whether the call has been told nothing yet.
     pub(crate) fn is_waiting(&self) -> bool {
         match &self.kind {
@@ -48,6 +57,21 @@ impl<X, J> Call<X, J> {
             Kind::X509Bundles(told) => told.is_none(),
             Kind::JwtBundles(told) => told.is_none(),
             Kind::Trust | Kind::JwtSvids(_) => true,
+            Kind::WitSvids { told, .. } => told.is_none(),
+            Kind::WitBundles(told) => told.is_none(),
+        }
+    }
+
+    /// Which WIT-SVIDs the call streams, if any: one identity's or all.
+    pub(crate) fn wit_lane(&self) -> Option<Wish> {
+        match &self.kind {
+            Kind::WitSvids { spiffe_id, .. } => Some(spiffe_id.clone()),
+            Kind::X509Svids(_)
+            | Kind::X509Bundles(_)
+            | Kind::JwtBundles(_)
+            | Kind::Trust
+            | Kind::JwtSvids(_)
+            | Kind::WitBundles(_) => None,
         }
     }
 

@@ -8,11 +8,13 @@ use muster_model::{EntryId, SpiffeId};
 
 use crate::calls::Kind;
 use crate::event::{
-    Action, CallId, JwtBundles, JwtIdentity, Refusal, RequestId, SignFault, X509Bundles, X509Update,
+    Action, CallId, JwtBundles, JwtIdentity, OnMiss, Refusal, RequestId, Scope, SignFault,
+    WitBundles, X509Bundles, X509Update,
 };
-use crate::groups::{GroupId, Outlook};
+use crate::groups::{BundlesOutlook, GroupId, Outlook};
 use crate::jwt::{JwtKey, Look, Outcome};
-use crate::material::{JwtMaterial, X509Material};
+use crate::kinds::SvidKind;
+use crate::material::{JwtMaterial, WitMaterial, X509Material};
 use crate::roster::{Link, Roster};
 use crate::time::{Alarm, When};
 
@@ -20,11 +22,11 @@ use crate::time::{Alarm, When};
 const SIGN_WAIT: Duration = Duration::from_secs(30);
 /// How long a stream whose new answer is not complete keeps its old one, in the hope of sending
 /// one change instead of two.
-const SETTLE_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const SETTLE_WAIT: Duration = Duration::from_secs(5);
 /// How long a call for tokens waits for a fresh one while the one at hand is about to expire.
 const LATE_WAIT: Duration = Duration::from_secs(2);
 
-impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
+impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
     /// Tells a call what there is to tell, ends it, or sets the alarm for its next look.
     pub(crate) fn evaluate(&mut self, id: CallId) {
         let Some(call) = self.calls.get(&id) else {
@@ -33,8 +35,8 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
         let group = call.group;
         match &call.kind {
             Kind::X509Svids(told) => {
-                let told = told.clone();
-                self.evaluate_x509(id, group, told);
+                let (told, on_miss) = (told.clone(), call.on_miss);
+                self.evaluate_x509(id, group, told, on_miss);
             }
             Kind::X509Bundles(told) => {
                 let told = told.clone();
@@ -46,20 +48,41 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
             }
             Kind::Trust => self.evaluate_trust(id, group),
             Kind::JwtSvids(_) => self.evaluate_jwt(id, group),
+            Kind::WitSvids { spiffe_id, told } => {
+                let (lane, told) = (spiffe_id.clone(), told.clone());
+                self.evaluate_wit(id, group, lane, told);
+            }
+            Kind::WitBundles(told) => {
+                let told = told.clone();
+                self.evaluate_wit_bundles(id, group, told);
+            }
         }
     }
 
-    fn evaluate_x509(&mut self, id: CallId, group: GroupId, told: Option<Arc<X509Update<X>>>) {
+    fn evaluate_x509(
+        &mut self,
+        id: CallId,
+        group: GroupId,
+        told: Option<Arc<X509Update<X>>>,
+        on_miss: OnMiss,
+    ) {
         let Some(state) = self.groups.get_mut(&group) else {
             return;
         };
         let outlook = state.x509(&self.view, &self.holdings, self.now);
+        // A view that has never been whole has nothing to say about what is not in it.
+        let known = told.is_some() || self.link == Link::InStep;
         match (outlook, told) {
+            (Outlook::Miss, told) if on_miss == OnMiss::TellEmpty && known => {
+                if let Some(update) = state.nothing(&self.view) {
+                    self.tell_x509(id, told.as_ref(), update);
+                }
+            }
             (Outlook::Miss, None) => self.miss(id, false),
             (Outlook::Miss, Some(_)) => self.refuse(id, Refusal::EntitlementLost),
             (Outlook::Full(update), told) => {
                 state.settled = false;
-                self.agenda.clear(&Alarm::Settle(group));
+                self.agenda.clear(&Alarm::Settle(SvidKind::X509, group));
                 self.tell_x509(id, told.as_ref(), update);
             }
             // The first answer has every identity of the caller (WAPI-22).
@@ -82,9 +105,11 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
                     None if holds_too_much => self.refuse(id, Refusal::NotSignedYet),
                     // An old answer is better than none, and than half of one.
                     Some(_) | None => {
-                        if !state.settled && !self.agenda.is_set(&Alarm::Settle(group)) {
+                        if !state.settled
+                            && !self.agenda.is_set(&Alarm::Settle(SvidKind::X509, group))
+                        {
                             let when = When::after(self.now, SETTLE_WAIT);
-                            self.agenda.set(Alarm::Settle(group), when);
+                            self.agenda.set(Alarm::Settle(SvidKind::X509, group), when);
                         }
                     }
                 }
@@ -115,10 +140,10 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
         group: GroupId,
         told: Option<Arc<X509Bundles>>,
     ) {
-        let Some((outlook, _)) = self.bundles_outlook(group) else {
+        let Some(outlook) = self.bundles_outlook(group) else {
             return;
         };
-        if let Some(update) = self.next_bundles(id, outlook, told)
+        if let Some(update) = self.next_bundles(id, outlook.x509, told)
             && let Some(call) = self.calls.get_mut(&id)
         {
             call.kind = Kind::X509Bundles(Some(update.clone()));
@@ -127,10 +152,10 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
     }
 
     fn evaluate_jwt_bundles(&mut self, id: CallId, group: GroupId, told: Option<Arc<JwtBundles>>) {
-        let Some((_, outlook)) = self.bundles_outlook(group) else {
+        let Some(outlook) = self.bundles_outlook(group) else {
             return;
         };
-        if let Some(update) = self.next_bundles(id, outlook, told)
+        if let Some(update) = self.next_bundles(id, outlook.jwt, told)
             && let Some(call) = self.calls.get_mut(&id)
         {
             call.kind = Kind::JwtBundles(Some(update.clone()));
@@ -138,15 +163,23 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
         }
     }
 
-    fn bundles_outlook(
-        &mut self,
-        group: GroupId,
-    ) -> Option<(Outlook<X509Bundles>, Outlook<JwtBundles>)> {
-        Some(self.groups.get_mut(&group)?.bundles(
-            &self.view,
-            &self.config.trust_domain,
-            self.config.allow_unauthenticated_verifiers,
-        ))
+    fn evaluate_wit_bundles(&mut self, id: CallId, group: GroupId, told: Option<Arc<WitBundles>>) {
+        let Some(outlook) = self.bundles_outlook(group) else {
+            return;
+        };
+        if let Some(update) = self.next_bundles(id, outlook.wit, told)
+            && let Some(call) = self.calls.get_mut(&id)
+        {
+            call.kind = Kind::WitBundles(Some(update.clone()));
+            self.fresh.push(Action::WitBundles(id, update));
+        }
+    }
+
+    fn bundles_outlook(&mut self, group: GroupId) -> Option<BundlesOutlook> {
+        let group = self.groups.get_mut(&group)?;
+        let unauthenticated =
+            self.config.allow_unauthenticated_verifiers && group.scope == Scope::Own;
+        Some(group.bundles(&self.view, &self.config.trust_domain, unauthenticated))
     }
 
     /// The next answer of a stream of bundles, if there is a new one.
@@ -181,7 +214,7 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
     }
 
     /// Nothing matches: the call is held, then refused.
-    fn miss(&mut self, id: CallId, other_identities: bool) {
+    pub(crate) fn miss(&mut self, id: CallId, other_identities: bool) {
         let Some(call) = self.calls.get(&id) else {
             return;
         };
@@ -194,7 +227,7 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
     }
 
     /// Something matches and is being signed: the call waits for it, not without end.
-    fn wait_for_signature(&mut self, id: CallId) {
+    pub(crate) fn wait_for_signature(&mut self, id: CallId) {
         let Some(call) = self.calls.get(&id) else {
             return;
         };
@@ -206,7 +239,7 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
         }
     }
 
-    fn refuse(&mut self, id: CallId, refusal: Refusal) {
+    pub(crate) fn refuse(&mut self, id: CallId, refusal: Refusal) {
         self.fresh.push(Action::End(id, refusal));
         self.end(id);
     }
@@ -251,7 +284,7 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
             let (token, waiter) = match look {
                 // Renewed behind the caller's back.
                 Look::Due(token) => {
-                    let request = self.holdings.next_request();
+                    let request = self.requests.next();
                     let spiffe_id = entry.spiffe_id.clone();
                     // When too much is waiting, the renewal comes with a later call.
                     let _later = self
@@ -291,7 +324,12 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
                 .get(entry)
                 .filter(|held| !held.schedule.expire.reached(self.now))
                 .map(|held| held.token.clone()),
-            Kind::X509Svids(_) | Kind::X509Bundles(_) | Kind::JwtBundles(_) | Kind::Trust => None,
+            Kind::X509Svids(_)
+            | Kind::X509Bundles(_)
+            | Kind::JwtBundles(_)
+            | Kind::Trust
+            | Kind::WitSvids { .. }
+            | Kind::WitBundles(_) => None,
         }
     }
 
@@ -306,7 +344,7 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
         if asked {
             return true;
         }
-        let name = self.holdings.next_request();
+        let name = self.requests.next();
         let Some(request) = self.tokens.ask(name, key, spiffe_id, shared, Some(id)) else {
             return false;
         };

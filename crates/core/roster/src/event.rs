@@ -6,7 +6,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use muster_model::{
-    EntryId, JwtAuthority, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain,
+    Entry, EntryId, JwtAuthority, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain,
+    WitAuthority,
 };
 
 use crate::view::{Step, StepFault};
@@ -44,6 +45,41 @@ pub enum Want {
         /// The one identity wanted; all when `None`.
         spiffe_id: Option<SpiffeId>,
     },
+    /// A stream of WIT-SVIDs (WIT-17).
+    WitSvids {
+        /// The one identity wanted; all when `None`.
+        spiffe_id: Option<SpiffeId>,
+    },
+    /// A stream of the WIT bundles.
+    WitBundles,
+}
+
+/// Which entries count for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Scope {
+    /// The workload asks for itself: all of them.
+    Own,
+    /// Somebody asks on its behalf: not those of infrastructure, which are admins' and downstream
+    /// authorities' (BRK-35).
+    OnBehalf,
+}
+
+impl Scope {
+    pub(crate) fn admits(self, entry: &Entry) -> bool {
+        match self {
+            Self::Own => true,
+            Self::OnBehalf => !entry.admin && !entry.downstream,
+        }
+    }
+}
+
+/// What a stream of X509-SVIDs is told when nothing matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMiss {
+    /// It is held for a while at first, and refused.
+    Refuse,
+    /// It gets an empty answer, and stays open for what may come.
+    TellEmpty,
 }
 
 /// Why one signature, or a whole request, did not come about.
@@ -66,7 +102,7 @@ pub enum SignFault {
 }
 
 /// Something happened.
-pub enum Event<X, J> {
+pub enum Event<X, J, W> {
     /// Nothing but the passage of time.
     Tick,
     /// The stream from the server is open; its first complete step is awaited.
@@ -84,6 +120,18 @@ pub enum Event<X, J> {
         /// What it asks for.
         want: Want,
     },
+    /// Somebody who may calls on behalf of a workload. Entries of admins and of downstream
+    /// authorities do not count (BRK-35), and bundles are for workloads with an identity only.
+    CallOnBehalf {
+        /// The call's name.
+        call: CallId,
+        /// What the workload is attested as, or is said to be.
+        selectors: Arc<SelectorSet>,
+        /// What is asked for.
+        want: Want,
+        /// What a stream of X509-SVIDs is told when nothing matches.
+        on_miss: OnMiss,
+    },
     /// The workload is gone or has ended its call.
     CallEnded(CallId),
     /// The answer to [`Action::SignX509`]: one result for each entry of the request.
@@ -95,6 +143,20 @@ pub enum Event<X, J> {
     },
     /// [`Action::SignX509`] failed as a whole.
     X509SignFailed {
+        /// The request.
+        request: RequestId,
+        /// Why.
+        fault: SignFault,
+    },
+    /// The answer to [`Action::SignWit`]: one result for each entry of the request.
+    WitSigned {
+        /// The request.
+        request: RequestId,
+        /// For each entry what was signed, or why it was not.
+        results: Vec<(EntryId, Result<Arc<W>, SignFault>)>,
+    },
+    /// [`Action::SignWit`] failed as a whole.
+    WitSignFailed {
         /// The request.
         request: RequestId,
         /// Why.
@@ -218,6 +280,49 @@ pub struct JwtIdentity<J> {
     pub token: Arc<J>,
 }
 
+/// One identity of a WIT answer.
+pub struct WitIdentity<W> {
+    /// The entry that gives the identity.
+    pub entry: EntryId,
+    /// The identity.
+    pub spiffe_id: SpiffeId,
+    /// The entry's hint, or empty.
+    pub hint: String,
+    /// The token and its key.
+    pub svid: Arc<W>,
+}
+
+/// A full answer to [`Want::WitSvids`].
+pub struct WitUpdate<W> {
+    /// At least one, by ascending entry ID; the first is the default (WIT-17).
+    pub identities: Vec<WitIdentity<W>>,
+    /// The answer, encoded.
+    pub encoded: Encoded,
+}
+
+impl<W> PartialEq for WitUpdate<W> {
+    /// Whether the two would look the same to a workload.
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(a, b): (&WitIdentity<W>, &WitIdentity<W>)| {
+            a.entry == b.entry
+                && a.spiffe_id == b.spiffe_id
+                && a.hint == b.hint
+                && Arc::ptr_eq(&a.svid, &b.svid)
+        };
+        self.identities.len() == other.identities.len()
+            && self.identities.iter().zip(&other.identities).all(same)
+    }
+}
+
+/// A full answer to [`Want::WitBundles`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct WitBundles {
+    /// Keys by trust domain, none empty, the own among them (WIT-19).
+    pub by_domain: BTreeMap<TrustDomain, Arc<[WitAuthority]>>,
+    /// The answer, encoded.
+    pub encoded: Encoded,
+}
+
 /// Why a call ended without the answer, or without a further one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
@@ -263,20 +368,32 @@ impl Refusal {
     }
 }
 
-/// An entry whose X509-SVID is to be signed.
+/// An entry whose SVID is to be signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToSign {
     /// The entry.
     pub entry: EntryId,
     /// The identity that the answer must carry.
     pub spiffe_id: SpiffeId,
+    /// When the SVID that this one is to replace expires; `None` if there is none that could be
+    /// served meanwhile.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// Something to be done by the driver.
-pub enum Action<X, J> {
+pub enum Action<X, J, W> {
     /// Make a new key for each entry and have the server sign them in one request. Answer with
     /// [`Event::X509Signed`] or [`Event::X509SignFailed`], in any case and in bounded time.
     SignX509 {
+        /// Names the request in the answer.
+        request: RequestId,
+        /// At most 500.
+        entries: Vec<ToSign>,
+    },
+    /// Make a new key for each entry and have the server bind WIT-SVIDs to them in one request.
+    /// Answer with [`Event::WitSigned`] or [`Event::WitSignFailed`], in any case and in bounded
+    /// time.
+    SignWit {
         /// Names the request in the answer.
         request: RequestId,
         /// At most 500.
@@ -298,6 +415,10 @@ pub enum Action<X, J> {
     X509Bundles(CallId, Arc<X509Bundles>),
     /// The same for JWT bundles; ends a [`Want::Trust`].
     JwtBundles(CallId, Arc<JwtBundles>),
+    /// Send a stream its next full answer. It replaces one that has not left yet.
+    WitSvids(CallId, Arc<WitUpdate<W>>),
+    /// The same for WIT bundles.
+    WitBundles(CallId, Arc<WitBundles>),
     /// Answer a call for tokens; ends it.
     JwtSvids(CallId, Vec<JwtIdentity<J>>),
     /// End a call.
@@ -364,5 +485,61 @@ pub enum Note {
         entry: EntryId,
         /// Serial of the expired certificate.
         serial: SerialNumber,
+    },
+    /// The same about WIT-SVIDs.
+    Wit(WitNote),
+}
+
+/// What an operator may want to know about WIT-SVIDs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WitNote {
+    /// A WIT-SVID was signed and may be served.
+    Issued {
+        /// The entry.
+        entry: EntryId,
+        /// The identity.
+        spiffe_id: SpiffeId,
+        /// `jti` of the token.
+        token_id: String,
+        /// When it expires.
+        expires_at: Timestamp,
+        /// `kid` of the authority that signed.
+        authority_id: String,
+        /// When it will be renewed.
+        renew_at: Timestamp,
+    },
+    /// A WIT-SVID could not be had; what there was is served as long as it is good.
+    NotSigned {
+        /// The entry.
+        entry: EntryId,
+        /// Why.
+        fault: SignFault,
+        /// Failures in a row.
+        failures: u32,
+    },
+    /// A request to sign failed as a whole; no further one is made for a while.
+    RequestFailed {
+        /// How many entries it was for.
+        entries: usize,
+        /// Why.
+        fault: SignFault,
+        /// Failures in a row.
+        failures: u32,
+        /// How long nothing is asked for.
+        again_in: Duration,
+    },
+    /// A WIT-SVID was dropped because its authority left the bundle or is tainted.
+    AuthorityGone {
+        /// The entry.
+        entry: EntryId,
+        /// `jti` of the dropped token.
+        token_id: String,
+    },
+    /// A WIT-SVID expired before it could be renewed.
+    Expired {
+        /// The entry.
+        entry: EntryId,
+        /// `jti` of the expired token.
+        token_id: String,
     },
 }

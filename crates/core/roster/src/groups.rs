@@ -6,10 +6,14 @@ use std::sync::Arc;
 
 use muster_model::{Entry, EntryId, Now, SelectorSet, TrustDomain};
 
-use crate::event::{CallId, Encoded, JwtBundles, X509Bundles, X509Identity, X509Update};
+use crate::event::{
+    CallId, Encoded, JwtBundles, Scope, WitBundles, X509Bundles, X509Identity, X509Update,
+};
+use crate::holdings::Holdings;
+use crate::kinds::X509Kind;
 use crate::material::X509Material;
 use crate::view::View;
-use crate::x509::Holdings;
+use crate::wit::WitLanes;
 
 /// A group's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,8 +40,10 @@ impl<U> Clone for Outlook<U> {
 }
 
 /// A group of calls.
-pub(crate) struct Group<X> {
+pub(crate) struct Group<X, W> {
     pub(crate) selectors: Arc<SelectorSet>,
+    /// Which entries count.
+    pub(crate) scope: Scope,
     /// Entries that apply to the group's callers.
     pub(crate) matches: BTreeSet<EntryId>,
     pub(crate) calls: BTreeSet<CallId>,
@@ -50,15 +56,31 @@ pub(crate) struct Group<X> {
     /// The last full or partial update: an equal one is the same one, so that streams see by
     /// pointer that nothing is new.
     x509_last: Option<Arc<X509Update<X>>>,
-    bundles: Option<(Outlook<X509Bundles>, Outlook<JwtBundles>)>,
+    bundles: Option<BundlesOutlook>,
     x509_bundles_last: Option<Arc<X509Bundles>>,
     jwt_bundles_last: Option<Arc<JwtBundles>>,
+    wit_bundles_last: Option<Arc<WitBundles>>,
+    /// What streams of WIT-SVIDs are to be told.
+    pub(crate) wits: WitLanes<W>,
 }
 
-impl<X: X509Material> Group<X> {
-    pub(crate) fn new(selectors: Arc<SelectorSet>, matches: BTreeSet<EntryId>) -> Self {
+/// What streams of bundles are to be told.
+#[derive(Clone)]
+pub(crate) struct BundlesOutlook {
+    pub(crate) x509: Outlook<X509Bundles>,
+    pub(crate) jwt: Outlook<JwtBundles>,
+    pub(crate) wit: Outlook<WitBundles>,
+}
+
+impl<X: X509Material, W> Group<X, W> {
+    pub(crate) fn new(
+        selectors: Arc<SelectorSet>,
+        scope: Scope,
+        matches: BTreeSet<EntryId>,
+    ) -> Self {
         Self {
             selectors,
+            scope,
             matches,
             calls: BTreeSet::new(),
             x509_calls: 0,
@@ -68,6 +90,8 @@ impl<X: X509Material> Group<X> {
             bundles: None,
             x509_bundles_last: None,
             jwt_bundles_last: None,
+            wit_bundles_last: None,
+            wits: WitLanes::default(),
         }
     }
 
@@ -75,6 +99,7 @@ impl<X: X509Material> Group<X> {
     pub(crate) fn stale(&mut self) {
         self.x509 = None;
         self.bundles = None;
+        self.wits.stale();
     }
 
     /// The entries that give the group its identities, by ascending ID (WAPI-35). Of entries with
@@ -102,7 +127,7 @@ impl<X: X509Material> Group<X> {
     pub(crate) fn x509(
         &mut self,
         view: &View,
-        holdings: &Holdings<X>,
+        holdings: &Holdings<X509Kind<X>>,
         now: Now,
     ) -> Outlook<X509Update<X>> {
         if let Some(outlook) = &self.x509 {
@@ -143,6 +168,17 @@ impl<X: X509Material> Group<X> {
         outlook
     }
 
+    /// What streams that bear it are told while nothing matches.
+    pub(crate) fn nothing(&mut self, view: &View) -> Option<Arc<X509Update<X>>> {
+        let update = X509Update {
+            identities: Vec::new(),
+            bundle: view.own_bundle()?.x509.clone(),
+            federated: BTreeMap::new(),
+            encoded: Encoded::default(),
+        };
+        Some(same_if_equal(&mut self.x509_last, update))
+    }
+
     /// What streams of bundles are to be told. Callers without identity get the own trust
     /// domain's bundles if `unauthenticated` says so (WAPI-37).
     pub(crate) fn bundles(
@@ -150,12 +186,16 @@ impl<X: X509Material> Group<X> {
         view: &View,
         own: &TrustDomain,
         unauthenticated: bool,
-    ) -> (Outlook<X509Bundles>, Outlook<JwtBundles>) {
+    ) -> BundlesOutlook {
         if let Some(outlooks) = &self.bundles {
             return outlooks.clone();
         }
         let outlooks = if self.matches.is_empty() && !unauthenticated {
-            (Outlook::Miss, Outlook::Miss)
+            BundlesOutlook {
+                x509: Outlook::Miss,
+                jwt: Outlook::Miss,
+                wit: Outlook::Miss,
+            }
         } else {
             let mut domains = self.foreign_domains(view);
             domains.insert(own);
@@ -177,7 +217,16 @@ impl<X: X509Material> Group<X> {
             } else {
                 Outlook::Partial(None)
             };
-            (x509, jwt)
+            let wit = WitBundles {
+                by_domain: self.wit_bundles(view, own),
+                encoded: Encoded::default(),
+            };
+            let wit = if wit.by_domain.contains_key(own) {
+                Outlook::Full(same_if_equal(&mut self.wit_bundles_last, wit))
+            } else {
+                Outlook::Partial(None)
+            };
+            BundlesOutlook { x509, jwt, wit }
         };
         self.bundles = Some(outlooks.clone());
         outlooks
@@ -197,6 +246,24 @@ impl<X: X509Material> Group<X> {
             .filter_map(|td| view.bundles.get(td).map(|b| (td, b)))
             .filter(|(td, b)| *td == own || !b.jwt.is_empty())
             .map(|(td, b)| (td.clone(), b.jwt.clone()))
+            .collect()
+    }
+
+    /// WIT keys, of the own domain and of those that the entries name, where there are any
+    /// (WIT-19): a set without a key verifies nothing, and who waits for the own one is told when
+    /// the server has made it.
+    fn wit_bundles(
+        &self,
+        view: &View,
+        own: &TrustDomain,
+    ) -> BTreeMap<TrustDomain, Arc<[muster_model::WitAuthority]>> {
+        let mut domains = self.foreign_domains(view);
+        domains.insert(own);
+        domains
+            .into_iter()
+            .filter_map(|td| view.bundles.get(td).map(|b| (td, b)))
+            .filter(|(_, b)| !b.wit.is_empty())
+            .map(|(td, b)| (td.clone(), b.wit.clone()))
             .collect()
     }
 
@@ -224,7 +291,7 @@ fn x509_of(view: &View, domains: BTreeSet<&TrustDomain>) -> BTreeMap<TrustDomain
         .collect()
 }
 
-fn same_if_equal<U: PartialEq>(last: &mut Option<Arc<U>>, update: U) -> Arc<U> {
+pub(crate) fn same_if_equal<U: PartialEq>(last: &mut Option<Arc<U>>, update: U) -> Arc<U> {
     match last {
         Some(last) if **last == update => last.clone(),
         _ => {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{EntryId, JwtAuthority, Now, SpiffeId};
+use muster_model::{EntryId, JwtAuthority, Now, SpiffeId, Timestamp};
 
 use crate::event::{Action, CallId, RequestId, SignFault, ToSign};
 use crate::lru::Lru;
@@ -118,6 +118,42 @@ impl<J: JwtMaterial> Tokens<J> {
         self.cache.len()
     }
 
+    /// The tokens that may be served now.
+    pub(crate) fn all(&self, now: Now) -> Vec<(EntryId, Arc<[String]>, Arc<J>)> {
+        self.cache
+            .iter()
+            .filter(|(_, held)| !held.schedule.expire.reached(now))
+            .map(|(key, held)| (key.entry.clone(), key.audience.clone(), held.token.clone()))
+            .collect()
+    }
+
+    /// Takes up a token of an earlier machine. Returns whether it may be served.
+    pub(crate) fn remember(
+        &mut self,
+        entry: EntryId,
+        audience: Arc<[String]>,
+        token: Arc<J>,
+        authorities: &[JwtAuthority],
+        now: Now,
+    ) -> bool {
+        match accept(token, authorities, now) {
+            Ok(Accepted::Held(held)) if held.token.covers(&audience) => {
+                self.cache.insert(JwtKey { entry, audience }, held);
+                true
+            }
+            Ok(Accepted::Held(_) | Accepted::Parked(_)) | Err(_) => false,
+        }
+    }
+
+    /// When the first of the tokens held that are still good expires.
+    pub(crate) fn first_expiry(&self, now: Now) -> Option<Timestamp> {
+        self.cache
+            .values()
+            .filter(|held| !held.schedule.expire.reached(now))
+            .map(|held| held.schedule.expire.wall())
+            .min()
+    }
+
     /// What there is for `key`, which counts as used.
     pub(crate) fn look(&mut self, key: &JwtKey, now: Now) -> Look<J> {
         let Some(held) = self.cache.touch(key) else {
@@ -176,7 +212,7 @@ impl<J: JwtMaterial> Tokens<J> {
     }
 
     /// Sends what is at the head of the queue, as far as requests may be under way.
-    pub(crate) fn pump<X>(&mut self, actions: &mut Vec<Action<X, J>>) {
+    pub(crate) fn pump<X, W>(&mut self, actions: &mut Vec<Action<X, J, W>>) {
         while self.in_flight.len() < IN_FLIGHT_MAX
             && let Some(name) = self.queue.pop_front()
         {
@@ -190,6 +226,7 @@ impl<J: JwtMaterial> Tokens<J> {
                 entry: ToSign {
                     entry: request.key.entry.clone(),
                     spiffe_id: request.spiffe_id.clone(),
+                    expires_at: None,
                 },
                 audience: request.key.audience.clone(),
             });

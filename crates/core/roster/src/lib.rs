@@ -4,7 +4,7 @@
 //! Start at [`Roster`]: [`Roster::handle`] hears an [`Event`], [`Roster::poll_action`] says what
 //! to do, [`Roster::poll_timeout`] when to come back. All decisions are here and none of the
 //! doing: no sockets, no clock, no dice, no keys. The machine knows signed material only through
-//! [`X509Material`] and [`JwtMaterial`].
+//! [`X509Material`], [`JwtMaterial`] and [`WitMaterial`].
 //!
 //! What holds at all times:
 //!
@@ -20,21 +20,30 @@ mod calls;
 mod digest;
 mod evaluate;
 mod event;
+mod explain;
 mod groups;
+mod holdings;
 mod index;
 mod jwt;
+mod kinds;
 mod lru;
 mod material;
+mod memory;
 mod roster;
 mod time;
 mod view;
-mod x509;
+mod wit;
 
 pub use digest::ViewDigest;
 pub use event::{
-    Action, CallId, Encoded, Event, JwtBundles, JwtIdentity, Note, Refusal, RequestId, SignFault,
-    ToSign, Want, X509Bundles, X509Identity, X509Update,
+    Action, CallId, Encoded, Event, JwtBundles, JwtIdentity, Note, OnMiss, Refusal, RequestId,
+    SignFault, ToSign, Want, WitBundles, WitIdentity, WitNote, WitUpdate, X509Bundles,
+    X509Identity, X509Update,
 };
-pub use material::{JwtMaterial, X509Material};
+pub use explain::{
+    BundleStanding, CacheStanding, Explanation, HeldSvid, Identity, Inventory, Lack, Miss, Standing,
+};
+pub use material::{JwtMaterial, WitMaterial, X509Material};
+pub use memory::{Memory, Remembered};
 pub use roster::{Config, Roster, Stats};
 pub use view::{Step, StepFault};

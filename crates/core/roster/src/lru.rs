@@ -24,6 +24,18 @@ impl<K: Hash + Eq + Clone, V> Lru<K, V> {
         }
     }
 
+    /// The values, in no order, without counting as used.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.map.values().map(|(value, _)| value)
+    }
+
+    /// What is held, least recently used first, without counting as used.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.order
+            .values()
+            .filter_map(|key| Some((key, &self.map.get(key)?.0)))
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.map.len()
     }

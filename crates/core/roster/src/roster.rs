@@ -4,18 +4,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{Bundle, EntryId, Now, Revision, SelectorSet, TrustDomain};
+use muster_model::{Bundle, EntryId, Now, Revision, SelectorSet, SpiffeId, Timestamp, TrustDomain};
 
 use crate::ViewDigest;
 use crate::calls::{Call, JwtCall, Kind};
-use crate::event::{Action, CallId, Encoded, Event, JwtBundles, Refusal, Want};
+use crate::event::{Action, CallId, Encoded, Event, JwtBundles, OnMiss, Refusal, Scope, Want};
 use crate::groups::{Group, GroupId};
+use crate::holdings::Holdings;
 use crate::index::{EntryIndex, GroupIndex};
 use crate::jwt::Tokens;
-use crate::material::{JwtMaterial, X509Material};
+use crate::kinds::{Requests, SvidKind, WitKind, X509Kind};
+use crate::material::{JwtMaterial, WitMaterial, X509Material};
 use crate::time::{Agenda, Alarm};
 use crate::view::{Changed, Difference, Step, View};
-use crate::x509::Holdings;
 
 /// What the machine is told once.
 #[derive(Clone, Debug)]
@@ -34,6 +35,9 @@ pub struct Config {
     pub x509_cache_max: usize,
     /// The most JWT-SVIDs to hold.
     pub jwt_cache_max: usize,
+    /// The most WIT-SVIDs to keep for entries that nobody streams any more; `None` where the
+    /// profile is off, and then no call may ask for them.
+    pub wit_cache_max: Option<usize>,
 }
 
 /// How the machine stands.
@@ -51,14 +55,20 @@ pub struct Stats {
     pub x509_svids: usize,
     /// JWT-SVIDs held.
     pub jwt_svids: usize,
+    /// WIT-SVIDs held.
+    pub wit_svids: usize,
     /// Open calls that have had an answer: streams.
     pub streams: usize,
     /// Open calls that wait for their first answer.
     pub waiting: usize,
+    /// When the first of the X509-SVIDs held expires.
+    pub first_x509_expiry: Option<Timestamp>,
+    /// When the first of the JWT-SVIDs held expires.
+    pub first_jwt_expiry: Option<Timestamp>,
 }
 
 /// The node's machine: see the crate's documentation.
-pub struct Roster<X, J> {
+pub struct Roster<X: X509Material, J, W: WitMaterial> {
     pub(crate) config: Config,
     pub(crate) now: Now,
     pub(crate) link: Link,
@@ -66,17 +76,20 @@ pub struct Roster<X, J> {
     entry_index: EntryIndex,
     group_index: GroupIndex,
     groups_of: HashMap<EntryId, BTreeSet<GroupId>>,
-    pub(crate) groups: BTreeMap<GroupId, Group<X>>,
-    by_selectors: HashMap<Arc<SelectorSet>, GroupId>,
+    pub(crate) groups: BTreeMap<GroupId, Group<X, W>>,
+    by_selectors: HashMap<(Scope, Arc<SelectorSet>), GroupId>,
     next_group: u64,
-    pub(crate) calls: BTreeMap<CallId, Call<X, J>>,
-    pub(crate) holdings: Holdings<X>,
+    pub(crate) calls: BTreeMap<CallId, Call<X, J, W>>,
+    pub(crate) requests: Requests,
+    pub(crate) holdings: Holdings<X509Kind<X>>,
+    pub(crate) wits: Holdings<WitKind<W>>,
     pub(crate) tokens: Tokens<J>,
     pub(crate) agenda: Agenda,
+    bundles_version: u64,
     stale_groups: BTreeSet<GroupId>,
     pub(crate) stale_calls: BTreeSet<CallId>,
-    pub(crate) fresh: Vec<Action<X, J>>,
-    actions: VecDeque<Action<X, J>>,
+    pub(crate) fresh: Vec<Action<X, J, W>>,
+    actions: VecDeque<Action<X, J, W>>,
 }
 
 /// The stream from the server.
@@ -88,7 +101,7 @@ pub(crate) enum Link {
     InStep,
 }
 
-impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
+impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
     /// A machine that knows nothing yet.
     pub fn new(config: Config, now: Now) -> Self {
         Self {
@@ -102,9 +115,12 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
             by_selectors: HashMap::new(),
             next_group: 0,
             calls: BTreeMap::new(),
+            requests: Requests::default(),
             holdings: Holdings::new(config.x509_cache_max, config.seed),
+            wits: Holdings::new(config.wit_cache_max.unwrap_or_default(), config.seed),
             tokens: Tokens::new(config.jwt_cache_max, config.seed),
             agenda: Agenda::default(),
+            bundles_version: 0,
             stale_groups: BTreeSet::new(),
             stale_calls: BTreeSet::new(),
             fresh: Vec::new(),
@@ -117,7 +133,7 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
     /// [`Roster::poll_timeout`] another instant.
     ///
     /// Events about calls and requests that the machine no longer knows are no-ops.
-    pub fn handle(&mut self, event: Event<X, J>, now: Now) {
+    pub fn handle(&mut self, event: Event<X, J, W>, now: Now) {
         self.now = now;
         while let Some(alarm) = self.agenda.pop(now) {
             self.on_alarm(alarm);
@@ -128,7 +144,7 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
 
     /// The next thing to do. Call it until it returns `None` after each [`Roster::handle`], and
     /// do things in the order given; calling it more often does no harm.
-    pub fn poll_action(&mut self) -> Option<Action<X, J>> {
+    pub fn poll_action(&mut self) -> Option<Action<X, J, W>> {
         self.actions.pop_front()
     }
 
@@ -150,6 +166,27 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
         self.view.own_bundle().map(|held| &held.bundle)
     }
 
+    /// All bundles of the view, the own one and those of foreign trust domains that entries of the
+    /// node name.
+    pub fn bundles(&self) -> impl Iterator<Item = &Bundle> {
+        self.view.bundles.values().map(|held| &held.bundle)
+    }
+
+    /// A number that grows whenever a bundle of the view changes, comes or goes.
+    pub fn bundles_version(&self) -> u64 {
+        self.bundles_version
+    }
+
+    /// The identities of a caller with `selectors` as the view has them now, signed or not.
+    pub fn identities(&self, selectors: &SelectorSet) -> Vec<SpiffeId> {
+        let matches = self.entry_index.matching(selectors, &self.view.entries);
+        matches
+            .iter()
+            .filter_map(|id| self.view.entries.get(id))
+            .map(|entry| entry.spiffe_id.clone())
+            .collect()
+    }
+
     /// Whether the view is what the server means, as far as the node can know.
     pub fn is_in_step(&self) -> bool {
         self.link == Link::InStep
@@ -165,32 +202,52 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
             entries: self.view.entries.len(),
             x509_svids: self.holdings.held(),
             jwt_svids: self.tokens.held(),
+            wit_svids: self.wits.held(),
             streams: self.calls.len() - waiting,
             waiting,
+            first_x509_expiry: self.holdings.first_expiry(),
+            first_jwt_expiry: self.tokens.first_expiry(self.now),
         }
+    }
+
+    /// Calls of callers with these selectors that wait for their first answer.
+    pub(crate) fn waiting_like(&self, selectors: &SelectorSet) -> usize {
+        let key = (Scope::Own, Arc::new(selectors.clone()));
+        let group = self.by_selectors.get(&key);
+        let calls = group.and_then(|id| self.groups.get(id)).map(|g| &g.calls);
+        let calls = calls.into_iter().flatten();
+        calls
+            .filter_map(|id| self.calls.get(id))
+            .filter(|call| call.is_waiting())
+            .count()
     }
 
     fn on_alarm(&mut self, alarm: Alarm) {
         match alarm {
-            Alarm::Renew(entry) => self.holdings.renew(&entry, &mut self.agenda),
-            Alarm::Expire(entry) => {
-                if self
-                    .holdings
-                    .expire(&entry, &mut self.agenda, &mut self.fresh)
-                {
+            Alarm::Renew(SvidKind::X509, entry) => self.holdings.renew(&entry, &mut self.agenda),
+            Alarm::Renew(SvidKind::Wit, entry) => self.wits.renew(&entry, &mut self.agenda),
+            Alarm::Expire(kind, entry) => {
+                let expired = match kind {
+                    SvidKind::X509 => self.holdings.expire(&entry, &mut self.agenda),
+                    SvidKind::Wit => self.wits.expire(&entry, &mut self.agenda),
+                };
+                if expired {
                     self.entry_stale(&entry);
                 }
             }
-            Alarm::Retry(entry) => {
-                self.holdings.retry(&entry, &mut self.fresh);
-            }
-            Alarm::Resume => self.holdings.resume(&mut self.agenda),
+            Alarm::Retry(SvidKind::X509, entry) => self.holdings.retry(&entry),
+            Alarm::Retry(SvidKind::Wit, entry) => self.wits.retry(&entry),
+            Alarm::Resume(SvidKind::X509) => self.holdings.resume(&mut self.agenda),
+            Alarm::Resume(SvidKind::Wit) => self.wits.resume(&mut self.agenda),
             Alarm::Call(call) => {
                 self.stale_calls.insert(call);
             }
-            Alarm::Settle(group) => {
+            Alarm::Settle(kind, group) => {
                 if let Some(group) = self.groups.get_mut(&group) {
-                    group.settled = true;
+                    match kind {
+                        SvidKind::X509 => group.settled = true,
+                        SvidKind::Wit => group.wits.settled = true,
+                    }
                     self.stale_calls.extend(&group.calls);
                 }
             }
@@ -198,12 +255,13 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
         }
     }
 
-    fn on_event(&mut self, event: Event<X, J>) {
+    fn on_event(&mut self, event: Event<X, J, W>) {
         match event {
             Event::Tick => {}
             Event::LinkUp => {
                 self.link = Link::Catching;
                 self.holdings.resume(&mut self.agenda);
+                self.wits.resume(&mut self.agenda);
             }
             Event::LinkDown => self.link = Link::Down,
             Event::Step(step) => self.on_step(step),
@@ -211,32 +269,43 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
                 call,
                 selectors,
                 want,
-            } => self.on_call(call, selectors, want),
+            } => self.on_call(call, Scope::Own, selectors, want, OnMiss::Refuse),
+            Event::CallOnBehalf {
+                call,
+                selectors,
+                want,
+                on_miss,
+            } => self.on_call(call, Scope::OnBehalf, selectors, want, on_miss),
             Event::CallEnded(call) => self.end(call),
             Event::X509Signed { request, results } => {
                 let authorities = self
                     .view
                     .own_bundle()
                     .map_or(&[][..], |b| &b.bundle.x509_authorities);
-                let fresh = self.holdings.signed(
-                    request,
-                    results,
-                    authorities,
-                    self.now,
-                    &mut self.agenda,
-                    &mut self.fresh,
-                );
+                let fresh =
+                    self.holdings
+                        .signed(request, results, authorities, self.now, &mut self.agenda);
                 for entry in &fresh {
                     self.entry_stale(entry);
                 }
             }
-            Event::X509SignFailed { request, fault } => self.holdings.sign_failed(
-                request,
-                fault,
-                self.now,
-                &mut self.agenda,
-                &mut self.fresh,
-            ),
+            Event::X509SignFailed { request, fault } => {
+                self.holdings
+                    .sign_failed(request, fault, self.now, &mut self.agenda);
+            }
+            Event::WitSigned { request, results } => {
+                let authorities = self.view.own_bundle().map_or(&[][..], |b| &b.wit);
+                let fresh =
+                    self.wits
+                        .signed(request, results, authorities, self.now, &mut self.agenda);
+                for entry in &fresh {
+                    self.entry_stale(entry);
+                }
+            }
+            Event::WitSignFailed { request, fault } => {
+                self.wits
+                    .sign_failed(request, fault, self.now, &mut self.agenda);
+            }
             Event::JwtSigned { request, result } => {
                 let authorities = self.view.own_bundle().map_or(&[][..], |b| &b.jwt);
                 if let Some(outcome) = self.tokens.signed(request, result, authorities, self.now) {
@@ -263,7 +332,7 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
         }
     }
 
-    fn on_difference(&mut self, difference: &Difference) {
+    pub(crate) fn on_difference(&mut self, difference: &Difference) {
         for Changed { before, after } in &difference.entries {
             let Some(id) = before.as_ref().or(after.as_ref()).map(|e| &e.id) else {
                 continue;
@@ -275,10 +344,19 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
             if let Some(entry) = after.as_ref().filter(|e| !e.store_svid) {
                 self.entry_index.add(entry);
                 new_groups = self.group_index.matching(entry);
+                new_groups.retain(|id| {
+                    let group = self.groups.get(id);
+                    group.is_some_and(|group| group.scope.admits(entry))
+                });
                 self.holdings
                     .entry_changed(before.as_deref(), entry, &mut self.agenda);
+                if self.config.wit_cache_max.is_some() {
+                    self.wits
+                        .entry_changed(before.as_deref(), entry, &mut self.agenda);
+                }
             } else {
                 self.holdings.entry_removed(id, &mut self.agenda);
+                self.wits.entry_removed(id, &mut self.agenda);
             }
             let tokens_change = match (before, after) {
                 (Some(b), Some(a)) => {
@@ -305,18 +383,24 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
                 }
             }
             for group in old_groups.difference(&new_groups) {
-                self.with_group(*group, |group, holdings| {
+                self.with_group(*group, |group, holdings, wits| {
                     group.matches.remove(id);
                     if group.x509_calls > 0 {
                         holdings.unsubscribe(id);
                     }
+                    if group.wits.calls() > 0 {
+                        wits.unsubscribe(id);
+                    }
                 });
             }
             for group in new_groups.difference(&old_groups) {
-                self.with_group(*group, |group, holdings| {
+                self.with_group(*group, |group, holdings, wits| {
                     group.matches.insert(id.clone());
                     if group.x509_calls > 0 {
                         holdings.subscribe(id);
+                    }
+                    if group.wits.calls() > 0 {
+                        wits.subscribe(id);
                     }
                 });
             }
@@ -329,6 +413,7 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
             self.on_own_bundle();
         }
         if !difference.bundles.is_empty() {
+            self.bundles_version += 1;
             self.stale_groups.extend(self.groups.keys());
         }
     }
@@ -341,8 +426,10 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
             &bundle.bundle.x509_authorities,
             self.now,
             &mut self.agenda,
-            &mut self.fresh,
         );
+        let wits_changed = self
+            .wits
+            .bundle_changed(&bundle.wit, self.now, &mut self.agenda);
         let outcomes = self.tokens.keys_changed(&bundle.jwt, self.now);
         // Also what calls that wait for several tokens have collected so far (JWTI-14): it is asked
         // for again when they are looked at next.
@@ -354,7 +441,7 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
                 });
             }
         }
-        for entry in &changed {
+        for entry in changed.iter().chain(&wits_changed) {
             self.entry_stale(entry);
         }
         for (request, outcome) in outcomes {
@@ -362,7 +449,14 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
         }
     }
 
-    fn on_call(&mut self, call: CallId, selectors: Arc<SelectorSet>, want: Want) {
+    fn on_call(
+        &mut self,
+        call: CallId,
+        scope: Scope,
+        selectors: Arc<SelectorSet>,
+        want: Want,
+        on_miss: OnMiss,
+    ) {
         if self.calls.contains_key(&call) {
             return;
         }
@@ -371,6 +465,11 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
             Want::X509Bundles => Kind::X509Bundles(None),
             Want::JwtBundles => Kind::JwtBundles(None),
             Want::Trust => Kind::Trust,
+            Want::WitBundles => Kind::WitBundles(None),
+            Want::WitSvids { spiffe_id } => Kind::WitSvids {
+                spiffe_id,
+                told: None,
+            },
             Want::JwtSvids {
                 mut audience,
                 spiffe_id,
@@ -386,15 +485,17 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
                 })
             }
         };
-        let group = self.join(selectors);
+        let group = self.join(scope, selectors);
         let call_state = Call {
             group,
             arrived: self.now.mono,
+            on_miss,
             kind,
         };
         let streams_x509 = call_state.is_x509();
+        let lane = call_state.wit_lane();
         self.calls.insert(call, call_state);
-        self.with_group(group, |group, holdings| {
+        self.with_group(group, |group, holdings, wits| {
             group.calls.insert(call);
             if streams_x509 {
                 group.x509_calls += 1;
@@ -402,23 +503,32 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
                     group.matches.iter().for_each(|id| holdings.subscribe(id));
                 }
             }
+            if let Some(lane) = lane
+                && group.wits.enter(lane) == 1
+            {
+                group.matches.iter().for_each(|id| wits.subscribe(id));
+            }
         });
         self.stale_calls.insert(call);
     }
 
-    fn join(&mut self, selectors: Arc<SelectorSet>) -> GroupId {
-        if let Some(group) = self.by_selectors.get(&selectors) {
+    fn join(&mut self, scope: Scope, selectors: Arc<SelectorSet>) -> GroupId {
+        let key = (scope, selectors.clone());
+        if let Some(group) = self.by_selectors.get(&key) {
             return *group;
         }
         self.next_group += 1;
         let id = GroupId(self.next_group);
-        let matches = self.entry_index.matching(&selectors, &self.view.entries);
+        let mut matches = self.entry_index.matching(&selectors, &self.view.entries);
+        let entries = &self.view.entries;
+        matches.retain(|entry| entries.get(entry).is_some_and(|e| scope.admits(e)));
         for entry in &matches {
             self.groups_of.entry(entry.clone()).or_default().insert(id);
         }
         self.group_index.add(id, &selectors);
-        self.by_selectors.insert(selectors.clone(), id);
-        self.groups.insert(id, Group::new(selectors, matches));
+        self.by_selectors.insert(key, id);
+        self.groups
+            .insert(id, Group::new(selectors, scope, matches));
         id
     }
 
@@ -430,18 +540,24 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
         self.agenda.clear(&Alarm::Call(id));
         self.stale_calls.remove(&id);
         let streamed_x509 = call.is_x509();
+        let lane = call.wit_lane();
         if let Kind::JwtSvids(jwt) = call.kind {
             for request in jwt.asked.into_values() {
                 self.tokens.leave(request, id, &mut self.agenda);
             }
         }
-        self.with_group(call.group, |group, holdings| {
+        self.with_group(call.group, |group, holdings, wits| {
             group.calls.remove(&id);
             if streamed_x509 {
                 group.x509_calls -= 1;
                 if group.x509_calls == 0 {
                     group.matches.iter().for_each(|id| holdings.unsubscribe(id));
                 }
+            }
+            if let Some(lane) = lane
+                && group.wits.leave(&lane) == 0
+            {
+                group.matches.iter().for_each(|id| wits.unsubscribe(id));
             }
         });
         if self
@@ -459,14 +575,19 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
                 }
             }
             self.group_index.remove(call.group, &group.selectors);
-            self.by_selectors.remove(&group.selectors);
+            self.by_selectors
+                .remove(&(group.scope, group.selectors.clone()));
             self.stale_groups.remove(&call.group);
-            self.agenda.clear(&Alarm::Settle(call.group));
+            for kind in [SvidKind::X509, SvidKind::Wit] {
+                self.agenda.clear(&Alarm::Settle(kind, call.group));
+            }
         }
     }
 
     /// Tells whoever has to be told, then asks for what is wanted.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
+        // What was noted comes before what follows from it.
+        self.collect();
         for id in std::mem::take(&mut self.stale_groups) {
             if let Some(group) = self.groups.get_mut(&id) {
                 group.stale();
@@ -478,9 +599,17 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
             self.evaluate(call);
         }
         self.holdings.balance(&mut self.agenda);
-        self.holdings.pump(&mut self.fresh);
+        self.wits.balance(&mut self.agenda);
+        self.holdings.pump(&mut self.requests);
+        self.wits.pump(&mut self.requests);
+        self.collect();
         self.tokens.pump(&mut self.fresh);
         self.actions.extend(self.fresh.drain(..));
+    }
+
+    fn collect(&mut self) {
+        self.fresh.extend(self.holdings.deeds().map(Action::from));
+        self.fresh.extend(self.wits.deeds().map(Action::from));
     }
 
     fn entry_stale(&mut self, entry: &EntryId) {
@@ -489,9 +618,13 @@ impl<X: X509Material, J: JwtMaterial> Roster<X, J> {
         }
     }
 
-    fn with_group(&mut self, id: GroupId, change: impl FnOnce(&mut Group<X>, &mut Holdings<X>)) {
+    fn with_group(
+        &mut self,
+        id: GroupId,
+        change: impl FnOnce(&mut Group<X, W>, &mut Holdings<X509Kind<X>>, &mut Holdings<WitKind<W>>),
+    ) {
         if let Some(group) = self.groups.get_mut(&id) {
-            change(group, &mut self.holdings);
+            change(group, &mut self.holdings, &mut self.wits);
         }
     }
 

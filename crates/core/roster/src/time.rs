@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use muster_model::{EntryId, Now, Timestamp};
 
-use crate::{CallId, RequestId, groups::GroupId};
+use crate::groups::GroupId;
+use crate::kinds::SvidKind;
+use crate::{CallId, RequestId};
 
 /// The longest the machine sleeps while something depends on the civil clock: a step of that
 /// clock is noticed after this long, without any news from outside.
@@ -34,6 +36,11 @@ impl When {
             wall: Timestamp::MAX,
             mono,
         }
+    }
+
+    /// The instant on the civil clock.
+    pub(crate) fn wall(self) -> Timestamp {
+        self.wall
     }
 
     /// Whether the instant has come.
@@ -84,18 +91,18 @@ impl Schedule {
 /// What the machine wakes up for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Alarm {
-    /// An X509-SVID is to be renewed.
-    Renew(EntryId),
-    /// An X509-SVID has expired.
-    Expire(EntryId),
+    /// An SVID is to be renewed.
+    Renew(SvidKind, EntryId),
+    /// An SVID has expired.
+    Expire(SvidKind, EntryId),
     /// An entry whose signature failed, or waits for its bundle, is due again.
-    Retry(EntryId),
+    Retry(SvidKind, EntryId),
     /// Signing was paused after a failure and may go on.
-    Resume,
+    Resume(SvidKind),
     /// A call has waited long enough for the thing it waits for.
     Call(CallId),
     /// A group has waited long enough for its last missing SVID.
-    Settle(GroupId),
+    Settle(SvidKind, GroupId),
     /// A JWT-SVID whose signature failed is due again.
     RetryJwt(RequestId),
 }
@@ -239,16 +246,19 @@ mod tests {
     fn agenda_goes_by_both_clocks() {
         let mut agenda = Agenda::default();
         agenda.set(
-            Alarm::Resume,
+            Alarm::Resume(SvidKind::X509),
             When::after(now(0, 0), Duration::from_secs(3)),
         );
         assert_eq!(agenda.next(now(0, 0)), Some(Duration::from_secs(3)));
         let expire = Schedule::new(at(0), at(100), at(50), now(0, 0)).expire;
         let entry = EntryId::parse("e").unwrap();
-        agenda.set(Alarm::Expire(entry.clone()), expire);
+        agenda.set(Alarm::Expire(SvidKind::X509, entry.clone()), expire);
         assert_eq!(agenda.pop(now(0, 2)), None);
-        assert_eq!(agenda.pop(now(100, 2)), Some(Alarm::Expire(entry)));
-        assert_eq!(agenda.pop(now(100, 3)), Some(Alarm::Resume));
+        assert_eq!(
+            agenda.pop(now(100, 2)),
+            Some(Alarm::Expire(SvidKind::X509, entry))
+        );
+        assert_eq!(agenda.pop(now(100, 3)), Some(Alarm::Resume(SvidKind::X509)));
         assert_eq!(agenda.next(now(100, 3)), None);
     }
 

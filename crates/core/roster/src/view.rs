@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use muster_model::{Bundle, Entry, EntryId, JwtAuthority, Revision, TrustDomain};
+use muster_model::{Bundle, Entry, EntryId, JwtAuthority, Revision, TrustDomain, WitAuthority};
 
 use crate::ViewDigest;
 
@@ -51,13 +51,14 @@ pub enum StepFault {
     DigestMismatch,
 }
 
-/// A bundle and the two forms in which it leaves the node, shared by all who receive it.
+/// A bundle and the forms in which it leaves the node, shared by all who receive it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HeldBundle {
     pub(crate) bundle: Bundle,
     /// The X.509 authorities, DER, one after the other; empty when there are none.
     pub(crate) x509: Arc<[u8]>,
     pub(crate) jwt: Arc<[JwtAuthority]>,
+    pub(crate) wit: Arc<[WitAuthority]>,
 }
 
 impl HeldBundle {
@@ -71,7 +72,15 @@ impl HeldBundle {
         let jwt = before
             .filter(|b| *b.jwt == *bundle.jwt_authorities)
             .map_or_else(|| bundle.jwt_authorities.clone().into(), |b| b.jwt.clone());
-        Self { bundle, x509, jwt }
+        let wit = before
+            .filter(|b| *b.wit == *bundle.wit_authorities)
+            .map_or_else(|| bundle.wit_authorities.clone().into(), |b| b.wit.clone());
+        Self {
+            bundle,
+            x509,
+            jwt,
+            wit,
+        }
     }
 }
 
@@ -125,6 +134,19 @@ impl View {
             (Revision::default(), ViewDigest::default())
         } else {
             (self.revision, self.digest)
+        }
+    }
+
+    /// The whole view, as a step that replaces another.
+    pub(crate) fn as_step(&self) -> Step {
+        Step {
+            revision: self.revision,
+            replace: true,
+            entries: self.entries.values().map(|e| Entry::clone(e)).collect(),
+            removed_entries: Vec::new(),
+            bundles: self.bundles.values().map(|b| b.bundle.clone()).collect(),
+            removed_bundles: Vec::new(),
+            digest: self.digest,
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use muster_crypto::{Jwk, JwkError, PublicKey};
-use muster_model::{Bundle, JwtAuthority, Timestamp, TrustDomain, X509Authority};
+use muster_model::{Bundle, JwtAuthority, Timestamp, TrustDomain, WitAuthority, X509Authority};
 use serde_json::{Map, Value};
 
 use crate::x509::{Certificate, CertificateError};
@@ -15,6 +15,7 @@ pub const MAX_BUNDLE_LEN: usize = 4 * 1024 * 1024;
 
 const USE_X509: &str = "x509-svid";
 const USE_JWT: &str = "jwt-svid";
+const USE_WIT: &str = "wit-svid";
 
 /// Why a document is not a bundle that we take. Nothing of such a document is used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,8 +51,8 @@ pub enum BundleError {
         /// Its place in `keys`, from 0.
         index: usize,
     },
-    /// A `jwt-svid` entry has no `kid` (BND-12).
-    #[error("JWT key {index} of the bundle has no kid")]
+    /// A `jwt-svid` or `wit-svid` entry has no `kid` (BND-12, WIT-16).
+    #[error("key {index} of the bundle has no kid, and a key for tokens needs one")]
     NoKeyId {
         /// Its place in `keys`, from 0.
         index: usize,
@@ -74,10 +75,15 @@ pub fn encode_spiffe(bundle: &Bundle) -> Vec<u8> {
         usage: Some(USE_JWT.into()),
         ..jwk
     });
+    // WIT-16, BND-07: a use and a kid of its own.
+    let wit = wit_keys(bundle).map(|jwk| Jwk {
+        usage: Some(USE_WIT.into()),
+        ..jwk
+    });
     let mut document = Map::new();
     document.insert(
         "keys".into(),
-        x509.chain(jwt).map(|k| k.to_value()).collect(),
+        x509.chain(jwt).chain(wit).map(|k| k.to_value()).collect(),
     );
     document.insert("spiffe_sequence".into(), bundle.sequence_number.into());
     if bundle.refresh_hint > 0 {
@@ -92,6 +98,36 @@ pub fn encode_jwks(bundle: &Bundle) -> Vec<u8> {
     let keys: Value = jwt_keys(bundle).map(|key| key.to_value()).collect();
     let document = Map::from_iter([("keys".to_owned(), keys)]);
     Value::Object(document).to_string().into_bytes()
+}
+
+/// The WIT keys alone, as FetchWITBundles sends them; each with its `kid` (WIT-19). They carry
+/// their use, so that a reader that takes every key of a set as a JWT key takes none of these.
+pub fn encode_wit_jwks(authorities: &[WitAuthority]) -> String {
+    let keys: Value = authorities
+        .iter()
+        .filter_map(wit_key)
+        .map(|key| {
+            Jwk {
+                usage: Some(USE_WIT.into()),
+                ..key
+            }
+            .to_value()
+        })
+        .collect();
+    Value::Object(Map::from_iter([("keys".to_owned(), keys)])).to_string()
+}
+
+fn wit_keys(bundle: &Bundle) -> impl Iterator<Item = Jwk> + '_ {
+    bundle.wit_authorities.iter().filter_map(wit_key)
+}
+
+fn wit_key(authority: &WitAuthority) -> Option<Jwk> {
+    Some(Jwk {
+        key: PublicKey::from_spki_der(&authority.public_key).ok()?,
+        key_id: Some(authority.key_id.clone()),
+        usage: None,
+        certificates: Vec::new(),
+    })
 }
 
 fn jwt_keys(bundle: &Bundle) -> impl Iterator<Item = Jwk> + '_ {
@@ -135,6 +171,12 @@ pub fn decode_spiffe(trust_domain: TrustDomain, document: &[u8]) -> Result<Bundl
                     add_jwt(&mut bundle.jwt_authorities, authority);
                 }
             }
+            // BND-16: a key serves its own use and no other.
+            Some(USE_WIT) => {
+                if let Some(authority) = read_wit(index, value)? {
+                    add_wit(&mut bundle.wit_authorities, authority);
+                }
+            }
             Some(_) | None => {}
         }
     }
@@ -152,6 +194,22 @@ pub fn decode_jwks(document: &[u8]) -> Result<Vec<JwtAuthority>, BundleError> {
         ) && let Some(authority) = read_jwt(index, value)?
         {
             add_jwt(&mut authorities, authority);
+        }
+    }
+    Ok(authorities)
+}
+
+/// Reads a WIT key set of the Workload API: `use` absent or `wit-svid`.
+pub fn decode_wit_jwks(document: &[u8]) -> Result<Vec<WitAuthority>, BundleError> {
+    let (_members, keys) = read_key_set(document)?;
+    let mut authorities = Vec::with_capacity(keys.len());
+    for (index, value) in keys.iter().enumerate() {
+        if matches!(
+            value.get("use").map(Value::as_str),
+            None | Some(Some(USE_WIT))
+        ) && let Some(authority) = read_wit(index, value)?
+        {
+            add_wit(&mut authorities, authority);
         }
     }
     Ok(authorities)
@@ -210,6 +268,16 @@ fn read_jwt(index: usize, value: &Value) -> Result<Option<JwtAuthority>, BundleE
     }))
 }
 
+fn read_wit(index: usize, value: &Value) -> Result<Option<WitAuthority>, BundleError> {
+    // The entry has the same form; which of the two it is, its use says.
+    Ok(read_jwt(index, value)?.map(|key| WitAuthority {
+        key_id: key.key_id,
+        public_key: key.public_key,
+        expires_at: key.expires_at,
+        tainted: key.tainted,
+    }))
+}
+
 /// `None` is a key of a type or curve that we do not know (BND-08).
 fn read_key(index: usize, value: &Value) -> Result<Option<Jwk>, BundleError> {
     match Jwk::from_value(value) {
@@ -223,6 +291,11 @@ fn read_key(index: usize, value: &Value) -> Result<Option<Jwk>, BundleError> {
 
 /// Of two keys with one name the later one stands, as in Go's and Rust's readers (BND-14).
 fn add_jwt(authorities: &mut Vec<JwtAuthority>, authority: JwtAuthority) {
+    authorities.retain(|known| known.key_id != authority.key_id);
+    authorities.push(authority);
+}
+
+fn add_wit(authorities: &mut Vec<WitAuthority>, authority: WitAuthority) {
     authorities.retain(|known| known.key_id != authority.key_id);
     authorities.push(authority);
 }

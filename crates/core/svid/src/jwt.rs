@@ -294,11 +294,11 @@ pub fn validate<B: Borrow<Bundle>>(
     let key = find_key(bundle.borrow(), trust_domain, &key_id, now)?;
     jws.verify(&key)?;
 
-    let expires_at = seconds(&claims, "exp")?.ok_or(JwtError::Claim("exp"))?;
+    let expires_at = numeric_date(&claims, "exp")?.ok_or(JwtError::Claim("exp"))?;
     if expires_at <= now {
         return Err(JwtError::Expired);
     }
-    if let Some(not_before) = seconds(&claims, "nbf")?
+    if let Some(not_before) = numeric_date(&claims, "nbf")?
         && not_before > now.plus(NOT_BEFORE_LEEWAY)
     {
         return Err(JwtError::NotYetValid);
@@ -336,7 +336,10 @@ fn find_key(
 }
 
 /// A NumericDate: seconds, which others may write with a fraction (RFC 7519, 2).
-fn seconds(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Timestamp>, JwtError> {
+pub(crate) fn numeric_date(
+    claims: &Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<Timestamp>, JwtError> {
     let Some(value) = claims.get(name) else {
         return Ok(None);
     };

@@ -123,6 +123,11 @@ pub enum LadderError {
 }
 
 impl<M> Ladder<M> {
+    /// A ladder without authorities.
+    pub const fn empty() -> Self {
+        Self { rungs: Vec::new() }
+    }
+
     /// The ladder that was remembered.
     pub fn from_rungs(rungs: Vec<Rung<M>>) -> Result<Self, LadderError> {
         for (index, rung) in rungs.iter().enumerate() {

@@ -48,7 +48,8 @@ struct Arguments {
     /// Small counts, for a run under a minute. The figures are coarse.
     #[arg(long)]
     quick: bool,
-    /// Only these: arrival, signing, connections, neighbours, gone, streams, tokens, entries. May be repeated.
+    /// Only these: arrival, signing, connections, neighbours, gone, streams, tokens, entries; and, only when named,
+    /// swarm-idle, swarm-churn, swarm-storm, swarm-streams, restart. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Write the figures there as well.
@@ -128,7 +129,9 @@ fn measure_one(kind: &Kind, sizes: &Sizes, arguments: &Arguments) -> Result<Vec<
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let wanted =
-        |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
+    let wanted = |name: &str| {
+        let heavy = name.starts_with("swarm-") || name == "restart";
+        (arguments.only.is_empty() && !heavy) || arguments.only.iter().any(|only| only == name)
+    };
     runtime.block_on(measure::all(kind, sizes, &wanted))
 }

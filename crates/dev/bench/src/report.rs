@@ -118,7 +118,7 @@ mod tests {
         Figure {
             what: "x".into(),
             value,
-            unit: "ms",
+            unit: "ms".into(),
             more_is_better: Some(more_is_better),
             bar: Some(bar),
         }

@@ -140,6 +140,11 @@ impl ServerProcess {
         self.address
     }
 
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The configuration, to start again with.
     pub fn config(&self) -> &ServerConfig {
         &self.config

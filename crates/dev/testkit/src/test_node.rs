@@ -40,7 +40,17 @@ impl TestNode {
         token: &str,
     ) -> Result<Self, Status> {
         let key = PrivateKey::generate(KeyType::EcP256).expect("a key");
-        let csr = build_csr(&key, None).expect("a signing request");
+        Self::attest_with(address, bundle, token, &key).await
+    }
+
+    /// Attests with a join token and a key that was made before.
+    pub async fn attest_with(
+        address: SocketAddr,
+        bundle: &types::Bundle,
+        token: &str,
+        key: &PrivateKey,
+    ) -> Result<Self, Status> {
+        let csr = build_csr(key, None).expect("a signing request");
         let request = AttestAgentRequest {
             step: Some(attest_agent_request::Step::Params(
                 attest_agent_request::Params {
@@ -68,7 +78,7 @@ impl TestNode {
             .iter()
             .map(|der| der.to_vec())
             .collect();
-        let svid = X509Svid::new(chain, &key).expect("an SVID for our key");
+        let svid = X509Svid::new(chain, key).expect("an SVID for our key");
         Ok(Self {
             svid,
             address,

@@ -22,7 +22,12 @@ pub(crate) struct Options {
 /// Builds and measures.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     println!("building muster and the bench for release");
-    build_release(&["muster-cli", "muster-server", "muster-bench"])?;
+    build_release(&[
+        "muster-cli",
+        "muster-server",
+        "muster-bench",
+        "muster-swarm",
+    ])?;
     let status = Command::new(release_binary("muster-bench"))
         .arg("--muster")
         .arg(release_binary("muster"))

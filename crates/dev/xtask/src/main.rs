@@ -1,10 +1,11 @@
-//! The chores of this repository: `cargo xtask interop`, `bench` and `fuzz`.
+//! The chores of this repository: `cargo xtask interop`, `attacks`, `bench` and `fuzz`.
 //!
 //! Start at [`interop`]. What Muster itself does is not here: an xtask builds and runs programs, and
 //! judges what they print. The tidy rules are a test, in `tests/tidy.rs`.
 
 #![expect(clippy::print_stdout, reason = "a chore speaks on standard output")]
 
+mod attacks;
 mod bench;
 mod fuzz;
 mod interop;
@@ -26,6 +27,8 @@ struct Arguments {
 enum Chore {
     /// Installs other people's SPIFFE clients and runs them against real processes of Muster.
     Interop(interop::Options),
+    /// Tries every way to get another process's identity; needs root.
+    Attacks(attacks::Options),
     /// Builds Muster for release and measures it.
     Bench(bench::Options),
     /// Runs every fuzz target for a while.
@@ -35,6 +38,7 @@ enum Chore {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Interop(options) => interop::run(&options),
+        Chore::Attacks(options) => attacks::run(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::Fuzz(options) => fuzz::run(&options),
     };

@@ -216,6 +216,11 @@ impl Stopwatch {
         Self(Instant::now())
     }
 
+    /// The time since the start, for deadlines.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+
     /// Whole seconds since the start.
     pub(crate) fn seconds(self) -> u64 {
         self.0.elapsed().as_secs()

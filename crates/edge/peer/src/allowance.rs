@@ -5,11 +5,12 @@
 //! [`GROUPS`] times one group's allowance.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use muster_rt::Clock;
 
 /// How many control groups' allowances one user has in all.
 const GROUPS: u32 = 4;
@@ -43,8 +44,7 @@ impl Rate {
 pub struct Allowance {
     /// New connections.
     pub connections: Rate,
-    /// Calls, weighed: one for the call, and one for each millisecond that attesting its caller
-    /// took beyond the first.
+    /// Calls, weighed by the work that they ask for: see [`CallPlace::charge`].
     pub calls: Rate,
     /// Calls of one user that are open at the same time.
     pub open_calls: usize,
@@ -83,43 +83,44 @@ impl OverLimit {
     /// The word for metrics and logs.
     pub fn word(self) -> &'static str {
         match self {
-            Self::Calls => "calls",
-            Self::OpenCalls => "open_calls",
+            Self::Calls => "call_rate",
+            Self::OpenCalls => "calls_per_user",
         }
     }
 }
 
 /// Rations by the generic cell rate algorithm: `paid_until` is when all that was taken is earned.
+/// Times are those of a monotonic clock.
 #[derive(Debug)]
 struct Bucket {
     rate: Rate,
-    paid_until: Mutex<Instant>,
+    paid_until: Mutex<Duration>,
 }
 
 impl Bucket {
-    fn new(rate: Rate, now: Instant) -> Self {
+    fn new(rate: Rate, now: Duration) -> Self {
         Self {
             rate,
             paid_until: Mutex::new(now),
         }
     }
 
-    fn has_room(&self, now: Instant) -> bool {
+    fn has_room(&self, now: Duration) -> bool {
         let until = (*self.lock()).max(now) + self.rate.cost(1);
-        until.duration_since(now) <= self.rate.cost(self.rate.burst.max(1))
+        until.saturating_sub(now) <= self.rate.cost(self.rate.burst.max(1))
     }
 
     /// Takes `units` whether or not there is room for them: what was done is owed.
-    fn take(&self, units: u32, now: Instant) {
+    fn take(&self, units: u32, now: Duration) {
         let mut paid_until = self.lock();
         *paid_until = (*paid_until).max(now) + self.rate.cost(units);
     }
 
-    fn owes_nothing(&self, now: Instant) -> bool {
+    fn owes_nothing(&self, now: Duration) -> bool {
         *self.lock() <= now
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Instant> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Duration> {
         self.paid_until
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -135,7 +136,7 @@ struct Account {
 }
 
 impl Account {
-    fn new(allowance: &Allowance, factor: u32, now: Instant) -> Self {
+    fn new(allowance: &Allowance, factor: u32, now: Duration) -> Self {
         Self {
             connections: Bucket::new(allowance.connections.times(factor), now),
             calls: Bucket::new(allowance.calls.times(factor), now),
@@ -145,20 +146,33 @@ impl Account {
 }
 
 /// A neighbour as its connections know it. Clones are the same neighbour.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Neighbour {
     own: Arc<Account>,
     user: Arc<Account>,
-    open_calls: usize,
+    rules: Arc<Rules>,
+}
+
+/// What is the same for all neighbours of a socket.
+struct Rules {
+    allowance: Allowance,
+    clock: Arc<dyn Clock>,
+}
+
+impl Rules {
+    fn now(&self) -> Duration {
+        self.clock.now().mono
+    }
 }
 
 impl Neighbour {
     pub(crate) fn admit_call(&self) -> Result<CallPlace, OverLimit> {
-        let now = Instant::now();
+        let now = self.rules.now();
         if !(self.own.calls.has_room(now) && self.user.calls.has_room(now)) {
             return Err(OverLimit::Calls);
         }
-        if self.user.open_calls.fetch_add(1, Ordering::Relaxed) >= self.open_calls {
+        let most = self.rules.allowance.open_calls;
+        if self.user.open_calls.fetch_add(1, Ordering::Relaxed) >= most {
             self.user.open_calls.fetch_sub(1, Ordering::Relaxed);
             return Err(OverLimit::OpenCalls);
         }
@@ -171,24 +185,29 @@ impl Neighbour {
 }
 
 /// A call's place among its user's; given back when dropped.
-#[derive(Debug)]
 pub struct CallPlace {
     neighbour: Neighbour,
 }
 
 impl CallPlace {
-    /// Charges for the attestation of the caller, which took so long: the first millisecond is the
-    /// call's own.
-    pub fn charge(&self, took: Duration) {
-        let units = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
-        if units > 1 {
-            let now = Instant::now();
-            // At most half a burst, so that nobody pays for ever for a slow directory service.
+    /// Charges for what was done for the call beyond an ordinary one, in units of about a
+    /// millisecond of processor time. By the work and not by the time that it took: who has to
+    /// wait because of its neighbours does not pay for it.
+    pub fn charge(&self, units: u32) {
+        if units > 0 {
+            let now = self.neighbour.rules.now();
+            // At most half a burst, so that nobody pays for ever for one large program.
             for account in [&self.neighbour.own, &self.neighbour.user] {
                 let most = account.calls.rate.burst / 2;
                 account.calls.take(units.min(most), now);
             }
         }
+    }
+}
+
+impl fmt::Debug for CallPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CallPlace")
     }
 }
 
@@ -209,23 +228,22 @@ enum Key {
 }
 
 /// All neighbours of a socket.
-#[derive(Debug)]
 pub(crate) struct Neighbours {
-    allowance: Allowance,
+    rules: Arc<Rules>,
     accounts: Mutex<HashMap<Key, Arc<Account>>>,
 }
 
 impl Neighbours {
-    pub(crate) fn new(allowance: Allowance) -> Self {
+    pub(crate) fn new(allowance: Allowance, clock: Arc<dyn Clock>) -> Self {
         Self {
-            allowance,
+            rules: Arc::new(Rules { allowance, clock }),
             accounts: Mutex::default(),
         }
     }
 
     /// Takes a connection from the allowance; `None` when it is used up.
     pub(crate) fn admit_connection(&self, uid: u32, cgroup: Option<u64>) -> Option<Neighbour> {
-        let now = Instant::now();
+        let now = self.rules.now();
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         if accounts.len() >= SWEEP_AT {
             accounts.retain(|_, account| {
@@ -237,7 +255,7 @@ impl Neighbours {
         let mut account = |key, factor| {
             let account = accounts
                 .entry(key)
-                .or_insert_with(|| Arc::new(Account::new(&self.allowance, factor, now)));
+                .or_insert_with(|| Arc::new(Account::new(&self.rules.allowance, factor, now)));
             Arc::clone(account)
         };
         // The user first: who is over that limit makes no further accounts.
@@ -254,25 +272,48 @@ impl Neighbours {
         Some(Neighbour {
             own,
             user,
-            open_calls: self.allowance.open_calls,
+            rules: Arc::clone(&self.rules),
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use muster_model::{Now, Timestamp};
+
     use super::*;
 
-    fn neighbours() -> Neighbours {
+    /// A clock that stands until it is told to go on.
+    #[derive(Default)]
+    struct Hands(Mutex<Duration>);
+
+    impl Hands {
+        fn advance(&self, by: Duration) {
+            *self.0.lock().unwrap() += by;
+        }
+    }
+
+    impl Clock for Hands {
+        fn now(&self) -> Now {
+            Now {
+                wall: Timestamp::from_unix_seconds(0),
+                mono: *self.0.lock().unwrap(),
+            }
+        }
+    }
+
+    fn neighbours() -> (Neighbours, Arc<Hands>) {
         let rate = Rate {
             per_second: 10,
             burst: 5,
         };
-        Neighbours::new(Allowance {
+        let allowance = Allowance {
             connections: rate,
             calls: rate,
             open_calls: 3,
-        })
+        };
+        let clock = Arc::<Hands>::default();
+        (Neighbours::new(allowance, clock.clone()), clock)
     }
 
     fn admitted(all: &Neighbours, uid: u32, cgroup: u64, tries: usize) -> usize {
@@ -280,41 +321,41 @@ mod tests {
         (0..tries).filter(admit).count()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn who_floods_meets_its_own_limit_and_no_other() {
-        let all = neighbours();
+    #[test]
+    fn who_floods_meets_its_own_limit_and_no_other() {
+        let (all, clock) = neighbours();
         assert_eq!(admitted(&all, 7, 1, 100), 5);
         assert_eq!(admitted(&all, 7, 2, 1), 1, "the same user elsewhere");
         assert_eq!(admitted(&all, 8, 1, 1), 1, "another user");
-        tokio::time::advance(Duration::from_millis(300)).await;
+        clock.advance(Duration::from_millis(300));
         assert_eq!(admitted(&all, 7, 1, 100), 3, "ten by the second");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn groups_of_ones_own_do_not_multiply_for_ever() {
-        let all = neighbours();
+    #[test]
+    fn groups_of_ones_own_do_not_multiply_for_ever() {
+        let (all, _clock) = neighbours();
         let admitted: usize = (0..100).map(|group| admitted(&all, 7, group, 5)).sum();
         assert_eq!(admitted, 5 * usize::try_from(GROUPS).unwrap());
         assert_eq!(all.accounts.lock().unwrap().len(), 5, "one is the user's");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn calls_are_weighed() {
-        let all = neighbours();
+    #[test]
+    fn calls_are_weighed() {
+        let (all, clock) = neighbours();
         let neighbour = all.admit_connection(7, Some(1)).unwrap();
         let place = neighbour.admit_call().unwrap();
-        place.charge(Duration::from_micros(900));
+        place.charge(0);
         drop(neighbour.admit_call().unwrap());
-        place.charge(Duration::from_secs(3600));
+        place.charge(1_000_000);
         drop(neighbour.admit_call().unwrap());
         assert_eq!(neighbour.admit_call().unwrap_err(), OverLimit::Calls);
-        tokio::time::advance(Duration::from_millis(100)).await;
+        clock.advance(Duration::from_millis(100));
         drop(neighbour.admit_call().unwrap());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn open_calls_are_given_back() {
-        let all = neighbours();
+    #[test]
+    fn open_calls_are_given_back() {
+        let (all, _clock) = neighbours();
         let neighbour = all.admit_connection(7, None).unwrap();
         let mut open: Vec<_> = (0..3).map(|_| neighbour.admit_call().unwrap()).collect();
         assert_eq!(neighbour.admit_call().unwrap_err(), OverLimit::OpenCalls);
@@ -322,12 +363,12 @@ mod tests {
         open.push(neighbour.admit_call().unwrap());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn those_who_owe_nothing_are_forgotten() {
-        let all = neighbours();
+    #[test]
+    fn those_who_owe_nothing_are_forgotten() {
+        let (all, clock) = neighbours();
         for uid in 0..3 * u32::try_from(SWEEP_AT).unwrap() {
             drop(all.admit_connection(uid, None));
-            tokio::time::advance(Duration::from_millis(1)).await;
+            clock.advance(Duration::from_millis(1));
         }
         assert!(all.accounts.lock().unwrap().len() < 2 * SWEEP_AT);
     }

@@ -87,6 +87,12 @@ impl<S> AuthorityRewriter<S> {
         &self.inner
     }
 
+    /// The connection itself, for a server that speaks another protocol first, such as TLS. Only
+    /// before anything was read through this wrapper: what it holds back is lost.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+
     /// Rewrites what is pending, as far as there is room.
     fn rewrite(&mut self) {
         match self.rewriter.push(&self.pending, &mut self.ready) {

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::allowance::{CallPlace, Neighbour, OverLimit};
+use crate::held::{HeldProcess, Named, unidentified};
 use crate::pidfd;
-use crate::processes::{Processes, Tracked};
+use crate::processes::Processes;
 use crate::procfs::{ExecutableId, ProcDir, ProcError};
 use crate::sys::{self, Credentials, Received, SenderPidfd};
 
@@ -104,9 +105,33 @@ pub enum Refusal {
         /// The process that connected.
         pid: u32,
     },
+    /// It did not read what it was sent, until its socket had been full for too long.
+    #[error("process {pid} does not read what it asked for")]
+    Unread {
+        /// The process that connected.
+        pid: u32,
+    },
     /// It was silent for longest when too many connections were.
     #[error("process {pid} connected and sent nothing, and its place went to a newer connection")]
     Displaced {
+        /// The process that connected.
+        pid: u32,
+    },
+    /// No further connection fits.
+    #[error("process {pid} connected when as many connections were open as may be")]
+    Full {
+        /// The process that connected.
+        pid: u32,
+    },
+    /// Its user holds as many connections as one user may.
+    #[error("process {pid} connected when its user held as many connections as one user may")]
+    HoldsTooMany {
+        /// The process that connected.
+        pid: u32,
+    },
+    /// Its user, or its user in its control group, has used up its allowance of new connections.
+    #[error("the user of process {pid} connects more often than its allowance")]
+    ConnectsTooOften {
         /// The process that connected.
         pid: u32,
     },
@@ -115,7 +140,12 @@ pub enum Refusal {
 impl From<Refusal> for io::Error {
     fn from(refusal: Refusal) -> Self {
         let kind = match refusal {
-            Refusal::TooSlow { .. } | Refusal::Displaced { .. } => io::ErrorKind::TimedOut,
+            Refusal::TooSlow { .. } | Refusal::Displaced { .. } | Refusal::Unread { .. } => {
+                io::ErrorKind::TimedOut
+            }
+            Refusal::Full { .. }
+            | Refusal::HoldsTooMany { .. }
+            | Refusal::ConnectsTooOften { .. } => io::ErrorKind::ConnectionRefused,
             Refusal::Exhausted { .. } => io::ErrorKind::OutOfMemory,
             Refusal::Gone { .. } => io::ErrorKind::ConnectionReset,
             Refusal::Silent => io::ErrorKind::NotConnected,
@@ -159,75 +189,34 @@ struct Inner {
 /// The process that connected, as seen at `accept`.
 #[derive(Clone)]
 pub(crate) struct Connector {
-    pid: u32,
+    process: HeldProcess,
     uid: u32,
     gid: u32,
-    process: Arc<Tracked>,
-    executable: Option<ExecutableId>,
     assurance: Assurance,
 }
 
 impl Connector {
-    /// Learns who connected `socket`: one of `processes`.
+    /// Takes hold of who was seen: one of `processes`.
     pub(crate) fn of(seen: Seen, processes: &Processes) -> Result<Self, Refusal> {
-        let pid = seen.pid;
-        let process = processes
-            .track(pid, seen.pidfd)
-            .map_err(|error| refusal(pid, &error))?;
-        let executable = executable_of(pid);
-        // The number cannot have been given away while its owner still runs: what was seen under
-        // it before this check is the owner's.
-        if !process.is_alive() {
-            return Err(Refusal::Gone { pid });
-        }
+        let named = match seen.assurance {
+            Assurance::OpenedPidfd => Named::ByNumber,
+            Assurance::ConnectorPidfd | Assurance::SenderPidfd => Named::ByKernel,
+        };
         Ok(Self {
-            pid,
+            process: processes.hold(seen.pid, seen.pidfd, named)?,
             uid: seen.uid,
             gid: seen.gid,
-            process,
-            executable,
             assurance: seen.assurance,
         })
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.pid
+        self.process.pid()
     }
 
     pub(crate) fn uid(&self) -> u32 {
         self.uid
     }
-
-    fn is_alive(&self) -> bool {
-        self.process.is_alive()
-    }
-
-    fn still_same(&self) -> Result<(), Refusal> {
-        let pid = self.pid;
-        let executable = executable_of(pid);
-        // After it, as in `of`. The start time needs no second look: the pidfd is of the process.
-        if !self.is_alive() {
-            return Err(Refusal::Gone { pid });
-        }
-        if executable != self.executable {
-            return Err(Refusal::OtherProgram { pid });
-        }
-        Ok(())
-    }
-
-    fn proc_dir(&self) -> Result<ProcDir, ProcError> {
-        self.process.proc_dir()
-    }
-}
-
-/// What `/proc/PID/exe` leads to. `None`: another user's executable is hidden from an unprivileged
-/// node, and a kernel thread has none; attestors that need it say so.
-fn executable_of(pid: u32) -> Option<ExecutableId> {
-    let stat = nix::sys::stat::stat(format!("/proc/{pid}/exe").as_str()).ok()?;
-    Some(ExecutableId {
-        device: stat.st_dev,
-        inode: stat.st_ino,
-    })
 }
 
 /// Whoever connected a socket, before anything is looked up: what a limit may be decided by.
@@ -272,6 +261,10 @@ impl Seen {
         })
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     pub(crate) fn uid(&self) -> u32 {
         self.uid
     }
@@ -289,34 +282,10 @@ fn visible(pid: i32) -> Result<u32, Refusal> {
         .ok_or(Refusal::NotVisible)
 }
 
-fn unidentified(pid: u32, error: &io::Error) -> Refusal {
-    match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
-            Refusal::Exhausted { pid }
-        }
-        Some(libc::ESRCH) => Refusal::Gone { pid },
-        _ => Refusal::Unidentified {
-            pid,
-            kind: error.kind(),
-        },
-    }
-}
-
-fn refusal(pid: u32, error: &ProcError) -> Refusal {
-    match error {
-        ProcError::Gone { pid } => Refusal::Gone { pid: *pid },
-        ProcError::Unreadable { source, .. } => unidentified(pid, source),
-        ProcError::Malformed { .. } => Refusal::Unidentified {
-            pid,
-            kind: io::ErrorKind::InvalidData,
-        },
-    }
-}
-
 impl Caller {
     /// The process, in our pid namespace. Never 0.
     pub fn pid(&self) -> u32 {
-        self.inner.connector.pid
+        self.process().pid()
     }
 
     /// The effective user when the process connected.
@@ -342,13 +311,13 @@ impl Caller {
 
     /// When the process started, in clock ticks since boot.
     pub fn start_time(&self) -> u64 {
-        self.inner.connector.process.start_time()
+        self.process().start_time()
     }
 
     /// The file that the process ran when the connection was accepted; `None` when the kernel
     /// does not show it to us.
     pub fn executable_id(&self) -> Option<ExecutableId> {
-        self.inner.connector.executable
+        self.process().executable_id()
     }
 
     /// How firmly the process is known.
@@ -356,34 +325,36 @@ impl Caller {
         self.inner.assurance
     }
 
-    /// The process's pidfd. Do not register it with an event loop: use
-    /// [`exited`](Self::exited), or duplicate it.
+    /// The process, apart from its connection: to wait for its end, to read about it, to see
+    /// whether it is still the one.
+    pub fn process(&self) -> &HeldProcess {
+        &self.inner.connector.process
+    }
+
+    /// The process's pidfd; see [`HeldProcess::pidfd`].
     pub fn pidfd(&self) -> &Arc<OwnedFd> {
-        self.inner.connector.process.pidfd()
+        self.process().pidfd()
     }
 
     /// Whether the process still runs.
     pub fn is_alive(&self) -> bool {
-        self.inner.connector.is_alive()
+        self.process().is_alive()
     }
 
     /// Whether it is still the process, and the program, that connected. Ask after collecting
     /// facts about it and before believing them.
     pub fn verify(&self) -> Result<(), Refusal> {
-        self.inner.connector.still_same()
+        self.process().verify()
     }
 
     /// `/proc/PID`, surely of this process.
     pub fn proc_dir(&self) -> Result<ProcDir, ProcError> {
-        self.inner.connector.proc_dir()
+        self.process().proc_dir()
     }
 
-    /// Resolves when the process has ended, within a scheduling delay of it.
-    ///
-    /// Any number of tasks may wait, each as often as it likes. Needs a tokio runtime with I/O
-    /// enabled; fails only when the kernel refuses another epoll watch.
+    /// Resolves when the process has ended; see [`HeldProcess::exited`].
     pub async fn exited(&self) -> io::Result<()> {
-        self.inner.connector.process.exited().await
+        self.process().exited().await
     }
 }
 
@@ -436,6 +407,12 @@ impl PeerInfo {
         self.shared.bound.get().cloned().ok_or(Refusal::Silent)
     }
 
+    /// Takes a call from the allowance of the caller's user. Ask before anything is done for the
+    /// call, attestation included.
+    pub fn admit_call(&self) -> Result<CallPlace, OverLimit> {
+        self.shared.neighbour.admit_call()
+    }
+
     /// Why the connection was refused, if it was.
     pub fn refused(&self) -> Option<Refusal> {
         self.shared.refused.get().copied()
@@ -444,12 +421,6 @@ impl PeerInfo {
     /// How many descriptors the other end tried to hand over; all were closed at once.
     pub fn descriptors_closed(&self) -> usize {
         self.shared.descriptors.load(Ordering::Relaxed)
-    }
-
-    /// Takes a call from the allowance of the caller's user and control group. Ask before anything
-    /// is done for the call.
-    pub fn admit_call(&self) -> Result<CallPlace, OverLimit> {
-        self.shared.neighbour.admit_call()
     }
 
     pub(crate) fn connector(&self) -> &Connector {
@@ -469,7 +440,7 @@ impl PeerInfo {
     pub(crate) fn judge(&self, received: &Received) -> Result<(), Refusal> {
         let shared = &*self.shared;
         let connector = &shared.connector;
-        let pid = connector.pid;
+        let pid = connector.pid();
         shared
             .descriptors
             .fetch_add(received.descriptors, Ordering::Relaxed);
@@ -486,7 +457,7 @@ impl PeerInfo {
         }
         // While the connector runs, its number is nobody else's, and nobody had both the number
         // and this connection before it existed: the sender is the connector.
-        if !connector.is_alive() {
+        if !connector.process.is_alive() {
             return Err(Refusal::Gone { pid });
         }
         if let Some(caller) = shared.bound.get() {
@@ -512,7 +483,7 @@ impl PeerInfo {
                 }
             }
         };
-        connector.still_same()?;
+        connector.process.verify()?;
         shared.bound.get_or_init(|| Caller {
             inner: Arc::new(Inner {
                 connector: connector.clone(),
@@ -527,7 +498,7 @@ impl PeerInfo {
 impl fmt::Debug for PeerInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerInfo")
-            .field("connected_pid", &self.shared.connector.pid)
+            .field("connected_pid", &self.shared.connector.pid())
             .field("caller", &self.shared.bound.get())
             .field("refused", &self.shared.refused.get())
             .finish_non_exhaustive()

@@ -1,18 +1,18 @@
 //! How many connections one socket keeps, and who holds them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Context;
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
-use muster_rt::sparing::Sparing;
+use muster_rt::{Clock, SystemClock};
 
 use crate::allowance::{Allowance, Neighbour, Neighbours};
-
-/// A flood's log lines.
-static OVER_ALLOWANCE: Sparing = Sparing::new(1, Duration::from_secs(10));
+use crate::caller::Refusal;
+use crate::refused::{Observer, RefusedPeer};
 
 /// Bounds on the connections of one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,9 @@ pub struct Limits {
     pub open_per_uid: usize,
     /// What each user in each control group may ask for.
     pub allowance: Allowance,
+    /// How long the other end may leave its socket full before its connection is closed: whoever
+    /// does not read is not waited for.
+    pub unread: Duration,
 }
 
 impl Default for Limits {
@@ -44,6 +47,7 @@ impl Default for Limits {
             first_bytes: Duration::from_secs(10),
             open_per_uid: 12_288,
             allowance: Allowance::default(),
+            unread: Duration::from_secs(30),
         }
     }
 }
@@ -70,11 +74,20 @@ pub struct Tally {
 }
 
 /// Counts the connections of one socket.
-#[derive(Debug)]
 pub(crate) struct Gate {
     limits: Limits,
-    neighbours: Neighbours,
+    neighbours: OnceLock<Neighbours>,
+    observer: OnceLock<Observer>,
     state: Mutex<State>,
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("limits", &self.limits)
+            .field("tally", &self.tally())
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -108,7 +121,6 @@ impl Displacement {
 }
 
 /// A connection's place; gives it back when dropped.
-#[derive(Debug)]
 pub(crate) struct Place {
     gate: Arc<Gate>,
     uid: u32,
@@ -121,7 +133,8 @@ impl Gate {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             limits,
-            neighbours: Neighbours::new(limits.allowance),
+            neighbours: OnceLock::new(),
+            observer: OnceLock::new(),
             state: Mutex::default(),
         })
     }
@@ -138,8 +151,17 @@ impl Gate {
         self.with(|state| state.tally.accepted += 1);
     }
 
-    pub(crate) fn count_refused(&self) {
+    /// Counts a refusal and tells whoever wants to know.
+    pub(crate) fn refused(&self, peer: RefusedPeer) {
         self.with(|state| state.tally.refused += 1);
+        if let Some(observer) = self.observer.get() {
+            observer.tell(peer);
+        }
+    }
+
+    /// Has `observer` told of every refusal from now on; the first one stays.
+    pub(crate) fn observe(&self, observer: Observer) {
+        drop(self.observer.set(observer));
     }
 
     pub(crate) fn count_pause(&self) {
@@ -150,43 +172,47 @@ impl Gate {
         self.with(|state| state.tally.descriptors += number as u64);
     }
 
-    /// Whether another connection fits at all; asked before anything is learnt about it.
-    pub(crate) fn has_room(&self) -> bool {
+    /// Counts a connection that was closed because of a limit, and tells whoever wants to know.
+    pub(crate) fn limited(&self, peer: RefusedPeer) {
         self.with(|state| {
-            let room = state.tally.open < self.limits.open;
-            if !room {
-                state.tally.over_limit += 1;
+            state.tally.over_limit += 1;
+            if !matches!(peer.refusal, Refusal::Full { .. }) {
+                state.tally.over_allowance += 1;
             }
-            room
-        })
+        });
+        if let Some(observer) = self.observer.get() {
+            observer.tell(peer);
+        }
     }
 
-    /// Takes a connection from the allowance of a user in a control group, before anything is
-    /// done for it; `None` when it is used up, or when the user holds all the connections that it
-    /// may.
-    pub(crate) fn admit(&self, uid: u32, cgroup: Option<u64>) -> Option<Neighbour> {
-        let held = self.with(|state| state.open.get(&uid).copied().unwrap_or_default());
-        let admitted = if held < self.limits.open_per_uid {
-            self.neighbours.admit_connection(uid, cgroup)
-        } else {
-            None
-        };
-        if admitted.is_none() {
-            self.with(|state| {
-                state.tally.over_limit += 1;
-                state.tally.over_allowance += 1;
-            });
-            metrics::counter!("muster_node_refused_total", "reason" => "connections").increment(1);
-            if let Some(held_back) = OVER_ALLOWANCE.pass() {
-                tracing::warn!(
-                    uid,
-                    cgroup,
-                    held_back,
-                    "a user connects more often than its allowance, or holds too many connections; closed"
-                );
-            }
+    /// Has allowances be earned by `clock`, if nobody has connected yet.
+    pub(crate) fn timed_by(&self, clock: Arc<dyn Clock>) {
+        drop(
+            self.neighbours
+                .set(Neighbours::new(self.limits.allowance, clock)),
+        );
+    }
+
+    /// Takes a connection of process `pid` from the allowance of its user in its control group,
+    /// before anything is done for it.
+    pub(crate) fn admit(
+        &self,
+        pid: u32,
+        uid: u32,
+        cgroup: Option<u64>,
+    ) -> Result<Neighbour, Refusal> {
+        let held = self.with(|state| {
+            (state.tally.open < self.limits.open)
+                .then(|| state.open.get(&uid).copied().unwrap_or_default())
+        });
+        let held = held.ok_or(Refusal::Full { pid })?;
+        if held >= self.limits.open_per_uid {
+            return Err(Refusal::HoldsTooMany { pid });
         }
-        admitted
+        self.neighbours
+            .get_or_init(|| Neighbours::new(self.limits.allowance, SystemClock::shared()))
+            .admit_connection(uid, cgroup)
+            .ok_or(Refusal::ConnectsTooOften { pid })
     }
 
     /// Takes a place for a new connection of `uid`.
@@ -194,12 +220,8 @@ impl Gate {
     /// Where too many are half-open, the oldest gives way: of the same user if that user has all
     /// of its part, otherwise of the user who has most. Whoever speaks at once is thus served, however
     /// many stay silent.
-    pub(crate) fn enter(self: &Arc<Self>, uid: u32) -> Option<Place> {
+    pub(crate) fn enter(self: &Arc<Self>, uid: u32) -> Place {
         self.with(|state| {
-            if state.tally.open >= self.limits.open {
-                state.tally.over_limit += 1;
-                return None;
-            }
             let mine = state.half_open.get(&uid).map_or(0, BTreeMap::len);
             if mine >= self.limits.half_open_per_uid {
                 state.displace_oldest_of(uid);
@@ -220,12 +242,12 @@ impl Gate {
             state.tally.half_open += 1;
             state.tally.open += 1;
             *state.open.entry(uid).or_default() += 1;
-            Some(Place {
+            Place {
                 gate: Arc::clone(self),
                 uid,
                 half_open: Some((uid, number)),
                 displacement,
-            })
+            }
         })
     }
 
@@ -326,15 +348,15 @@ mod tests {
             half_open_per_uid: 2,
             ..Limits::default()
         });
-        let mut held: Vec<_> = [7, 7, 7].map(|uid| gate.enter(uid).unwrap()).into();
+        let mut held: Vec<_> = [7, 7, 7].map(|uid| gate.enter(uid)).into();
         assert_eq!(
             displaced(&held),
             [0],
             "a user's own oldest, when it has all of its part"
         );
-        held.push(gate.enter(8).unwrap());
+        held.push(gate.enter(8));
         assert_eq!(displaced(&held), [0]);
-        held.push(gate.enter(9).unwrap());
+        held.push(gate.enter(9));
         assert_eq!(
             displaced(&held),
             [0, 1],
@@ -348,7 +370,7 @@ mod tests {
     #[test]
     fn a_place_is_given_back_once() {
         let gate = gate();
-        let mut place = gate.enter(7).unwrap();
+        let mut place = gate.enter(7);
         place.settle();
         place.settle();
         assert_eq!((gate.tally().open, gate.tally().half_open), (1, 0));
@@ -363,14 +385,27 @@ mod tests {
         let gate = gate();
         let mut held = Vec::new();
         for _ in 0..4 {
-            let mut place = gate.enter(7).unwrap();
+            let mut place = gate.enter(7);
             place.settle();
             held.push(place);
         }
-        assert!(!gate.has_room());
-        assert!(gate.enter(8).is_none());
-        assert_eq!(gate.tally().over_limit, 2);
+        assert_eq!(gate.admit(1, 8, None).err(), Some(Refusal::Full { pid: 1 }));
         held.pop();
-        assert!(gate.has_room());
+        gate.admit(1, 8, None).unwrap();
+    }
+
+    #[test]
+    fn one_user_leaves_room_for_others() {
+        let gate = Gate::new(Limits {
+            open: 4,
+            open_per_uid: 2,
+            ..Limits::default()
+        });
+        let held = [gate.enter(7), gate.enter(7)];
+        let refused = gate.admit(1, 7, None).err();
+        assert_eq!(refused, Some(Refusal::HoldsTooMany { pid: 1 }));
+        gate.admit(1, 8, None).unwrap();
+        drop(held);
+        gate.admit(1, 7, None).unwrap();
     }
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use muster_rt::Clock;
+use muster_rt::sparing::Sparing;
 use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Sleep, sleep};
@@ -19,6 +21,7 @@ use crate::caller::{Connector, Refusal, Seen};
 use crate::gate::{Gate, Limits, Tally};
 use crate::listener::SocketFile;
 use crate::processes::Processes;
+use crate::refused::{Observer, RefusedPeer};
 use crate::stream::PeerStream;
 use crate::sys;
 
@@ -28,6 +31,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How many connections one poll disposes of before it lets others run.
 const BATCH: usize = 64;
+
+/// Whoever is refused can be refused again at once: the lines are counted, not all written.
+static REFUSED: Sparing = Sparing::new(20, Duration::from_secs(1));
+static OVER_LIMIT: Sparing = Sparing::new(1, Duration::from_secs(10));
 
 /// A connection as a server gets it: callers known, any `:authority` accepted.
 pub type Connection = AuthorityRewriter<PeerStream>;
@@ -86,11 +93,41 @@ impl Incoming {
         })
     }
 
+    /// Leaves the socket's file alone when the stream ends: another process listens on the same
+    /// socket.
+    pub fn leave_file(&mut self) {
+        if let Some(file) = self.file.take() {
+            file.leave();
+        }
+    }
+
     /// A handle on the counters, for metrics.
     pub fn tally(&self) -> TallyReader {
         TallyReader {
             gate: Arc::clone(&self.gate),
         }
+    }
+
+    /// Has `observer` told of every connection that is refused, because of who is at the other end
+    /// or because of a limit.
+    #[must_use]
+    pub fn observed_by(self, observer: Observer) -> Self {
+        self.gate.observe(observer);
+        self
+    }
+
+    /// Has allowances be earned by `clock` instead of the machine's.
+    #[must_use]
+    pub fn timed_by(self, clock: Arc<dyn Clock>) -> Self {
+        self.gate.timed_by(clock);
+        self
+    }
+
+    /// Has the processes that connect be known in `processes`, where others know them too.
+    #[must_use]
+    pub fn known_in(mut self, processes: &Processes) -> Self {
+        self.processes = processes.clone();
+        self
     }
 
     fn accept(&self) -> io::Result<Accepted> {
@@ -106,25 +143,22 @@ impl Incoming {
             Err(errno) => return Err(errno.into()),
         };
         self.gate.count_accepted();
-        // Cheapest check first: a flood should cost us little.
-        if !self.gate.has_room() {
-            return Ok(Accepted::Disposed);
-        }
+        // What is asked for by more than its share of us is turned away before anything is learnt
+        // about it: a flood should cost us little.
         let seen = match Seen::at(socket.as_fd()) {
             Ok(seen) => seen,
-            Err(refusal) => return Ok(self.not_identified(refusal)),
+            Err(refusal) => return Ok(self.not_identified(&socket, refusal)),
         };
-        // What is asked for by more than its share of us is turned away unseen.
-        let Some(neighbour) = self.gate.admit(seen.uid(), seen.cgroup()) else {
-            return Ok(Accepted::Disposed);
+        let admitted = self.gate.admit(seen.pid(), seen.uid(), seen.cgroup());
+        let neighbour = match admitted {
+            Ok(neighbour) => neighbour,
+            Err(refusal) => return Ok(self.over_limit(&seen, refusal)),
         };
         let connector = match Connector::of(seen, &self.processes) {
             Ok(connector) => connector,
-            Err(refusal) => return Ok(self.not_identified(refusal)),
+            Err(refusal) => return Ok(self.not_identified(&socket, refusal)),
         };
-        let Some(place) = self.gate.enter(connector.uid()) else {
-            return Ok(Accepted::Disposed);
-        };
+        let place = self.gate.enter(connector.uid());
         let first_bytes = self.gate.limits().first_bytes;
         Ok(
             match PeerStream::new(socket, connector, neighbour, place, first_bytes) {
@@ -137,12 +171,35 @@ impl Incoming {
         )
     }
 
-    fn not_identified(&self, refusal: Refusal) -> Accepted {
+    fn not_identified(&self, socket: &OwnedFd, refusal: Refusal) -> Accepted {
         if matches!(refusal, Refusal::Exhausted { .. }) {
             return Accepted::Short(Errno::EMFILE);
         }
-        self.gate.count_refused();
-        tracing::debug!(reason = %refusal, "connection refused");
+        let peer = RefusedPeer::unknown(socket.as_fd(), refusal);
+        if matches!(refusal, Refusal::Gone { .. }) {
+            tracing::debug!(pid = peer.pid, uid = peer.uid, reason = %refusal, "connection refused");
+        } else if let Some(held_back) = REFUSED.pass() {
+            tracing::warn!(pid = peer.pid, uid = peer.uid, reason = %refusal, held_back, "connection refused");
+        }
+        self.gate.refused(peer);
+        Accepted::Disposed
+    }
+
+    fn over_limit(&self, seen: &Seen, refusal: Refusal) -> Accepted {
+        if let Some(held_back) = OVER_LIMIT.pass() {
+            tracing::warn!(
+                pid = seen.pid(),
+                uid = seen.uid(),
+                reason = %refusal,
+                held_back,
+                "connection closed"
+            );
+        }
+        self.gate.limited(RefusedPeer {
+            pid: seen.pid(),
+            uid: seen.uid(),
+            refusal,
+        });
         Accepted::Disposed
     }
 

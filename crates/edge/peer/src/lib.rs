@@ -3,7 +3,8 @@
 //! Start at [`Listener`]: bind it, turn it into [`Incoming`] and give that to
 //! `tonic::transport::Server::serve_with_incoming`. In a handler,
 //! `request.extensions().get::<PeerInfo>()` gives the [`Caller`]: its pid, user, pidfd, and a
-//! `/proc/PID` that is surely its own. [`connect()`] is the client's end.
+//! `/proc/PID` that is surely its own. [`connect()`] is the client's end. [`HeldProcess`] is a
+//! process without a connection, such as one that was named by its number.
 //!
 //! ```no_run
 //! # use muster_peer::{Limits, ListenOptions, Listener, PeerInfo};
@@ -30,13 +31,18 @@ mod allowance;
 pub mod authority;
 mod caller;
 mod connect;
+pub mod descriptors;
 mod gate;
+pub mod harden;
+mod held;
 mod incoming;
+pub mod keyring;
 mod listener;
 pub mod pidfd;
 pub mod process;
 mod processes;
 pub mod procfs;
+mod refused;
 mod stream;
 mod sys;
 
@@ -45,8 +51,11 @@ pub use authority::AuthorityRewriter;
 pub use caller::{Assurance, Caller, PeerInfo, Refusal};
 pub use connect::{ConnectError, connect, connect_lazy};
 pub use gate::{Limits, Tally};
+pub use held::HeldProcess;
 pub use incoming::{Connection, Incoming, TallyReader};
 pub use listener::{BindError, ListenOptions, Listener, Owner};
 pub use muster_rt::endpoint::MAX_SOCKET_PATH;
+pub use processes::Processes;
 pub use procfs::{ExecutableId, ProcDir, ProcError};
+pub use refused::{Observer, RefusedPeer};
 pub use stream::PeerStream;

@@ -153,6 +153,38 @@ impl Listener {
         Ok(Self { socket, file: None })
     }
 
+    /// Takes over a socket that already listens, with its file, which goes away with it: the one
+    /// at `path`, if that is a socket.
+    pub fn adopt_at(
+        socket: OwnedFd,
+        path: impl AsRef<Path>,
+        options: &ListenOptions,
+    ) -> Result<Self, BindError> {
+        let folder = Folder::open(path.as_ref(), options)?;
+        let mut listener = Self::adopt(socket).map_err(|source| BindError::Io {
+            path: folder.path.clone(),
+            step: "take over the socket",
+            source,
+        })?;
+        let present = folder
+            .identify(&folder.name)
+            .map_err(|errno| folder.failed("look at the file", errno))?;
+        if let Some(present) = present.filter(|present| present.is_socket) {
+            listener.file = Some(SocketFile {
+                dir: folder.dir,
+                name: folder.name,
+                path: folder.path,
+                identity: present.identity,
+            });
+        }
+        Ok(listener)
+    }
+
+    /// The socket once more, to be handed on to another process.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
+
     /// The path it was bound to; `None` for an adopted socket.
     pub fn path(&self) -> Option<&Path> {
         self.file.as_ref().map(|file| file.path.as_path())
@@ -439,6 +471,14 @@ pub(crate) struct SocketFile {
     name: OsString,
     path: PathBuf,
     identity: (u64, u64),
+}
+
+impl SocketFile {
+    /// Leaves the file alone from now on.
+    pub(crate) fn leave(mut self) {
+        // No file has this identity: the name stays.
+        self.identity = (u64::MAX, u64::MAX);
+    }
 }
 
 impl Drop for SocketFile {

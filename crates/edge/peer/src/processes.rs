@@ -1,20 +1,23 @@
-//! The processes that hold connections: each known once, however many connections it has.
+//! The processes that are held: each known once, however many connections it has.
 //!
 //! A node that serves ten thousand connections has a hard limit of descriptors to live with, so
 //! the pidfd, its place in the event loop and the start time belong to the process, not to the
 //! connection.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use nix::sys::stat::fstat;
+use nix::sys::stat::{fstat, stat};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::OnceCell;
 
+use crate::caller::Refusal;
+use crate::held::{HeldProcess, Named, refusal, unidentified};
 use crate::pidfd;
-use crate::procfs::{ProcDir, ProcError};
+use crate::procfs::{ExecutableId, ProcDir, ProcError};
 use crate::sys;
 
 /// The fewest entries that are searched for ended processes.
@@ -40,6 +43,10 @@ impl Tracked {
         })
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     pub(crate) fn pidfd(&self) -> &Arc<OwnedFd> {
         &self.pidfd
     }
@@ -51,6 +58,17 @@ impl Tracked {
 
     pub(crate) fn is_alive(&self) -> bool {
         pidfd::is_alive(self.pidfd.as_fd())
+    }
+
+    /// The file that whoever has the number runs now: its own, if it is alive afterwards. `None`:
+    /// another user's executable is hidden from an unprivileged node, and a kernel thread has none;
+    /// attestors that need it say so.
+    pub(crate) fn executable(&self) -> Option<ExecutableId> {
+        let found = stat(format!("/proc/{}/exe", self.pid).as_str()).ok()?;
+        Some(ExecutableId {
+            device: found.st_dev,
+            inode: found.st_ino,
+        })
     }
 
     pub(crate) fn proc_dir(&self) -> Result<ProcDir, ProcError> {
@@ -70,10 +88,10 @@ impl Tracked {
     }
 }
 
-/// The processes of one socket's connections.
-#[derive(Default)]
-pub(crate) struct Processes {
-    known: Mutex<Known>,
+/// The processes that a program holds; clones are the same ones.
+#[derive(Clone, Default)]
+pub struct Processes {
+    known: Arc<Mutex<Known>>,
 }
 
 #[derive(Default)]
@@ -86,8 +104,50 @@ struct Known {
 type Inode = (u64, u64);
 
 impl Processes {
+    /// Takes hold of the process that has the number `pid` now, in our pid namespace.
+    ///
+    /// Whether that is the process which was meant, only who named it can know: between its naming
+    /// and this call the number may have been given away. From here on it is one process.
+    ///
+    /// [`Refusal::Gone`] when no process has the number (a thread's number is no process's),
+    /// [`Refusal::NotVisible`] when `/proc` hides it from us.
+    pub fn by_number(&self, pid: u32) -> Result<HeldProcess, Refusal> {
+        let pidfd = match pidfd::open(pid) {
+            Ok(pidfd) => pidfd,
+            // No process has it; it belongs to a thread (EINVAL, ENOENT from 6.13 on); or no
+            // process can have it.
+            Err(error)
+                if error.kind() == io::ErrorKind::InvalidInput
+                    || matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) =>
+            {
+                return Err(Refusal::Gone { pid });
+            }
+            Err(error) => return Err(unidentified(pid, &error)),
+        };
+        match self.track(pid, pidfd) {
+            Ok(process) => HeldProcess::hold(process, Named::ByNumber),
+            Err(ProcError::Unreadable {
+                name: "", source, ..
+            }) if source.kind() == io::ErrorKind::NotFound => Err(Refusal::NotVisible),
+            Err(error) => Err(refusal(pid, &error)),
+        }
+    }
+
+    /// Takes hold of the process of `pidfd`, whose number is `pid`.
+    pub(crate) fn hold(
+        &self,
+        pid: u32,
+        pidfd: OwnedFd,
+        named: Named,
+    ) -> Result<HeldProcess, Refusal> {
+        let process = self
+            .track(pid, pidfd)
+            .map_err(|error| refusal(pid, &error))?;
+        HeldProcess::hold(process, named)
+    }
+
     /// The process of `pidfd`, which has `pid`. A second pidfd of a known process is closed.
-    pub(crate) fn track(&self, pid: u32, pidfd: OwnedFd) -> Result<Arc<Tracked>, ProcError> {
+    fn track(&self, pid: u32, pidfd: OwnedFd) -> Result<Arc<Tracked>, ProcError> {
         // Before Linux 6.9 all pidfds share one inode and nothing tells two processes apart that
         // had the same number in turn: each connection then keeps its own.
         let Some(inode) = pidfs_inode(&pidfd) else {
@@ -116,6 +176,12 @@ impl Processes {
 
     fn with<T>(&self, act: impl FnOnce(&mut Known) -> T) -> T {
         act(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for Processes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Processes")
     }
 }
 

@@ -19,6 +19,7 @@ use tonic::transport::server::Connected;
 use crate::allowance::Neighbour;
 use crate::caller::{Connector, PeerInfo, Refusal};
 use crate::gate::Place;
+use crate::refused::RefusedPeer;
 use crate::sys::{self, PassPidfd};
 
 /// A connection counts as half-open until it has sent as much as an HTTP/2 preface has, in bytes.
@@ -38,6 +39,8 @@ pub struct PeerStream {
     info: PeerInfo,
     place: Place,
     half_open: Option<HalfOpen>,
+    /// When the other end must have made room, while its socket is full.
+    unread: Option<Pin<Box<Sleep>>>,
 }
 
 /// What is left to wait for before the connection counts.
@@ -70,6 +73,7 @@ impl PeerStream {
                 missing: PREFACE,
                 deadline: Box::pin(sleep(first_bytes)),
             }),
+            unread: None,
         })
     }
 
@@ -83,13 +87,18 @@ impl PeerStream {
         let first = self.info.refused().is_none();
         let verdict = self.info.refuse(refusal);
         if first {
-            self.place.gate().count_refused();
+            let connector = self.info.connector();
+            let peer = RefusedPeer {
+                pid: verdict.offender().unwrap_or(connector.pid()),
+                uid: connector.uid(),
+                refusal: verdict,
+            };
             match verdict {
                 Refusal::Gone { .. }
                 | Refusal::TooSlow { .. }
                 | Refusal::Displaced { .. }
                 | Refusal::Silent => {
-                    tracing::debug!(reason = %verdict, "connection refused");
+                    tracing::debug!(pid = peer.pid, uid = peer.uid, reason = %verdict, "connection refused");
                 }
                 Refusal::NotVisible
                 | Refusal::OtherSender { .. }
@@ -98,11 +107,15 @@ impl PeerStream {
                 | Refusal::NoCredentials { .. }
                 | Refusal::ControlTruncated { .. }
                 | Refusal::Exhausted { .. }
-                | Refusal::Unidentified { .. } => {
+                | Refusal::Unread { .. }
+                | Refusal::Unidentified { .. }
+                | Refusal::Full { .. }
+                | Refusal::HoldsTooMany { .. }
+                | Refusal::ConnectsTooOften { .. } => {
                     if let Some(held_back) = REFUSED.pass() {
                         tracing::warn!(
-                            uid = self.info.connector().uid(),
-                            pid = self.info.connector().pid(),
+                            pid = peer.pid,
+                            uid = peer.uid,
                             reason = %verdict,
                             held_back,
                             "connection refused"
@@ -110,6 +123,7 @@ impl PeerStream {
                     }
                 }
             }
+            self.place.gate().refused(peer);
             // The other end may be gone already; then there is nothing to shut.
             shutdown_quietly(&self.io, Shutdown::Both);
         }
@@ -181,6 +195,20 @@ impl PeerStream {
         }
     }
 
+    /// Writes, and gives up on an end that does not read for too long.
+    fn write(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = self.write_once(cx, bufs);
+        if written.is_ready() {
+            self.unread = None;
+            return written;
+        }
+        let limit = self.place.gate().limits().unread;
+        let patience = self.unread.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(patience.as_mut().poll(cx));
+        let pid = self.info.connector().pid();
+        Poll::Ready(Err(self.refuse(Refusal::Unread { pid })))
+    }
+
     fn write_once(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.check_refused()?;
         loop {
@@ -227,7 +255,7 @@ impl AsyncWrite for PeerStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.write_once(cx, &[IoSlice::new(buf)])
+        self.get_mut().write(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -237,7 +265,7 @@ impl AsyncWrite for PeerStream {
     ) -> Poll<io::Result<usize>> {
         // The kernel takes at most UIO_MAXIOV slices in one call.
         let most = bufs.len().min(1024);
-        self.write_once(cx, bufs.get(..most).unwrap_or(bufs))
+        self.get_mut().write(cx, bufs.get(..most).unwrap_or(bufs))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -372,3 +372,113 @@ mod tests {
         }
     }
 }
+
+/// What is asked of `keyctl(2)`.
+#[derive(Debug)]
+pub(crate) enum Keyctl<'a> {
+    /// A `user` key of that name, linked to another keyring when found.
+    Search {
+        keyring: i32,
+        name: &'a std::ffi::CStr,
+        link_to: i32,
+    },
+    /// A key's payload; the answer is its length.
+    Read(i32, &'a mut [u8]),
+    /// A key's permissions.
+    SetPermissions(i32, u32),
+    /// A key's lifetime from now, in seconds.
+    SetTimeout(i32, u32),
+    /// Forget a key at once.
+    Invalidate(i32),
+}
+
+/// One `keyctl(2)`.
+pub(crate) fn keyctl(operation: Keyctl<'_>) -> io::Result<libc::c_long> {
+    /// An integer as the kernel takes it: sign-extended to a register.
+    fn number(value: i32) -> libc::c_long {
+        libc::c_long::from(value)
+    }
+    let unsigned = |value: u32| libc::c_ulong::from(value);
+    // SAFETY: the names end with NUL, the buffer's length is its own, and the kernel writes no
+    // further; all outlive the call.
+    let result = unsafe {
+        match operation {
+            Keyctl::Search {
+                keyring,
+                name,
+                link_to,
+            } => libc::syscall(
+                libc::SYS_keyctl,
+                10_i64,
+                number(keyring),
+                c"user".as_ptr(),
+                name.as_ptr(),
+                number(link_to),
+            ),
+            Keyctl::Read(key, buffer) => libc::syscall(
+                libc::SYS_keyctl,
+                11_i64,
+                number(key),
+                buffer.as_mut_ptr(),
+                buffer.len(),
+            ),
+            Keyctl::SetPermissions(key, mask) => {
+                libc::syscall(libc::SYS_keyctl, 5_i64, number(key), unsigned(mask))
+            }
+            Keyctl::SetTimeout(key, seconds) => {
+                libc::syscall(libc::SYS_keyctl, 15_i64, number(key), unsigned(seconds))
+            }
+            Keyctl::Invalidate(key) => libc::syscall(libc::SYS_keyctl, 21_i64, number(key)),
+        }
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
+
+/// Adds a `user` key to a keyring, or replaces the payload of the one of that name.
+pub(crate) fn add_key(name: &std::ffi::CStr, payload: &[u8], keyring: i32) -> io::Result<()> {
+    // SAFETY: the names end with NUL, and the payload's length is its own; all outlive the call.
+    let key = unsafe {
+        libc::syscall(
+            libc::SYS_add_key,
+            c"user".as_ptr(),
+            name.as_ptr(),
+            payload.as_ptr(),
+            payload.len(),
+            libc::c_long::from(keyring),
+        )
+    };
+    if key < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// One `recvmsg` that keeps the descriptors that came along.
+pub(crate) fn receive_descriptors(
+    socket: BorrowedFd<'_>,
+    buffers: &mut [io::IoSliceMut<'_>],
+) -> io::Result<Vec<OwnedFd>> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 8]);
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        buffers,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    let mut received = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control {
+            // SAFETY: the kernel has just installed them for us, and nobody else knows them.
+            received.extend(
+                descriptors
+                    .into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+            );
+        }
+    }
+    Ok(received)
+}

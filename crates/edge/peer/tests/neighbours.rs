@@ -8,12 +8,28 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::StreamExt;
-use muster_peer::{Allowance, Limits, ListenOptions, Listener, OverLimit, Rate};
+use muster_model::{Now, Timestamp};
+use muster_peer::{Allowance, Limits, ListenOptions, Listener, Observer, OverLimit, Rate, Refusal};
+use muster_rt::Clock;
 use tokio::io::AsyncReadExt;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A clock by which nothing is ever earned.
+struct Standing;
+
+impl Clock for Standing {
+    fn now(&self) -> Now {
+        Now {
+            wall: Timestamp::from_unix_seconds(0),
+            mono: Duration::ZERO,
+        }
+    }
+}
 
 fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
@@ -37,8 +53,16 @@ async fn a_process_is_known_once_and_a_flood_is_turned_away() {
         },
         ..Limits::default()
     };
+    let seen = Arc::<Mutex<Vec<Refusal>>>::default();
     let listener = Listener::bind(&path, &ListenOptions::default()).unwrap();
-    let mut incoming = listener.incoming(limits).unwrap();
+    let mut incoming = listener
+        .incoming(limits)
+        .unwrap()
+        .timed_by(Arc::new(Standing))
+        .observed_by(Observer::new({
+            let seen = seen.clone();
+            move |peer| seen.lock().unwrap().push(peer.refusal)
+        }));
     let tally = incoming.tally();
     let before = open_descriptors();
     let mut held = Vec::new();
@@ -56,20 +80,20 @@ async fn a_process_is_known_once_and_a_flood_is_turned_away() {
         assert!(open_descriptors() - before <= 2 * 200 + 1);
     }
 
-    // More than the second that one connection takes to earn may have gone by meanwhile.
-    let mut turned_away = 0;
-    while turned_away < 5 {
+    for _ in 0..5 {
         let mut client = tokio::net::UnixStream::connect(&path).await.unwrap();
         let mut byte = [0];
         tokio::select! {
-            earned = incoming.next() => drop(earned.unwrap().unwrap()),
-            read = client.read(&mut byte) => {
-                assert_eq!(read.unwrap(), 0);
-                turned_away += 1;
-            }
+            admitted = incoming.next() => panic!("{admitted:?}"),
+            read = client.read(&mut byte) => assert_eq!(read.unwrap(), 0),
         }
     }
     assert_eq!(tally.read().over_allowance, 5);
+    let own = std::process::id();
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [Refusal::ConnectsTooOften { pid: own }; 5]
+    );
 
     let open: Vec<_> = (0..3).map(|_| peer.admit_call().unwrap()).collect();
     assert_eq!(peer.admit_call().unwrap_err(), OverLimit::Calls);

@@ -1,8 +1,10 @@
-//! Generated messages and services, by their protobuf packages; nothing else.
+//! Generated messages and services, by their protobuf packages, and the codec that they travel by.
 //!
 //! Start at the files in `proto/`. The Workload API's file has no package, so its types stand at
 //! the root of [`generated`]; [`workload`] names them. Messages that carry keys or tokens have no
 //! `Debug`. Conversions to and from the model are in `edge/wire`.
+
+pub mod codec;
 
 /// All of `proto/` as an encoded `FileDescriptorSet`, for gRPC reflection and for tests that walk
 /// every service.
@@ -13,7 +15,7 @@ pub mod generated {
     include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
-pub use generated::{muster, spire};
+pub use generated::{envoy, google, muster, spiffe, spire};
 
 /// The SPIFFE Workload API.
 pub mod workload {

@@ -74,10 +74,12 @@ pub enum FileError {
         wanted: u32,
     },
     /// The file is larger than anything that belongs there.
-    #[error("{} has more than {} bytes; it cannot be what it should be", path.display(), MAX_PRIVATE_BYTES)]
+    #[error("{} has more than {} bytes; it cannot be what it should be", path.display(), most)]
     TooLarge {
         /// The path.
         path: PathBuf,
+        /// How many it may have.
+        most: u64,
     },
     /// Another process holds the lock.
     #[error(
@@ -193,6 +195,11 @@ pub fn private_directory(path: &Path) -> Result<(), FileError> {
 /// Reads a file that only we may read: it must be a regular file, ours, with no rights for group
 /// and others. A link is not followed.
 pub fn read_private(path: &Path) -> Result<Vec<u8>, FileError> {
+    read_private_within(path, MAX_PRIVATE_BYTES)
+}
+
+/// The same for a file that may have up to `most` bytes.
+pub fn read_private_within(path: &Path, most: u64) -> Result<Vec<u8>, FileError> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
@@ -210,11 +217,14 @@ pub fn read_private(path: &Path) -> Result<Vec<u8>, FileError> {
     check_owner(path, &found)?;
     check_mode(path, &found, 0o077, PRIVATE)?;
     let mut content = Vec::new();
-    file.take(MAX_PRIVATE_BYTES + 1)
+    file.take(most.saturating_add(1))
         .read_to_end(&mut content)
         .map_err(failed("read", path))?;
-    if content.len() as u64 > MAX_PRIVATE_BYTES {
-        return Err(FileError::TooLarge { path: path.into() });
+    if content.len() as u64 > most {
+        return Err(FileError::TooLarge {
+            path: path.into(),
+            most,
+        });
     }
     Ok(content)
 }

@@ -1,9 +1,11 @@
 //! Logs: to standard error, as text for people or as JSON for collectors.
 
 use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{env, error, fmt, io};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::time::SystemTime;
 
 use crate::config::{self, Table};
@@ -103,22 +105,110 @@ impl fmt::Display for TelemetryError {
 
 impl error::Error for TelemetryError {}
 
+/// The log level of the running process, which may be changed. Clones share it.
+#[derive(Clone)]
+pub struct LevelControl {
+    current: Arc<Mutex<Level>>,
+    launch: Level,
+    /// What the environment said, if it said anything: it is in force until the level is changed.
+    launch_filter: Arc<str>,
+    apply: Arc<dyn Fn(EnvFilter) + Send + Sync>,
+}
+
+impl LevelControl {
+    /// A level that nothing listens to: for a process that started no logging.
+    pub fn detached(launch: Level) -> Self {
+        Self {
+            current: Arc::new(Mutex::new(launch)),
+            launch,
+            launch_filter: launch.as_str().into(),
+            apply: Arc::new(|_filter| {}),
+        }
+    }
+
+    /// The level in force.
+    pub fn current(&self) -> Level {
+        *self.lock()
+    }
+
+    /// The level of the configuration, or of the environment where that names one.
+    pub fn launch(&self) -> Level {
+        self.launch
+    }
+
+    /// Puts another level in force for everything, whatever the environment said.
+    pub fn set(&self, level: Level) {
+        let mut current = self.lock();
+        (self.apply)(EnvFilter::new(level.as_str()));
+        *current = level;
+    }
+
+    /// Puts in force again what was at the start, the environment's filter included.
+    pub fn reset(&self) {
+        let mut current = self.lock();
+        (self.apply)(EnvFilter::new(&*self.launch_filter));
+        *current = self.launch;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Level> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for LevelControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LevelControl")
+            .field("current", &self.current())
+            .field("launch", &self.launch)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Starts logging for the whole process. Call it once, before the first task starts.
-pub fn start(settings: Settings) -> Result<(), TelemetryError> {
+pub fn start(settings: Settings) -> Result<LevelControl, TelemetryError> {
     let filter = filter(
         settings.level,
         env::var(ENVIRONMENT_VARIABLE).ok().as_deref(),
     )?;
+    let launch = filter.max_level_hint().map_or(settings.level, nearest);
+    let launch_filter = filter.to_string().into();
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
         .with_timer(SystemTime)
-        .with_writer(io::stderr)
+        .with_writer(io::stderr as fn() -> io::Stderr)
         .with_ansi(colour_on_stderr());
-    let started = match settings.format {
-        Format::Text => builder.try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
+    // A reload fails only when the subscriber is gone, and that lives as long as the process.
+    let (started, apply): (_, Arc<dyn Fn(EnvFilter) + Send + Sync>) = match settings.format {
+        Format::Text => {
+            let builder = builder.with_env_filter(filter).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let apply = move |filter| drop(handle.reload(filter));
+            (builder.try_init(), Arc::new(apply))
+        }
+        Format::Json => {
+            let builder = builder.json().flatten_event(true).with_env_filter(filter);
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            let apply = move |filter| drop(handle.reload(filter));
+            (builder.try_init(), Arc::new(apply))
+        }
     };
-    started.map_err(|_| TelemetryError::Twice)
+    started.map_err(|_| TelemetryError::Twice)?;
+    Ok(LevelControl {
+        current: Arc::new(Mutex::new(launch)),
+        launch,
+        launch_filter,
+        apply,
+    })
+}
+
+fn nearest(filter: LevelFilter) -> Level {
+    match filter.into_level() {
+        None | Some(tracing::Level::ERROR) => Level::Error,
+        Some(tracing::Level::WARN) => Level::Warn,
+        Some(tracing::Level::INFO) => Level::Info,
+        Some(tracing::Level::DEBUG) => Level::Debug,
+        Some(tracing::Level::TRACE) => Level::Trace,
+    }
 }
 
 /// Whether colour may be written to standard error: a terminal, and `NO_COLOR` unset or empty.
@@ -163,6 +253,18 @@ mod tests {
         let doc = Document::parse("t", "").unwrap();
         let settings = Settings::read(&doc.root().table("log"));
         assert_eq!(doc.finish(|| Some(settings)).unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn a_level_is_changed_and_comes_back() {
+        let level = LevelControl::detached(Level::Warn);
+        level.set(Level::Trace);
+        assert_eq!(
+            (level.current(), level.launch()),
+            (Level::Trace, Level::Warn)
+        );
+        level.reset();
+        assert_eq!(level.current(), Level::Warn);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_model::SpiffeId;
 use muster_svid::x509::VerifyError;
@@ -14,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::provider::{Clock, VERSIONS, alpn, provider};
-use crate::verifier::{ClientVerifier, ServerTrust, ServerVerifier};
+use crate::verifier::{ClientVerifier, Demand, ServerTrust, ServerVerifier};
 use crate::{BundleSource, ConfigError, Identity, Peer, WallClock};
 
 /// A connection that a client opened.
@@ -34,17 +35,50 @@ impl Acceptor {
         bundles: Arc<dyn BundleSource>,
         clock: Arc<dyn WallClock>,
     ) -> Result<Self, ConfigError> {
+        Self::demanding(Demand::Asked, identity, bundles, clock, Duration::ZERO)
+    }
+
+    /// The same, for a server that still hears clients whose certificate has expired no longer ago
+    /// than `grace`: the chain must have been good to the end, and the key is proven as ever. What
+    /// such a client may do is for the server to decide, by [`Peer::not_after`].
+    pub fn with_grace(
+        identity: Identity,
+        bundles: Arc<dyn BundleSource>,
+        clock: Arc<dyn WallClock>,
+        grace: Duration,
+    ) -> Result<Self, ConfigError> {
+        Self::demanding(Demand::Asked, identity, bundles, clock, grace)
+    }
+
+    /// The same for a server that serves nobody without a certificate: the handshake fails.
+    pub fn mutual(
+        identity: Identity,
+        bundles: Arc<dyn BundleSource>,
+        clock: Arc<dyn WallClock>,
+    ) -> Result<Self, ConfigError> {
+        Self::demanding(Demand::Required, identity, bundles, clock, Duration::ZERO)
+    }
+
+    fn demanding(
+        demand: Demand,
+        identity: Identity,
+        bundles: Arc<dyn BundleSource>,
+        clock: Arc<dyn WallClock>,
+        grace: Duration,
+    ) -> Result<Self, ConfigError> {
         let provider = provider();
         let verifier = ClientVerifier {
+            grace,
             bundles,
             provider: provider.clone(),
+            demand,
         };
         let mut config = ServerConfig::builder_with_details(provider, Arc::new(Clock(clock)))
             .with_protocol_versions(VERSIONS)?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(identity));
         config.alpn_protocols = alpn();
-        // A resumed session would skip the verifier (X509V-11): no tickets, no session memory.
+        // A resumed session would skip the verifier (X509V-11, BEP-12): no tickets, no session memory.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Self(TlsAcceptor::from(Arc::new(config))))

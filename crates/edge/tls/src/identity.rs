@@ -41,6 +41,11 @@ impl Identity {
         Ok(identity)
     }
 
+    /// Shows nothing from the next handshake on.
+    pub fn clear(&self) {
+        self.0.store(None);
+    }
+
     /// Shows `svid` from the next handshake on.
     pub fn set(&self, svid: &X509Svid) -> Result<(), IdentityError> {
         let pkcs8 = svid.key.expose(Purpose::TlsHandshake).as_slice();

@@ -9,12 +9,14 @@
 //! resumed: each handshake asks the bundles of its own moment (X509V-11). This is the only crate
 //! that names rustls.
 
+mod alert;
 mod connect;
 mod identity;
 mod peer;
 mod provider;
 mod verifier;
 
+pub use alert::Rejected;
 pub use connect::{Acceptor, ClientStream, Connector, ServerStream};
 pub use identity::{Identity, IdentityError};
 pub use peer::{BundleSource, Peer, WallClock};

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_model::{SpiffeId, Timestamp};
-use muster_svid::x509::{Role, VerifyError, peer_id, verify};
+use muster_svid::x509::{Certificate, Role, VerifyError, peer_id, verify};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -25,8 +26,20 @@ pub(crate) struct WrongServer {
 
 /// Verifies clients that show a certificate, against the bundle of their own trust domain.
 pub(crate) struct ClientVerifier {
+    /// How long after their certificate has expired clients are still heard.
+    pub(crate) grace: Duration,
     pub(crate) bundles: Arc<dyn BundleSource>,
     pub(crate) provider: Arc<CryptoProvider>,
+    pub(crate) demand: Demand,
+}
+
+/// Whether a client may come without a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// It is asked for one: a node without an identity comes to get one.
+    Asked,
+    /// There is no handshake without one (BEP-02).
+    Required,
 }
 
 /// How much is known about the server beforehand.
@@ -47,8 +60,7 @@ pub(crate) struct ServerVerifier {
 
 impl ClientCertVerifier for ClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
-        // A node without an identity comes to get one.
-        false
+        self.demand == Demand::Required
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -63,7 +75,12 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        check_chain(&*self.bundles, end_entity, intermediates, Role::Client, now)
+        let at = |now| check_chain(&*self.bundles, end_entity, intermediates, Role::Client, now);
+        at(now)
+            .or_else(|error| match self.end_in_grace(&error, end_entity, now) {
+                Some(end) => at(end),
+                None => Err(error),
+            })
             .map_err(refusal)?;
         Ok(ClientCertVerified::assertion())
     }
@@ -92,6 +109,24 @@ impl ClientCertVerifier for ClientVerifier {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+impl ClientVerifier {
+    /// The last instant of a certificate that has just expired, where that is forgiven.
+    fn end_in_grace(
+        &self,
+        error: &VerifyError,
+        end_entity: &CertificateDer<'_>,
+        now: UnixTime,
+    ) -> Option<UnixTime> {
+        if self.grace.is_zero() || *error != VerifyError::Expired {
+            return None;
+        }
+        let end = Certificate::parse(end_entity).ok()?.not_after;
+        let end = Duration::from_secs(u64::try_from(end.unix_seconds()).ok()?);
+        let ago = Duration::from_secs(now.as_secs()).checked_sub(end)?;
+        (ago <= self.grace).then(|| UnixTime::since_unix_epoch(end))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Bundles on SPIRE's API.
 
-use muster_model::{Bundle, JwtAuthority, Revision, Timestamp, TrustDomain, X509Authority};
+use muster_model::{
+    Bundle, JwtAuthority, Revision, Timestamp, TrustDomain, WitAuthority, X509Authority,
+};
 use muster_proto::spire::api::types;
 
 /// Why a bundle message cannot be read.
@@ -30,6 +32,14 @@ pub enum WireBundleError {
         /// Whose bundle.
         trust_domain: TrustDomain,
     },
+    /// A WIT key has no ID (WIT-16).
+    #[error("WIT authority {index} of \"{trust_domain}\" has no key ID")]
+    WitKeyId {
+        /// Position in the list, from 0.
+        index: usize,
+        /// Whose bundle.
+        trust_domain: TrustDomain,
+    },
 }
 
 /// Writes the fields of a bundle that `mask` wants; no mask wants all.
@@ -54,6 +64,9 @@ pub fn write(bundle: &Bundle, mask: Option<&types::BundleMask>) -> types::Bundle
     if wants(|m| m.jwt_authorities) {
         message.jwt_authorities = bundle.jwt_authorities.iter().map(write_jwt_key).collect();
     }
+    if wants(|m| m.wit_authorities) {
+        message.wit_authorities = bundle.wit_authorities.iter().map(write_wit_key).collect();
+    }
     if wants(|m| m.refresh_hint) {
         message.refresh_hint = bundle.refresh_hint;
     }
@@ -65,6 +78,15 @@ pub fn write(bundle: &Bundle, mask: Option<&types::BundleMask>) -> types::Bundle
 
 fn write_jwt_key(authority: &JwtAuthority) -> types::JwtKey {
     types::JwtKey {
+        public_key: authority.public_key.to_vec().into(),
+        key_id: authority.key_id.clone(),
+        expires_at: authority.expires_at.map_or(0, Timestamp::unix_seconds),
+        tainted: authority.tainted,
+    }
+}
+
+fn write_wit_key(authority: &WitAuthority) -> types::WitKey {
+    types::WitKey {
         public_key: authority.public_key.to_vec().into(),
         key_id: authority.key_id.clone(),
         expires_at: authority.expires_at.map_or(0, Timestamp::unix_seconds),
@@ -109,6 +131,20 @@ pub fn read(
             tainted: key.tainted,
         });
     }
+    for (index, key) in message.wit_authorities.iter().enumerate() {
+        if key.key_id.is_empty() {
+            return Err(WireBundleError::WitKeyId {
+                index,
+                trust_domain: trust_domain.clone(),
+            });
+        }
+        bundle.wit_authorities.push(WitAuthority {
+            key_id: key.key_id.clone(),
+            public_key: key.public_key.as_ref().into(),
+            expires_at: (key.expires_at != 0).then(|| Timestamp::from_unix_seconds(key.expires_at)),
+            tainted: key.tainted,
+        });
+    }
     bundle.refresh_hint = message.refresh_hint;
     bundle.sequence_number = message.sequence_number;
     bundle.changed_at = Revision::default();
@@ -131,6 +167,12 @@ mod tests {
                 public_key: [4][..].into(),
                 expires_at: None,
                 tainted: false,
+            }],
+            wit_authorities: vec![WitAuthority {
+                key_id: "w".into(),
+                public_key: [5][..].into(),
+                expires_at: Some(Timestamp::from_unix_seconds(1_800_000_000)),
+                tainted: true,
             }],
             refresh_hint: 300,
             sequence_number: 7,
@@ -157,6 +199,7 @@ mod tests {
         );
         assert_eq!(message.sequence_number, 7);
         assert!(message.x509_authorities.is_empty() && message.jwt_authorities.is_empty());
+        assert!(message.wit_authorities.is_empty());
         assert_eq!(message.refresh_hint, 0);
     }
 

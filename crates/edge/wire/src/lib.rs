@@ -9,7 +9,10 @@
 
 pub mod bundle;
 pub mod entry;
+pub mod error_info;
 pub mod id;
+pub mod log_level;
 pub mod node;
 pub mod selector;
 pub mod status;
+pub mod urgency;

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use muster_model::Selector;
@@ -32,6 +33,51 @@ pub struct Process {
     pub dir: Arc<OwnedFd>,
     /// Its pidfd.
     pub pidfd: Arc<OwnedFd>,
+    /// Where the pidfd is from.
+    pub pidfd_from: PidfdFrom,
+    /// What attesting it has cost so far; attestors add to it.
+    pub work: Work,
+}
+
+/// The work of an attestation beyond reading the process's directory, for whoever has to ration
+/// it: in units of about a millisecond of processor time, here or in whatever program is asked. It
+/// is what was asked for and not how long that took, which depends on the neighbours. Clones count
+/// together.
+#[derive(Clone, Debug, Default)]
+pub struct Work(Arc<AtomicU32>);
+
+impl Work {
+    /// Another program had to be asked.
+    pub fn asked(&self) {
+        self.add(1);
+    }
+
+    /// So many bytes had to be hashed: a unit for each half MiB.
+    pub fn hashed(&self, bytes: u64) {
+        self.add(u32::try_from(bytes >> 19).unwrap_or(u32::MAX));
+    }
+
+    /// All of it.
+    pub fn units(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, units: u32) {
+        let before = self.0.fetch_add(units, Ordering::Relaxed);
+        if before.checked_add(units).is_none() {
+            self.0.store(u32::MAX, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Where a pidfd is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PidfdFrom {
+    /// The kernel gave it, as that of the process which connected.
+    Kernel,
+    /// It was opened by a number: that of a process which did not call itself, or on a kernel before
+    /// Linux 6.5.
+    Number,
 }
 
 /// Ids that the kernel attached to bytes: real, effective or saved ones of the sender.
@@ -78,6 +124,17 @@ pub enum Evidence {
     ForeignExecutablePath,
     /// The content of the file that the process runs, read through `/proc/PID/exe`.
     ExecutableDigest,
+    /// The system's container engine, about the container in whose control group the kernel
+    /// shows the process.
+    ContainerEngine,
+    /// A user's own container engine, likewise; that user may have arranged what it says.
+    UserContainerEngine,
+    /// systemd, asked about the pidfd.
+    ServiceManager,
+    /// systemd, asked about the number, while the process that has it ran before and after.
+    ServiceManagerByNumber,
+    /// A program that the operator configured; it knows the process by its number and start time.
+    Plugin,
 }
 
 impl fmt::Display for Evidence {
@@ -89,6 +146,13 @@ impl fmt::Display for Evidence {
             Self::ExecutablePath => "path of /proc/PID/exe",
             Self::ForeignExecutablePath => "path of /proc/PID/exe as the process sees it",
             Self::ExecutableDigest => "SHA-256 of the running executable",
+            Self::ContainerEngine => "container engine, confirmed by /proc/PID/cgroup",
+            Self::UserContainerEngine => {
+                "a user's own container engine, confirmed by /proc/PID/cgroup"
+            }
+            Self::ServiceManager => "systemd, by pidfd",
+            Self::ServiceManagerByNumber => "systemd, by number",
+            Self::Plugin => "plugin",
         })
     }
 }
@@ -129,6 +193,17 @@ pub enum AttestError {
         /// What changed.
         change: Change,
     },
+    /// Another process steers it with the rights of a debugger, so what it says may be the
+    /// other's word.
+    #[error(
+        "process {pid} is traced by process {tracer}, which may speak for it; detach the debugger, or set attest.unix.allow_traced"
+    )]
+    Traced {
+        /// The process.
+        pid: u32,
+        /// The one that steers it.
+        tracer: u32,
+    },
     /// The attestor could not do its work.
     #[error("workload attestor {kind} failed: {reason}")]
     Failed {
@@ -146,10 +221,27 @@ pub enum AttestError {
 }
 
 impl AttestError {
+    /// The reason in one word, for metrics and events.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Gone { .. } => "gone",
+            Self::Changed {
+                change: Change::Program,
+                ..
+            } => "other_program",
+            Self::Changed {
+                change: Change::Credentials,
+                ..
+            } => "other_user",
+            Self::Traced { .. } => "traced",
+            Self::Failed { .. } | Self::NoAttestors => "attestation_failed",
+        }
+    }
+
     /// Whether the process itself is to blame, so that no other attestor can help.
     pub fn is_about_the_process(&self) -> bool {
         match self {
-            Self::Gone { .. } | Self::Changed { .. } => true,
+            Self::Gone { .. } | Self::Changed { .. } | Self::Traced { .. } => true,
             Self::Failed { .. } | Self::NoAttestors => false,
         }
     }

@@ -13,8 +13,9 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use muster_audit::{Actor, Decision, Event, Record};
 use muster_model::{
-    Bundle, Entry, EntryId, JoinToken, JwtAuthority, Node, NodeStanding, Revision, Selector,
-    SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, X509Authority,
+    Bundle, Entry, EntryId, JoinToken, Joined, JwtAuthority, Node, NodeStanding, Revision,
+    Selector, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, WitAuthority,
+    X509Authority,
 };
 use muster_policy::{Caller, Permit, Prune, RotateAuthority, decide};
 use muster_roll::{Change, Loaded, Roll};
@@ -501,6 +502,7 @@ fn full_nodes() -> Vec<Node> {
         can_reattest: false,
         selectors: SelectorSet::new(),
         agent_version: String::new(),
+        joined: None,
         changed_at: Revision::default(),
     };
     let full = Node {
@@ -513,6 +515,10 @@ fn full_nodes() -> Vec<Node> {
         can_reattest: true,
         selectors: selectors(&["x:a", "x:b:c"]),
         agent_version: "1.2.3".into(),
+        joined: Some(Joined {
+            key: "00ff".into(),
+            at: Timestamp::from_unix_millis(1_700_000_000_001),
+        }),
         ..banned.clone()
     };
     vec![banned, full]
@@ -554,6 +560,12 @@ fn full_bundle() -> Bundle {
                 tainted: true,
             },
         ],
+        wit_authorities: vec![WitAuthority {
+            key_id: "w1".into(),
+            public_key: Arc::from(&b"\x03"[..]),
+            expires_at: Some(Timestamp::from_unix_millis(7)),
+            tainted: true,
+        }],
         refresh_hint: 300,
         sequence_number: 42,
         changed_at: Revision::default(),

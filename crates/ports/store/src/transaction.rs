@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use muster_audit::Record;
-use muster_model::{Bundle, Entry, EntryId, JoinToken, Node, SpiffeId, TrustDomain};
+use muster_model::{Bundle, Entry, EntryId, JoinToken, Node, Revision, SpiffeId, TrustDomain};
 use muster_policy::{Bundles, Entries, Journals, Nodes, Permit, Tokens, Writes};
 use muster_roll::Change;
 
@@ -124,6 +124,25 @@ impl Transaction {
         });
     }
 
+    /// Says which revision the transaction will be committed as: the rows in it, which so far had
+    /// none, need not be copied to get it. The store and the roll give a row that revision in any
+    /// case.
+    pub fn stamp(&mut self, revision: Revision) {
+        for change in &mut self.changes {
+            match change {
+                Change::PutEntry(entry) => stamp(entry, |entry| entry.changed_at = revision),
+                Change::PutNode(node) => stamp(node, |node| node.changed_at = revision),
+                Change::PutBundle(bundle) => stamp(bundle, |bundle| bundle.changed_at = revision),
+                Change::DeleteEntry(_)
+                | Change::DeleteNode(_)
+                | Change::PutJoinToken(_)
+                | Change::DeleteJoinToken(_)
+                | Change::DeleteBundle(_)
+                | Change::PutJournal { .. } => {}
+            }
+        }
+    }
+
     /// Adds an audit record.
     pub fn audit(&mut self, record: Record) {
         self.records.push(record);
@@ -142,6 +161,13 @@ impl Transaction {
     /// Whether the transaction changes no row, so that it gets no revision.
     pub fn is_audit_only(&self) -> bool {
         self.changes.is_empty()
+    }
+}
+
+/// Only what nobody else holds: everybody else was promised that it does not change.
+fn stamp<T>(row: &mut Arc<T>, put: impl FnOnce(&mut T)) {
+    if let Some(row) = Arc::get_mut(row) {
+        put(row);
     }
 }
 

@@ -1,5 +1,6 @@
 //! rust-spiffe and spiffe-rustls against a Workload API: one JSON line a check. See ../README.md.
 
+mod broker;
 mod checks;
 mod mtls;
 
@@ -30,6 +31,9 @@ async fn main() {
                 report(name, checks::run(&endpoint, &id, name).await);
             }
         }
+        ("broker", [socket, pid, workload]) => {
+            report("broker", broker::run(&endpoint, &id, socket, pid, workload).await);
+        }
         ("listen", []) => report("mtls-listen", mtls::listen(&endpoint, &id).await),
         ("dial", [address]) => report("mtls-dial", mtls::dial(&endpoint, &id, address).await),
         _ => usage(),
@@ -49,7 +53,7 @@ fn report(check: &str, outcome: Outcome) {
 
 fn usage() -> ! {
     eprintln!(
-        "usage: (checks SOCKET SPIFFE_ID CHECK... | listen SOCKET PEER_ID | dial SOCKET PEER_ID ADDRESS)"
+        "usage: (checks SOCKET SPIFFE_ID CHECK... | broker SOCKET NODE_ID BROKER_SOCKET PID WORKLOAD_ID | listen SOCKET PEER_ID | dial SOCKET PEER_ID ADDRESS)"
     );
     process::exit(2)
 }

@@ -5,10 +5,12 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use muster_peer::{Caller, ExecutableId, ProcError, pidfd};
-use muster_plugin::workload::{AttestError, Change, FileId, Process, SenderIds};
+use muster_peer::{Caller, ExecutableId, HeldProcess, ProcDir, ProcError, pidfd, procfs};
+use muster_plugin::workload::{AttestError, Change, FileId, PidfdFrom, Process, SenderIds, Work};
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat};
+
+use super::unix::Status;
 
 /// The most that is read of a file in `/proc/PID`, in bytes; `status` grows with the groups.
 const FILE_LIMIT: u64 = 1024 * 1024;
@@ -17,30 +19,66 @@ const PAGE: usize = 4096;
 
 /// The caller of a connection, for attestors.
 pub fn process_of(caller: &Caller) -> Result<Process, AttestError> {
-    let pid = caller.pid();
-    let dir = caller.proc_dir().map_err(|error| match error {
-        ProcError::Gone { pid } => AttestError::Gone { pid },
-        error @ (ProcError::Unreadable { .. } | ProcError::Malformed { .. }) => {
-            AttestError::Failed {
-                kind: "proc",
-                reason: error.to_string(),
-                source: None,
-            }
-        }
-    })?;
+    let held = caller.process();
+    let sender = SenderIds {
+        uid: caller.sender_uid(),
+        gid: caller.sender_gid(),
+    };
     Ok(Process {
-        pid,
-        uid: caller.uid(),
-        gid: caller.gid(),
-        sender: Some(SenderIds {
-            uid: caller.sender_uid(),
-            gid: caller.sender_gid(),
-        }),
-        start_time: caller.start_time(),
-        executable: caller.executable_id().map(file_id),
-        dir: Arc::new(dir.into_fd()),
-        pidfd: Arc::clone(caller.pidfd()),
+        sender: Some(sender),
+        ..known(held, directory(held)?, caller.uid(), caller.gid())
     })
+}
+
+/// A process that did not call, for attestors: its user and group are those that it has now.
+pub fn process_of_held(held: &HeldProcess) -> Result<Process, AttestError> {
+    let dir = directory(held)?;
+    let content = dir.read("status").map_err(|error| proc_error(&error))?;
+    let status = Status::parse(&content).map_err(|error| AttestError::Failed {
+        kind: "proc",
+        reason: format!("/proc/{}/status is not understood: {error}", held.pid()),
+        source: None,
+    })?;
+    Ok(known(
+        held,
+        dir,
+        status.uids.effective,
+        status.gids.effective,
+    ))
+}
+
+fn known(held: &HeldProcess, dir: ProcDir, uid: u32, gid: u32) -> Process {
+    Process {
+        pid: held.pid(),
+        uid,
+        gid,
+        sender: None,
+        start_time: held.start_time(),
+        executable: held.executable_id().map(file_id),
+        dir: Arc::new(dir.into_fd()),
+        pidfd: Arc::clone(held.pidfd()),
+        pidfd_from: if held.is_named_by_kernel() {
+            PidfdFrom::Kernel
+        } else {
+            PidfdFrom::Number
+        },
+        work: Work::default(),
+    }
+}
+
+fn directory(held: &HeldProcess) -> Result<ProcDir, AttestError> {
+    held.proc_dir().map_err(|error| proc_error(&error))
+}
+
+fn proc_error(error: &ProcError) -> AttestError {
+    match error {
+        ProcError::Gone { pid } => AttestError::Gone { pid: *pid },
+        ProcError::Unreadable { .. } | ProcError::Malformed { .. } => AttestError::Failed {
+            kind: "proc",
+            reason: error.to_string(),
+            source: None,
+        },
+    }
 }
 
 fn file_id(id: ExecutableId) -> FileId {
@@ -53,9 +91,12 @@ fn file_id(id: ExecutableId) -> FileId {
 /// Whether `process` still runs, and still the program that it ran. Ask after facts were
 /// collected and before they are believed.
 ///
-/// The start time needs no second look: the pidfd is of the process and not of its number, and the
-/// directory was opened while it ran.
+/// The start time needs no second look where the kernel gave the pidfd: it is of the process and not
+/// of its number, and the directory was opened while it ran.
 pub fn verify(process: &Process) -> Result<(), AttestError> {
+    if process.pidfd_from == PidfdFrom::Number {
+        verify_start(process)?;
+    }
     let executable = fstatat(&process.dir, "exe", AtFlags::empty())
         .ok()
         .map(|stat| FileId {
@@ -71,6 +112,20 @@ pub fn verify(process: &Process) -> Result<(), AttestError> {
         });
     }
     Ok(())
+}
+
+fn verify_start(process: &Process) -> Result<(), AttestError> {
+    let stat = read(process, "proc", "stat")?;
+    let start_time = procfs::start_time(&stat).map_err(|error| AttestError::Failed {
+        kind: "proc",
+        reason: format!("/proc/{}/stat is not understood: {error}", process.pid),
+        source: None,
+    })?;
+    if start_time == process.start_time {
+        Ok(())
+    } else {
+        Err(AttestError::Gone { pid: process.pid })
+    }
 }
 
 pub(super) fn still_runs(process: &Process) -> Result<(), AttestError> {
@@ -133,30 +188,15 @@ pub(super) mod tests {
     use std::os::unix::net::UnixStream;
     use std::process::{Child, Command, Stdio};
 
-    use muster_peer::{Limits, ListenOptions, Listener, procfs};
+    use muster_peer::{Limits, ListenOptions, Listener};
     use tokio::io::AsyncReadExt;
     use tokio_stream::StreamExt;
 
     use super::*;
 
-    /// A process as if it had called: the way of a broker, without a sender.
+    /// A process that was named by its number.
     pub(crate) fn process_by_pid(pid: u32) -> Process {
-        let dir = File::open(format!("/proc/{pid}")).unwrap();
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap();
-        let exe = std::fs::metadata(format!("/proc/{pid}/exe")).unwrap();
-        Process {
-            pid,
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-            sender: None,
-            start_time: procfs::start_time(&stat).unwrap(),
-            executable: Some(FileId {
-                device: std::os::unix::fs::MetadataExt::dev(&exe),
-                inode: std::os::unix::fs::MetadataExt::ino(&exe),
-            }),
-            dir: Arc::new(dir.into()),
-            pidfd: Arc::new(pidfd::open(pid).unwrap()),
-        }
+        process_of_held(&HeldProcess::by_number(pid).unwrap()).unwrap()
     }
 
     pub(crate) fn own_process() -> Process {
@@ -205,7 +245,10 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn another_program_is_noticed() {
+    fn another_program_or_start_is_noticed() {
+        let mut process = own_process();
+        process.start_time += 1;
+        assert!(matches!(verify(&process), Err(AttestError::Gone { .. })));
         let mut process = own_process();
         process.executable = Some(FileId {
             device: 1,

@@ -30,6 +30,18 @@ pub const KIND: &str = "unix";
 pub struct UnixOptions {
     /// Whether, and how, to look at the executable; SPIRE's `discover_workload_path`.
     pub executable: Option<ExecutableOptions>,
+    /// What to do with processes that another one steers.
+    pub traced: Traced,
+}
+
+/// What to do with a process that is traced (`ptrace(2)`): its tracer can make it say anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Traced {
+    /// It has no facts.
+    #[default]
+    Refuse,
+    /// As if it were not, as with SPIRE; for machines on which people debug.
+    Accept,
 }
 
 /// How to look at executables.
@@ -94,12 +106,12 @@ impl UnixAttestor {
     }
 
     /// Whether it had to ask, which takes time.
-    async fn add_ids(&self, status: &Status, facts: &mut Vec<Fact>) -> Asked {
+    async fn add_ids(&self, process: &Process, status: &Status, facts: &mut Vec<Fact>) -> Asked {
         let uid = status.uids.effective;
         let gid = status.gids.effective;
         let mut ids = vec![Id::User(uid), Id::Group(gid)];
         ids.extend(status.groups.iter().map(|gid| Id::Group(*gid)));
-        let (names, asked) = self.names.of(&ids).await;
+        let (names, asked) = self.names.of(&ids, &process.work).await;
         let mut names = names.into_iter();
 
         let mut add = |number: &str, name: &str, id: u32, evidence: Evidence| {
@@ -160,7 +172,7 @@ fn push(facts: &mut Vec<Fact>, name: &str, value: &str, evidence: Evidence) {
 }
 
 /// Reads whose process it is, and compares with what the kernel said on the connection.
-fn credentials(process: &Process) -> Result<Status, AttestError> {
+fn credentials(process: &Process, traced: Traced) -> Result<Status, AttestError> {
     let content = read(process, KIND, "status")?;
     still_runs(process)?;
     let status = Status::parse(&content).map_err(|error| AttestError::Failed {
@@ -168,6 +180,12 @@ fn credentials(process: &Process) -> Result<Status, AttestError> {
         reason: format!("/proc/{}/status is not understood: {error}", process.pid),
         source: None,
     })?;
+    if traced == Traced::Refuse && status.tracer != 0 {
+        return Err(AttestError::Traced {
+            pid: process.pid,
+            tracer: status.tracer,
+        });
+    }
     let sent = process.sender.is_none_or(|sender| {
         status.uids.may_send_as(sender.uid) && status.gids.may_send_as(sender.gid)
     });
@@ -187,15 +205,15 @@ impl WorkloadAttestor for UnixAttestor {
     }
 
     async fn attest(&self, process: &Process) -> Result<Vec<Fact>, AttestError> {
-        let status = credentials(process)?;
+        let status = credentials(process, self.options.traced)?;
         let mut facts = Vec::new();
-        let asked = self.add_ids(&status, &mut facts).await;
+        let asked = self.add_ids(process, &status, &mut facts).await;
         if let Some(options) = self.options.executable {
             self.add_executable(process, options, &mut facts).await?;
         }
         // Both may have taken a while. If neither did, what was read is still this instant's.
         let waited = asked == Asked::Yes || self.options.executable.is_some();
-        if waited && credentials(process)? != status {
+        if waited && credentials(process, self.options.traced)? != status {
             return Err(AttestError::Changed {
                 pid: process.pid,
                 change: Change::Credentials,
@@ -220,6 +238,7 @@ mod tests {
                 digest: digest.into(),
                 ..ExecutableOptions::default()
             }),
+            ..UnixOptions::default()
         })
     }
 
@@ -340,6 +359,7 @@ mod tests {
                 digest: DigestLimit::Never,
                 foreign_paths: ForeignPaths::Accept,
             }),
+            ..UnixOptions::default()
         });
         let facts = spires.attest(&process).await.unwrap();
         let path = facts

@@ -16,7 +16,7 @@ pub(crate) fn entry(ordinal: u64) -> Entry {
         id: EntryId::parse(&format!("e{ordinal}")).unwrap(),
         spiffe_id: SpiffeId::parse(&format!("spiffe://td/w/{ordinal}")).unwrap(),
         parent_id: SpiffeId::parse("spiffe://td/spire/agent/x/1").unwrap(),
-        selectors: BTreeSet::from(["unix:uid:1000".parse().unwrap()]),
+        selectors: ["unix:uid:1000".parse().unwrap()].into(),
         x509_svid_ttl: None,
         jwt_svid_ttl: None,
         federates_with: BTreeSet::new(),

@@ -99,6 +99,7 @@ pub(super) fn ready(running: &Running) -> Value {
         "server_admin_socket": running.server_admin_socket,
         "workload_socket": running.workload_socket,
         "node_admin_socket": running.node_admin_socket,
+        "broker_socket": running.broker_socket,
         "node_id": running.node_id,
         "server_pid": running.server_pid,
         "node_pid": running.node_pid,

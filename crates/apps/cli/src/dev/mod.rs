@@ -18,7 +18,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
-use muster_model::TrustDomain;
+use muster_model::{SpiffeId, TrustDomain};
 use muster_rt::duration;
 use muster_rt::lifecycle::{Reason, Shutdown};
 use tokio::signal::unix::{SignalKind, signal};
@@ -66,6 +66,15 @@ pub(crate) struct Dev {
     /// Where the server listens for nodes; port 0 is any that is free
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
+    /// Sign and serve WIT-SVIDs too; they live as long as X509-SVIDs
+    #[arg(long)]
+    wit: bool,
+    /// Serve the Broker API on the node, to this SPIFFE ID; may be repeated
+    #[arg(long, value_name = "SPIFFE_ID", value_parser = SpiffeId::parse)]
+    broker: Vec<SpiffeId>,
+    /// Let this SPIFFE ID use the node's Delegated Identity API; may be repeated
+    #[arg(long, value_name = "SPIFFE_ID", value_parser = SpiffeId::parse)]
+    delegate: Vec<SpiffeId>,
     /// No demonstration: no entry, no workload
     #[arg(long)]
     no_demo: bool,

@@ -130,6 +130,10 @@ impl Place {
         node_socket(&self.base)
     }
 
+    pub(super) fn broker_socket(&self) -> PathBuf {
+        broker_socket(&self.base)
+    }
+
     pub(super) fn workload_socket(&self) -> PathBuf {
         workload_socket(&self.base)
     }
@@ -169,6 +173,10 @@ fn node_socket(base: &Path) -> PathBuf {
     base.join("node/admin.sock")
 }
 
+fn broker_socket(base: &Path) -> PathBuf {
+    base.join("node/broker.sock")
+}
+
 fn workload_socket(base: &Path) -> PathBuf {
     base.join("run/workload.sock")
 }
@@ -178,6 +186,7 @@ fn check_lengths(base: &Path, remedy: &str) -> Result<(), Failure> {
     for socket in [
         server_socket(base),
         node_socket(base),
+        broker_socket(base),
         workload_socket(base),
     ] {
         let length = socket.as_os_str().len();

@@ -39,6 +39,7 @@ pub(super) struct Running {
     pub(super) server_admin_socket: PathBuf,
     pub(super) workload_socket: PathBuf,
     pub(super) node_admin_socket: PathBuf,
+    pub(super) broker_socket: Option<PathBuf>,
     pub(super) node_id: String,
     pub(super) server_pid: Option<u32>,
     pub(super) node_pid: Option<u32>,
@@ -58,6 +59,7 @@ impl Running {
             server_admin_socket: place.server_socket(),
             workload_socket: place.workload_socket(),
             node_admin_socket: place.node_socket(),
+            broker_socket: (!dev.broker.is_empty()).then(|| place.broker_socket()),
             node_id,
             server_pid: children.server.as_ref().map(Child::pid),
             node_pid: children.node.as_ref().map(Child::pid),
@@ -96,6 +98,7 @@ pub(super) async fn start_server(
         ca_ttl: dev.ca_ttl,
         x509_ttl: dev.x509_ttl(),
         jwt_ttl: dev.jwt_ttl,
+        wit: dev.wit,
     };
     files::write_atomic(&file, settings.to_toml().as_bytes(), files::PRIVATE)?;
     daemon::check_server(&file).map_err(|faults| Failure::failed(faults.to_string()))?;
@@ -132,6 +135,10 @@ pub(super) async fn start_node(
         join_token: &token.value,
         workload_socket: &place.workload_socket(),
         admin_socket: &place.node_socket(),
+        wit: dev.wit,
+        broker_socket: &place.broker_socket(),
+        brokers: &dev.broker,
+        delegates: &dev.delegate,
     };
     files::write_atomic(&file, settings.to_toml().as_bytes(), files::PRIVATE)?;
     daemon::check_node(&file).map_err(|faults| Failure::failed(faults.to_string()))?;

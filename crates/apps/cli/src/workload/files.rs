@@ -9,6 +9,7 @@ use muster_rt::files::{self, write_atomic};
 use zeroize::Zeroizing;
 
 use super::view::X509Update;
+use super::wit;
 use crate::failure::Failure;
 use crate::pem;
 
@@ -62,6 +63,19 @@ impl Directory {
                 token,
                 files::PRIVATE,
             )?;
+        }
+        self.finish(now)
+    }
+
+    /// Writes tokens, each with the key to which it is bound. The key goes first: a reader that sees
+    /// the new token finds its key.
+    pub(super) fn write_wits(&mut self, identities: &[wit::Identity]) -> Result<(), Failure> {
+        let mut now = BTreeSet::new();
+        for (n, identity) in identities.iter().enumerate() {
+            let key = identity.key_for_disk();
+            self.write(&mut now, format!("wit_svid.{n}.jwk"), key, files::PRIVATE)?;
+            let token = format!("wit_svid.{n}.token");
+            self.write(&mut now, token, &identity.token, files::PRIVATE)?;
         }
         self.finish(now)
     }

@@ -198,7 +198,7 @@ fn until_half_life(answer: &JwtsvidResponse, now: Timestamp) -> Duration {
 }
 
 /// `exp` of a token. The signature is the node's affair: it is the node that gave us the token.
-fn expiry(token: &str) -> Option<Timestamp> {
+pub(super) fn expiry(token: &str) -> Option<Timestamp> {
     let parsed = ParsedJws::parse(token).ok()?;
     let claims: Value = serde_json::from_slice(&parsed.payload).ok()?;
     claims

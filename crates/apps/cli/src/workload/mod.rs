@@ -2,10 +2,13 @@
 
 mod files;
 mod jwt;
+mod keep;
 pub(crate) mod stream;
 pub(crate) mod view;
+mod wit;
 mod x509;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -28,6 +31,10 @@ pub(crate) enum Command {
     /// Ask the node whether a token is good
     #[command(subcommand)]
     Validate(Validate),
+    /// Keep this process's identity in files
+    Watch(Box<keep::Watch>),
+    /// Run a command with its identity in files that are kept current
+    Run(Box<keep::Run>),
 }
 
 #[derive(Subcommand, Debug)]
@@ -36,6 +43,8 @@ pub(crate) enum Fetch {
     X509(x509::Fetch),
     /// JWT-SVIDs for an audience
     Jwt(jwt::Fetch),
+    /// WIT-SVIDs, each with a key of its own; the node must have the WIT profile on
+    Wit(wit::Fetch),
 }
 
 #[derive(Subcommand, Debug)]
@@ -72,12 +81,17 @@ pub(crate) type Client = SpiffeWorkloadApiClient<
     >,
 >;
 
-pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure> {
+/// The exit code is a child's own where there is one.
+pub(crate) async fn run(command: Command, output: Output) -> Result<ExitCode, Failure> {
     match command {
-        Command::Fetch(Fetch::X509(fetch)) => x509::fetch(fetch, output).await,
-        Command::Fetch(Fetch::Jwt(fetch)) => jwt::fetch(fetch, output).await,
-        Command::Validate(Validate::Jwt(validate)) => jwt::validate(validate, output).await,
+        Command::Fetch(Fetch::X509(fetch)) => x509::fetch(fetch, output).await?,
+        Command::Fetch(Fetch::Jwt(fetch)) => jwt::fetch(fetch, output).await?,
+        Command::Fetch(Fetch::Wit(fetch)) => wit::fetch(fetch, output).await?,
+        Command::Validate(Validate::Jwt(validate)) => jwt::validate(validate, output).await?,
+        Command::Watch(watch) => return keep::watch(*watch).await,
+        Command::Run(run) => return keep::run(*run).await,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 impl WorkloadArgs {

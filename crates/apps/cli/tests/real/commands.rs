@@ -310,3 +310,130 @@ fn completions_are_for_this_command() {
     assert!(output.status.success());
     assert!(String::from_utf8_lossy(&output.stdout).contains("_muster"));
 }
+
+/// One command says why a process has no identity: on its node, and from the server.
+#[test]
+fn an_operator_asks_why() {
+    let dev = Dev::start(&["--no-demo"]);
+    let node_id = dev.ready["node_id"].as_str().unwrap().to_owned();
+    let node = dev.path("node_admin_socket").display().to_string();
+    let own = std::process::id().to_string();
+    let explain = |pid: &str| dev.ask(&["--json", "node", "explain", pid, "--node-socket", &node]);
+    let answer = |output: &std::process::Output| -> serde_json::Value {
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+
+    let uid = format!("unix:uid:{}", nix::unistd::getuid());
+    let other = [
+        "entry",
+        "create",
+        "--spiffe-id",
+        "spiffe://example.org/other",
+        "--entry-id",
+        "other",
+    ];
+    let parent = [
+        "--parent-id",
+        &node_id,
+        "--selector",
+        &uid,
+        "--selector",
+        "unix:gid:4242424",
+    ];
+    dev.json(&[&other[..], &parent[..]].concat());
+    let asked = explain(&own);
+    assert_eq!(asked.status.code(), Some(5), "{asked:?}");
+    let denied = answer(&asked);
+    assert_eq!(denied["verdict"], "no_entry", "{denied}");
+    assert_eq!(denied["nearest"][0]["entry_id"], "other");
+    assert_eq!(
+        denied["nearest"][0]["missing"][0]["wanted"],
+        "unix:gid:4242424"
+    );
+    assert!(
+        denied["selectors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|s| *s == uid)
+    );
+    assert_eq!(answer(&explain("2147483646"))["verdict"], "not_running");
+    let shown = dev.ask(&["node", "explain", &own, "--node-socket", &node]);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(text.contains("unix:gid:4242424 (has unix:gid:"), "{text}");
+    let usage = dev.ask(&["node", "explain"]);
+    assert_eq!(usage.status.code(), Some(2), "{usage:?}");
+}
+
+/// What only the server knows: an entry that fits, and is another node's.
+#[test]
+fn an_operator_asks_the_server_why() {
+    let dev = Dev::start(&["--no-demo"]);
+    let node_id = dev.ready["node_id"].as_str().unwrap().to_owned();
+    let node = dev.path("node_admin_socket").display().to_string();
+    let uid = format!("unix:uid:{}", nix::unistd::getuid());
+    let answer = |output: &std::process::Output| -> serde_json::Value {
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+
+    let elsewhere = [
+        "entry",
+        "create",
+        "--spiffe-id",
+        "spiffe://example.org/w",
+        "--entry-id",
+        "elsewhere",
+    ];
+    let parent = [
+        "--parent-id",
+        "spiffe://example.org/rack",
+        "--selector",
+        &uid,
+    ];
+    dev.json(&[&elsewhere[..], &parent[..]].concat());
+    let from_server = |dev: &Dev| {
+        dev.ask(&[
+            "--json",
+            "node",
+            "explain",
+            "--node",
+            &node_id,
+            "--selector",
+            &uid,
+        ])
+    };
+    let asked = from_server(&dev);
+    assert_eq!(asked.status.code(), Some(5), "{asked:?}");
+    let denied = answer(&asked);
+    assert_eq!(denied["standing"], "active");
+    assert_eq!(denied["not_authorized"][0]["id"], "elsewhere", "{denied}");
+    dev.json(&["entry", "update", "elsewhere", "--parent-id", &node_id]);
+    let asked = from_server(&dev);
+    assert_eq!(asked.status.code(), Some(0), "{asked:?}");
+    assert_eq!(answer(&asked)["matching"][0]["id"], "elsewhere");
+    let unknown = [
+        "--json",
+        "node",
+        "explain",
+        "--node",
+        "spiffe://example.org/spire/agent/x/y",
+        "--selector",
+        &uid,
+    ];
+    assert_eq!(answer(&dev.ask(&unknown))["standing"], "unknown");
+
+    // Now the process is served, and the node shows what it holds.
+    let fetched = dev.json(&["workload", "fetch", "x509"]);
+    assert_eq!(fetched["svids"][0]["spiffe_id"], "spiffe://example.org/w");
+    let own = std::process::id().to_string();
+    let served = dev.ask(&["--json", "node", "explain", &own, "--node-socket", &node]);
+    assert_eq!(served.status.code(), Some(0), "{served:?}");
+    assert_eq!(answer(&served)["identities"][0]["state"], "held");
+    let debug = dev.json(&["node", "debug", "--node-socket", &node]);
+    assert_eq!(debug["node_id"], node_id.as_str());
+    assert_eq!(
+        (&debug["entries"], &debug["x509"]["cap"]),
+        (&1.into(), &1000.into())
+    );
+    assert_eq!(debug["bundles"][0]["trust_domain"], "example.org");
+}

@@ -6,3 +6,5 @@ mod commands;
 mod common;
 #[cfg(test)]
 mod dev;
+#[cfg(test)]
+mod files;

@@ -18,7 +18,7 @@ pub struct LimitsConfig {
 /// Reads the table. What is not written follows from the socket's own limits: three quarters of
 /// all connections and calls, so that one user cannot keep the others out.
 pub(super) fn read(table: &Table<'_>, max_connections: usize, max_calls: usize) -> LimitsConfig {
-    let part = |all: usize| (all / 4 * 3).max(1);
+    let part = |all: usize| all - all / 4;
     let default = Allowance::default();
     let rate = |per_second: &str, burst: &str, default: Rate| Rate {
         per_second: table.default(per_second, config::integer(RATE), default.per_second),

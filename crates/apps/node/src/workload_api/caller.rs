@@ -4,30 +4,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Extensions;
-use muster_attest::workload::{attest, process_of};
+use muster_attest::workload::process_of;
 use muster_model::SelectorSet;
-use muster_peer::{Assurance, Caller, OverLimit, PeerInfo};
+use muster_peer::{Assurance, CallPlace, Caller, HeldProcess, PeerInfo};
 use muster_plugin::workload::{AttestError, Fact, WorkloadAttestor};
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_roster::Refusal;
 use muster_rt::Clock;
 use muster_rt::sparing::Sparing;
 use muster_wire::selector;
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
-use super::Place;
 use crate::events::Events;
+use crate::refusals::Refusals;
+use crate::target::{AttestedTarget, facts_of};
 
+/// The reason of whoever gets no place among the open calls.
+pub(crate) const TOO_MANY_CALLS: &str = "too_many_calls";
 /// The text that clients know an attestation that failed by.
 const ATTESTATION_FAILED: &str = "workload attestation failed";
-/// The longest that the attestors may take together.
-const ATTEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 // What a caller can provoke as often as it likes is logged as often as a person can read it.
 static NOT_ATTESTED: Sparing = Sparing::new(20, Duration::from_secs(1));
 static REFUSED: Sparing = Sparing::new(50, Duration::from_secs(1));
+static NOT_THE_SAME: Sparing = Sparing::new(20, Duration::from_secs(1));
 static OVER_LIMIT: Sparing = Sparing::new(1, Duration::from_secs(10));
+
+/// A call's place: among its user's calls, and among all.
+pub(crate) struct Place {
+    own: Option<CallPlace>,
+    _all: OwnedSemaphorePermit,
+}
 
 /// A caller whose facts are known.
 pub(crate) struct Attested {
@@ -35,14 +43,59 @@ pub(crate) struct Attested {
     pub(crate) selectors: Arc<SelectorSet>,
 }
 
-/// Attests callers.
+/// Lets calls in, and attests who made them.
 pub(crate) struct CallerAttestor {
-    pub(crate) attestors: Vec<Arc<dyn WorkloadAttestor>>,
-    pub(crate) events: Events,
-    pub(crate) clock: Arc<dyn Clock>,
+    attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    events: Events,
+    refusals: Refusals,
+    clock: Arc<dyn Clock>,
+    calls: Arc<Semaphore>,
 }
 
 impl CallerAttestor {
+    /// For a service of which `max_calls` may be open at the same time.
+    pub(crate) fn new(
+        attestors: Vec<Arc<dyn WorkloadAttestor>>,
+        events: Events,
+        refusals: Refusals,
+        clock: Arc<dyn Clock>,
+        max_calls: usize,
+    ) -> Self {
+        Self {
+            attestors,
+            events,
+            refusals,
+            clock,
+            calls: Arc::new(Semaphore::new(max_calls.min(Semaphore::MAX_PERMITS))),
+        }
+    }
+
+    /// A place among the calls that are open at the same time, from the allowance of the caller's
+    /// user; who gets none is told to come again, before it is attested, and it is on the record.
+    pub(crate) fn place(&self, extensions: &Extensions) -> Result<Place, Status> {
+        let peer = extensions.get::<PeerInfo>();
+        let all = self.calls.clone().try_acquire_owned().map_err(|_full| {
+            let text = "too many calls are open; try again later";
+            self.limited(peer, TOO_MANY_CALLS, text.to_owned())
+        })?;
+        let own = peer
+            .map(PeerInfo::admit_call)
+            .transpose()
+            .map_err(|over| self.limited(peer, over.word(), over.to_string()))?;
+        Ok(Place { own, _all: all })
+    }
+
+    fn limited(&self, peer: Option<&PeerInfo>, reason: &'static str, text: String) -> Status {
+        if let Some(Ok(caller)) = peer.map(PeerInfo::caller) {
+            let (pid, uid) = (caller.pid(), caller.uid());
+            if let Some(held_back) = OVER_LIMIT.pass() {
+                tracing::warn!(pid, uid, reason, held_back, "a call is over a limit");
+            }
+            self.refusals.limited(pid, uid, reason);
+        }
+        Status::unavailable(text)
+    }
+
     /// Attests the process that sent the request (WEP-08). What cannot be attested now is
     /// UNAVAILABLE, never a denial (WAPI-52).
     ///
@@ -53,15 +106,6 @@ impl CallerAttestor {
         extensions: &Extensions,
         place: &Place,
     ) -> Result<Attested, Status> {
-        let begun = Instant::now();
-        let attested = self.attest_now(extensions).await;
-        if let Some(own) = &place.own {
-            own.charge(begun.elapsed());
-        }
-        attested
-    }
-
-    async fn attest_now(&self, extensions: &Extensions) -> Result<Attested, Status> {
         let peer = extensions.get::<PeerInfo>().ok_or_else(|| {
             tracing::error!("a request came over a connection that does not know its peer");
             Status::unavailable(ATTESTATION_FAILED)
@@ -72,13 +116,15 @@ impl CallerAttestor {
             }
             Status::unavailable(ATTESTATION_FAILED)
         })?;
-        let facts = self.facts(&caller).await.map_err(|error| {
+        let facts = self.facts(&caller, place).await.map_err(|error| {
             if let Some(held_back) = NOT_ATTESTED.pass() {
                 tracing::warn!(pid = caller.pid(), uid = caller.uid(), %error, held_back, "caller not attested");
             }
-            self.refused(&caller, "attestation_failed");
+            metrics::counter!("muster_node_attestations_total", "outcome" => "failed").increment(1);
+            self.refused(&caller, error.word());
             Status::unavailable(ATTESTATION_FAILED)
         })?;
+        metrics::counter!("muster_node_attestations_total", "outcome" => "done").increment(1);
         tracing::debug!(
             pid = caller.pid(),
             uid = caller.uid(),
@@ -96,17 +142,13 @@ impl CallerAttestor {
         })
     }
 
-    async fn facts(&self, caller: &Caller) -> Result<Vec<Fact>, AttestError> {
+    async fn facts(&self, caller: &Caller, place: &Place) -> Result<Vec<Fact>, AttestError> {
         let process = process_of(caller)?;
-        tokio::time::timeout(ATTEST_TIMEOUT, attest(&self.attestors, &process))
-            .await
-            .unwrap_or_else(|_elapsed| {
-                Err(AttestError::Failed {
-                    kind: "any",
-                    reason: format!("no answer within {} s", ATTEST_TIMEOUT.as_secs()),
-                    source: None,
-                })
-            })
+        let facts = facts_of(&self.attestors, &process).await;
+        if let Some(own) = &place.own {
+            own.charge(process.work.units());
+        }
+        facts
     }
 
     /// What a refused caller is told, and everyone who watches.
@@ -125,40 +167,22 @@ impl CallerAttestor {
         status_of(refusal)
     }
 
-    /// What a caller is told whose user has used up its allowance.
-    pub(super) fn over_limit(&self, extensions: &Extensions, over: OverLimit) -> Status {
-        metrics::counter!("muster_node_refused_total", "reason" => over.word()).increment(1);
-        if let Some(held_back) = OVER_LIMIT.pass() {
-            let caller = extensions
-                .get::<PeerInfo>()
-                .and_then(|peer| peer.caller().ok());
-            tracing::warn!(
-                pid = caller.as_ref().map(Caller::pid),
-                uid = caller.as_ref().map(Caller::uid),
-                reason = over.word(),
-                held_back,
-                "a call is over its user's allowance"
-            );
-        }
-        Status::unavailable(over.to_string())
+    fn refused(&self, caller: &Caller, reason: &'static str) {
+        self.refusals.report(caller.pid(), caller.uid(), reason);
     }
 
-    fn refused(&self, caller: &Caller, reason: &str) {
-        let refused = admin::event::What::Refused(admin::Refused {
-            pid: i32::try_from(caller.pid()).unwrap_or(-1),
-            uid: caller.uid(),
-            reason: reason.to_owned(),
-        });
-        self.events.tell(refused, self.clock.now().wall);
+    /// Whether the caller is still the process that was attested (WEP-09). Asked before each
+    /// message of a stream: what runs in the process now gets no keys that another program asked
+    /// for.
+    pub(crate) fn still_the_same(&self, caller: &Caller) -> Result<(), Status> {
+        caller.verify().map_err(|refusal| {
+            if let Some(held_back) = NOT_THE_SAME.pass() {
+                tracing::warn!(pid = caller.pid(), uid = caller.uid(), reason = %refusal, held_back, "a stream ends: its caller is not what it was");
+            }
+            self.refused(caller, refusal.word());
+            Status::unavailable(ATTESTATION_FAILED)
+        })
     }
-}
-
-/// Whether the caller is still the process that was attested (WEP-09).
-pub(crate) fn still_the_same(caller: &Caller) -> Result<(), Status> {
-    caller.verify().map_err(|refusal| {
-        tracing::warn!(pid = caller.pid(), uid = caller.uid(), reason = %refusal, "a stream ends: its caller is not what it was");
-        Status::unavailable(ATTESTATION_FAILED)
-    })
 }
 
 /// The one place where refusals become statuses.
@@ -190,16 +214,32 @@ fn describe(caller: &Caller, facts: &[Fact]) -> admin::Attested {
         pid: i32::try_from(caller.pid()).unwrap_or(-1),
         uid: caller.uid(),
         gid: caller.gid(),
-        executable: executable(caller).unwrap_or_default(),
-        facts: facts
-            .iter()
-            .map(|fact| admin::Fact {
-                selector: Some(selector::write(&fact.selector)),
-                how: fact.evidence.to_string(),
-            })
-            .collect(),
+        executable: executable(caller.process()).unwrap_or_default(),
+        facts: write_facts(facts),
         level: level(caller.assurance()).to_owned(),
     }
+}
+
+/// A process that did not call, for people.
+pub(crate) fn describe_target(target: &AttestedTarget) -> admin::Attested {
+    admin::Attested {
+        pid: i32::try_from(target.process.pid()).unwrap_or(-1),
+        uid: target.uid,
+        gid: target.gid,
+        executable: executable(&target.process).unwrap_or_default(),
+        facts: write_facts(&target.facts),
+        level: level(Assurance::OpenedPidfd).to_owned(),
+    }
+}
+
+fn write_facts(facts: &[Fact]) -> Vec<admin::Fact> {
+    facts
+        .iter()
+        .map(|fact| admin::Fact {
+            selector: Some(selector::write(&fact.selector)),
+            how: fact.evidence.to_string(),
+        })
+        .collect()
 }
 
 /// How surely the process is known, in words.
@@ -212,8 +252,8 @@ fn level(assurance: Assurance) -> &'static str {
 }
 
 /// The path of the executable as the process sees it; for people, not a fact.
-fn executable(caller: &Caller) -> Option<String> {
-    let dir = caller.proc_dir().ok()?.into_fd();
+fn executable(process: &HeldProcess) -> Option<String> {
+    let dir = process.proc_dir().ok()?.into_fd();
     let path = nix::fcntl::readlinkat(&dir, "exe").ok()?;
     Some(path.to_string_lossy().into_owned())
 }

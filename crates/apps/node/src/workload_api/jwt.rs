@@ -12,7 +12,6 @@ use serde_json::{Map, Value};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::caller::still_the_same;
 use super::streams::stopped;
 use super::{CallerFacts, Inner, Place, answers, grpc};
 
@@ -34,24 +33,7 @@ impl Inner {
         place: &Place,
         request: JwtsvidRequest,
     ) -> Result<Response<Body>, Status> {
-        // WAPI-11, WAPI-38, WAPI-40.
-        if request.audience.is_empty() || request.audience.iter().any(String::is_empty) {
-            return Err(Status::invalid_argument(
-                "audience must be specified, and no audience may be empty",
-            ));
-        }
-        if request.audience.len() > AUDIENCES_MAX {
-            return Err(Status::invalid_argument(format!(
-                "{} audiences are too many: at most {AUDIENCES_MAX}",
-                request.audience.len()
-            )));
-        }
-        let bytes: usize = request.audience.iter().map(String::len).sum();
-        if bytes > AUDIENCE_BYTES_MAX {
-            return Err(Status::invalid_argument(format!(
-                "audiences of {bytes} bytes are too long: at most {AUDIENCE_BYTES_MAX} together"
-            )));
-        }
+        check_audience(&request.audience)?;
         let spiffe_id = if request.spiffe_id.is_empty() {
             None
         } else {
@@ -69,7 +51,7 @@ impl Inner {
         let answer = self.driver.jwt_svids(attested.selectors, want).await;
         match answer.map_err(stopped)? {
             Ok(tokens) => {
-                still_the_same(&attested.caller)?;
+                self.callers.still_the_same(&attested.caller)?;
                 grpc::unary(&answers::jwt_svids(&tokens))
             }
             Err(refusal) => Err(self
@@ -133,6 +115,28 @@ impl Inner {
             claims: Some(structure(claims)),
         })
     }
+}
+
+/// Whether tokens can be had for `audience` (WAPI-11, WAPI-38, WAPI-40, BRK-25).
+pub(crate) fn check_audience(audience: &[String]) -> Result<(), Status> {
+    if audience.is_empty() || audience.iter().any(String::is_empty) {
+        return Err(Status::invalid_argument(
+            "audience must be specified, and no audience may be empty",
+        ));
+    }
+    if audience.len() > AUDIENCES_MAX {
+        return Err(Status::invalid_argument(format!(
+            "{} audiences are too many: at most {AUDIENCES_MAX}",
+            audience.len()
+        )));
+    }
+    let bytes: usize = audience.iter().map(String::len).sum();
+    if bytes > AUDIENCE_BYTES_MAX {
+        return Err(Status::invalid_argument(format!(
+            "audiences of {bytes} bytes are too long: at most {AUDIENCE_BYTES_MAX} together"
+        )));
+    }
+    Ok(())
 }
 
 /// JSON as protobuf's `Struct`; its numbers are doubles (WAPI-49).

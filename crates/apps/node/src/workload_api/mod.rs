@@ -3,11 +3,12 @@
 //! [`WorkloadApi`] checks the security header, attests the caller and hands over to one function
 //! per RPC; `grpc` writes the answers.
 
-mod answers;
-mod caller;
-mod grpc;
-mod jwt;
+pub(crate) mod answers;
+pub(crate) mod caller;
+pub(crate) mod grpc;
+pub(crate) mod jwt;
 mod streams;
+mod wit;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -16,7 +17,6 @@ use std::task::{Context, Poll};
 
 use http::{Extensions, HeaderMap, Request, Response};
 use muster_model::TrustDomain;
-use muster_peer::{CallPlace, PeerInfo};
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::workload::{
     JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, WitBundlesRequest, WitsvidRequest,
@@ -24,15 +24,17 @@ use muster_proto::workload::{
 };
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use self::caller::CallerAttestor;
+use self::caller::{CallerAttestor, Place};
+pub(crate) use self::caller::{TOO_MANY_CALLS, describe_target};
+use crate::config::WitConfig;
 use crate::driver::Driver;
 use crate::events::Events;
+use crate::refusals::Refusals;
 
 /// The service's name on the wire: the standard's file has no package.
 pub(crate) const NAME: &str = "SpiffeWorkloadAPI";
@@ -48,7 +50,8 @@ struct Inner {
     callers: CallerAttestor,
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
-    calls: Arc<Semaphore>,
+    /// Whether the WIT profile is served.
+    wit: bool,
 }
 
 impl NamedService for WorkloadApi {
@@ -56,26 +59,28 @@ impl NamedService for WorkloadApi {
 }
 
 impl WorkloadApi {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a node, each of its own type, named once in run.rs"
+    )]
     pub(crate) fn new(
         trust_domain: TrustDomain,
         driver: Driver,
         attestors: Vec<Arc<dyn WorkloadAttestor>>,
         events: Events,
+        refusals: Refusals,
         clock: Arc<dyn Clock>,
         shutdown: Shutdown,
         max_calls: usize,
+        wit: WitConfig,
     ) -> Self {
         Self(Arc::new(Inner {
             trust_domain,
             driver,
-            callers: CallerAttestor {
-                attestors,
-                events,
-                clock: clock.clone(),
-            },
+            callers: CallerAttestor::new(attestors, events, refusals, clock.clone(), max_calls),
             clock,
             shutdown,
-            calls: Arc::new(Semaphore::new(max_calls.min(Semaphore::MAX_PERMITS))),
+            wit: wit.enabled,
         }))
     }
 }
@@ -102,7 +107,7 @@ impl Inner {
     async fn answer(self: Arc<Self>, request: Request<Body>) -> Result<Response<Body>, Status> {
         // Before anything is done for the caller, attestation included (WEP-04).
         check_security_header(request.headers())?;
-        let place = self.clone().enter(request.extensions())?;
+        let place = self.callers.place(request.extensions())?;
         let method = request
             .uri()
             .path()
@@ -134,37 +139,22 @@ impl Inner {
                 self.until_shutdown(self.validate_jwt_svid(&caller, &place, message))
                     .await
             }
-            // WIT-01: not implemented, and said so only after the header was checked.
+            // WIT-01: a profile that is off says so, and only after the header was checked.
             "FetchWITSVID" => {
-                grpc::read::<WitsvidRequest>(request).await?;
-                Err(Status::unimplemented("the WIT profile is not implemented"))
+                let message = grpc::read::<WitsvidRequest>(request).await?;
+                self.check_wit_profile()?;
+                self.fetch_wit_svid(&caller, message, place).await
             }
             "FetchWITBundles" => {
                 grpc::read::<WitBundlesRequest>(request).await?;
-                Err(Status::unimplemented("the WIT profile is not implemented"))
+                self.check_wit_profile()?;
+                self.fetch_wit_bundles(&caller, place).await
             }
             // WEP-12, WAPI-02.
             _ => Err(Status::unimplemented(format!(
                 "{NAME} has no method {method:?}"
             ))),
         }
-    }
-
-    /// A place among the calls that are open at the same time.
-    ///
-    /// Asked before the caller is attested: who has used up its allowance is refused at no cost.
-    fn enter(self: Arc<Self>, extensions: &Extensions) -> Result<Place, Status> {
-        let own = extensions
-            .get::<PeerInfo>()
-            .map(PeerInfo::admit_call)
-            .transpose()
-            .map_err(|over| self.callers.over_limit(extensions, over))?;
-        let all = self
-            .calls
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_full| Status::unavailable("too many calls are open; try again later"))?;
-        Ok(Place { own, _all: all })
     }
 
     /// A call that is still being answered when the node shuts down is told so.
@@ -179,14 +169,8 @@ impl Inner {
     }
 }
 
-/// A call's place: among its user's calls, and among all.
-struct Place {
-    own: Option<CallPlace>,
-    _all: OwnedSemaphorePermit,
-}
-
 /// What every call is told that is open when the node shuts down (WAPI-14).
-fn shutting_down() -> Status {
+pub(crate) fn shutting_down() -> Status {
     Status::unavailable("the node is shutting down; connect again")
 }
 

@@ -13,7 +13,6 @@ use muster_rt::lifecycle::Reason;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::caller::still_the_same;
 use super::{CallerFacts, Inner, Place, answers, grpc, shutting_down};
 use crate::driver::{Stopped, Subscription};
 use crate::material::HeldX509;
@@ -101,7 +100,7 @@ pub(super) fn stopped(_stopped: Stopped) -> Status {
 }
 
 /// A stream under way.
-struct Follow<T> {
+pub(super) struct Follow<T> {
     api: Arc<Inner>,
     caller: Caller,
     subscription: Subscription<T>,
@@ -112,7 +111,7 @@ struct Follow<T> {
 }
 
 impl<T: Send + Sync + 'static> Follow<T> {
-    fn new(
+    pub(super) fn new(
         api: Arc<Inner>,
         caller: Caller,
         subscription: Subscription<T>,
@@ -133,7 +132,7 @@ impl<T: Send + Sync + 'static> Follow<T> {
     }
 
     /// The response: its first message as soon as there is one, then the others.
-    async fn answer(
+    pub(super) async fn answer(
         mut self,
         frame: fn(&T) -> Result<Bytes, Status>,
     ) -> Result<Response<Body>, Status> {
@@ -177,7 +176,7 @@ impl<T: Send + Sync + 'static> Follow<T> {
                 return Err(self.api.callers.refuse(&self.caller, refusal, self.rpc));
             }
             if let Some(latest) = latest {
-                still_the_same(&self.caller)?;
+                self.api.callers.still_the_same(&self.caller)?;
                 return frame(&latest);
             }
         }

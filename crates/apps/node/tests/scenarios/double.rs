@@ -27,6 +27,7 @@ use crate::authority::{Ca, JwtKey};
 use crate::connection;
 use crate::rig::within;
 use crate::services::Services;
+use crate::wit_double::WitKey;
 
 pub(crate) const TOKEN: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -49,6 +50,12 @@ pub(crate) enum Lie {
     OtherIdentity,
     /// SVIDs that have expired.
     Expired,
+    /// SVIDs of a trust domain that has nothing to do with it.
+    OtherTrustDomain,
+    /// An entry that is another node's.
+    OtherNodesEntry,
+    /// The own bundle is gone.
+    BundleRemoved,
     /// An entry of a foreign trust domain.
     ForeignEntry,
     /// A bundle without authorities.
@@ -63,12 +70,19 @@ pub(crate) enum Lie {
 pub(crate) struct Mind {
     pub(crate) cas: Vec<Ca>,
     pub(crate) jwt_keys: Vec<JwtKey>,
+    /// Empty: the profile is off.
+    pub(crate) wit_keys: Vec<WitKey>,
+    pub(crate) wit_ttl: Duration,
     pub(crate) foreign: BTreeMap<TrustDomain, Bundle>,
     pub(crate) entries: BTreeMap<EntryId, Entry>,
     pub(crate) revision: u64,
     pub(crate) sequence: u64,
     /// Tokens that are still good.
     pub(crate) tokens: Vec<String>,
+    /// Tokens that were used, and the keys that used them.
+    pub(crate) joined: Vec<(String, Vec<u8>)>,
+    /// How long after its SVID has expired a node may renew it; of use from the next start on.
+    pub(crate) grace: Duration,
     pub(crate) refusal: Option<NodeRefusal>,
     pub(crate) lie: Option<Lie>,
     pub(crate) x509_ttl: Duration,
@@ -95,6 +109,11 @@ impl Mind {
                 .map(|ca| ca.authority.clone())
                 .collect(),
             jwt_authorities: self.jwt_keys.iter().map(JwtKey::authority).collect(),
+            wit_authorities: self
+                .wit_keys
+                .iter()
+                .map(|key| key.authority.clone())
+                .collect(),
             sequence_number: self.sequence,
             ..Bundle::empty(trust_domain())
         }
@@ -163,11 +182,15 @@ impl Double {
         let mind = Mind {
             cas: vec![Ca::new(&trust_domain(), now)],
             jwt_keys: vec![JwtKey::new()],
+            wit_keys: Vec::new(),
+            wit_ttl: Duration::from_hours(1),
             foreign: BTreeMap::new(),
             entries: BTreeMap::new(),
             revision: 1,
             sequence: 1,
             tokens: vec![TOKEN.to_owned()],
+            joined: Vec::new(),
+            grace: Duration::ZERO,
             refusal: None,
             lie: None,
             x509_ttl: Duration::from_hours(1),
@@ -300,7 +323,7 @@ pub(crate) fn entry(name: &str, path: &str, selectors: &[&str], now: Timestamp) 
     Entry {
         id: EntryId::parse(name).unwrap(),
         spiffe_id: id(path),
-        parent_id: id("/spire/agent/join_token/x"),
+        parent_id: id("/nodes"),
         selectors: selectors
             .iter()
             .map(|s| s.parse::<Selector>().unwrap())
@@ -332,9 +355,10 @@ fn acceptor(shared: &Arc<Shared>) -> Acceptor {
         vec![mind.cas[0].sign(&trust_domain().server_id(), key.public_key(), ttl, now)]
     };
     let identity = Identity::new(&X509Svid::new(chain, &key).unwrap()).unwrap();
+    let grace = shared.mind().grace;
     let bundles = shared.clone();
     let clock = shared.clone();
-    Acceptor::new(
+    Acceptor::with_grace(
         identity,
         Arc::new(move |td: &TrustDomain| {
             (*td == trust_domain()).then(|| {
@@ -346,6 +370,7 @@ fn acceptor(shared: &Arc<Shared>) -> Acceptor {
             })
         }),
         Arc::new(move || clock.now()),
+        grace,
     )
     .unwrap()
 }

@@ -16,6 +16,7 @@ async fn svids_that_are_not_what_was_asked_for_are_not_served() {
         Lie::OtherKey,
         Lie::OtherAuthority,
         Lie::OtherIdentity,
+        Lie::OtherTrustDomain,
         Lie::Expired,
     ] {
         let double = Double::start().await;
@@ -73,11 +74,36 @@ async fn views_that_cannot_be_right_are_refused() {
         let opened = double.heard("Watch");
         double.hears("Watch", opened + 1).await;
         assert_eq!(double.shared.mind().resumed.last(), Some(&0), "{lie:?}");
+        // The bundles are as they were, for callers and on disk.
+        check(&fetch_x509(&mut rig.client().await).await.unwrap().0);
         double.change(|mind| mind.lie = None);
         double.add_entry("b", "/second", &[&uid()]);
         // Nothing was told of the wrong view.
         let answer = next(&mut stream).await.unwrap();
         assert_eq!(check(&answer).len(), 2, "{lie:?}");
+        assert!(node.stop().await);
+    }
+}
+
+/// What cannot be a view at all is refused before the roster sees it; the node goes on from where
+/// it stood.
+#[tokio::test]
+async fn views_of_others_and_without_a_bundle_are_refused() {
+    for lie in [Lie::OtherNodesEntry, Lie::BundleRemoved] {
+        let double = Double::start().await;
+        double.add_entry("a", "/first", &[&uid()]);
+        let rig = Rig::new(&double);
+        let node = rig.run();
+        let (first, mut stream) = fetch_x509(&mut rig.client().await).await.unwrap();
+        check(&first);
+        let opened = double.heard("Watch");
+        double.change(|mind| mind.lie = Some(lie));
+        double.hears("Watch", opened + 1).await;
+        let bundle = check(&fetch_x509(&mut rig.client().await).await.unwrap().0);
+        assert_eq!(bundle.len(), 1, "{lie:?}");
+        double.change(|mind| mind.lie = None);
+        double.add_entry("b", "/second", &[&uid()]);
+        assert_eq!(check(&next(&mut stream).await.unwrap()).len(), 2, "{lie:?}");
         assert!(node.stop().await);
     }
 }
@@ -89,6 +115,7 @@ async fn a_node_does_not_take_somebody_elses_svid() {
         Lie::OtherKey,
         Lie::OtherAuthority,
         Lie::OtherIdentity,
+        Lie::OtherTrustDomain,
         Lie::Expired,
     ] {
         let double = Double::start().await;

@@ -3,9 +3,19 @@
 #[cfg(test)]
 mod authority;
 #[cfg(test)]
+mod broker;
+#[cfg(test)]
+mod broker_client;
+#[cfg(test)]
 mod connection;
 #[cfg(test)]
+mod daemon;
+#[cfg(test)]
+mod delegated;
+#[cfg(test)]
 mod double;
+#[cfg(test)]
+mod explain;
 #[cfg(test)]
 mod join;
 #[cfg(test)]
@@ -13,14 +23,26 @@ mod jwt;
 #[cfg(test)]
 mod lies;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod outage;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
+mod recovery;
+#[cfg(test)]
+mod restart;
+#[cfg(test)]
 mod rig;
 #[cfg(test)]
+mod sds;
+#[cfg(test)]
 mod services;
+#[cfg(test)]
+mod wit;
+#[cfg(test)]
+mod wit_double;
 #[cfg(test)]
 mod x509;

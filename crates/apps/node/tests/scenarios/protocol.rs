@@ -273,7 +273,7 @@ async fn a_caller_that_cannot_be_attested_is_put_off() {
 }
 
 #[tokio::test]
-async fn reflection_lists_the_standard_and_nothing_else() {
+async fn reflection_lists_what_is_served_and_nothing_else() {
     let double = Double::start().await;
     let rig = Rig::new(&double);
     let node = rig.run();
@@ -300,7 +300,14 @@ async fn reflection_lists_the_standard_and_nothing_else() {
     let mut names: Vec<String> = list.service.into_iter().map(|s| s.name).collect();
     names.sort();
     // WAPI-02, WEP-13.
-    assert_eq!(names, ["SpiffeWorkloadAPI", "grpc.health.v1.Health"]);
+    assert_eq!(
+        names,
+        [
+            "SpiffeWorkloadAPI",
+            "envoy.service.secret.v3.SecretDiscoveryService",
+            "grpc.health.v1.Health"
+        ]
+    );
     assert!(node.stop().await);
 }
 

@@ -14,6 +14,7 @@ use muster_proto::muster::node::admin::v1::node_admin_client::NodeAdminClient;
 use muster_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use muster_proto::workload::{X509svidRequest, X509svidResponse};
 use muster_rt::lifecycle::{Reason, Shutdown};
+use muster_rt::telemetry::LevelControl;
 use muster_rt::{Clock, SystemClock};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -25,7 +26,7 @@ use tonic::{Request, Status, Streaming};
 use crate::double::{Double, TOKEN};
 
 /// The longest that anything here should take; a test that waits longer has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A clock that can be set.
 pub(crate) struct SteppedClock {
@@ -66,6 +67,8 @@ pub(crate) struct Rig {
     pub(crate) join: String,
     /// Further tables.
     pub(crate) more: String,
+    /// Where the Broker API is on TCP.
+    pub(crate) tcp: Option<std::net::SocketAddr>,
 }
 
 /// A node that runs.
@@ -111,6 +114,7 @@ impl Rig {
             server: double.address.to_string(),
             join: format!("token = \"{TOKEN}\"\nbundle = \"{}\"", bundle.display()),
             more: String::new(),
+            tcp: None,
             dir,
         }
     }
@@ -147,8 +151,9 @@ impl Rig {
 
     pub(crate) fn run_by(&self, clock: Arc<dyn Clock>) -> Running {
         let config = Config::parse("node.toml", &self.config()).expect("a good configuration");
+        let level = LevelControl::detached(config.log.level);
         let shutdown = Shutdown::new();
-        let task = tokio::spawn(serve(config, clock, shutdown.clone()));
+        let task = tokio::spawn(serve(config, level, clock, shutdown.clone()));
         Running { shutdown, task }
     }
 
@@ -162,7 +167,12 @@ impl Rig {
     }
 
     pub(crate) async fn admin(&self) -> NodeAdminClient<Channel> {
-        NodeAdminClient::new(channel(&self.path("private/a.sock")).await)
+        NodeAdminClient::new(self.admin_channel().await)
+    }
+
+    /// A channel to the operator's socket, as soon as it is there.
+    pub(crate) async fn admin_channel(&self) -> Channel {
+        channel(&self.path("private/a.sock")).await
     }
 
     /// Waits until the node says of itself what is wanted.
@@ -194,6 +204,15 @@ impl Rig {
         self.info(|info| info.connected && info.revision >= revision)
             .await
     }
+}
+
+/// A client at once, or not at all.
+pub(crate) async fn client_of(path: &Path) -> Result<Client, muster_peer::ConnectError> {
+    let channel = muster_peer::connect(path).await?;
+    Ok(SpiffeWorkloadApiClient::with_interceptor(
+        channel,
+        header as Header,
+    ))
 }
 
 async fn channel(path: &Path) -> Channel {

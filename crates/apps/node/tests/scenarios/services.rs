@@ -74,6 +74,11 @@ impl Services {
                 ca = &other;
             }
             Some(Lie::OtherIdentity) => name = id("/spire/agent/somebody/else"),
+            Some(Lie::OtherTrustDomain) => {
+                name = SpiffeId::parse("spiffe://evil.test/first").unwrap();
+                other = Ca::new(name.trust_domain(), now);
+                ca = &other;
+            }
             Some(Lie::Expired) => {
                 other = Ca::new(&trust_domain(), now.minus(Duration::from_hours(2)));
                 issued = now.minus(Duration::from_hours(2));
@@ -109,15 +114,20 @@ impl agent::agent_server::Agent for Services {
         let token = String::from_utf8(data.payload.to_vec()).unwrap();
         let mut mind = self.0.mind();
         mind.photograph("AttestAgent");
-        if !mind.tokens.contains(&token) {
+        let csr = params.params.unwrap().csr;
+        let key = SigningRequest::parse(&csr).unwrap();
+        let use_of_it = (token.clone(), key.public_key.spki_der().to_vec());
+        // As the server: a used token is good once more for the key that used it.
+        if !mind.tokens.contains(&token) && !mind.joined.contains(&use_of_it) {
             return Err(Status::invalid_argument(
                 "join token does not exist or has already been used",
             ));
         }
         mind.tokens.retain(|good| *good != token);
+        mind.joined.push(use_of_it);
         mind.refusal = None;
         let node = id(&format!("/spire/agent/join_token/{token}"));
-        let svid = self.sign_node(&mut mind, &node, &params.params.unwrap().csr);
+        let svid = self.sign_node(&mut mind, &node, &csr);
         let result = agent::attest_agent_response::Result {
             svid: Some(svid),
             reattestable: false,
@@ -265,9 +275,14 @@ impl svid::svid_server::Svid for Services {
 
     async fn batch_new_witsvid(
         &self,
-        _: Request<svid::BatchNewWitsvidRequest>,
+        request: Request<svid::BatchNewWitsvidRequest>,
     ) -> Result<Response<svid::BatchNewWitsvidResponse>, Status> {
-        Err(Status::unimplemented("not for nodes"))
+        self.node(&request)?;
+        let mind = self.0.mind();
+        mind.hear("BatchNewWITSVID");
+        let results =
+            crate::wit_double::sign_all(&mind, &request.into_inner().params, self.0.now())?;
+        Ok(Response::new(svid::BatchNewWitsvidResponse { results }))
     }
 
     async fn new_downstream_x509ca(
@@ -344,6 +359,11 @@ fn whole(mind: &Mind) -> WatchResponse {
     {
         first.spiffe_id.as_mut().unwrap().trust_domain = "evil.test".into();
     }
+    if mind.lie == Some(Lie::OtherNodesEntry)
+        && let Some(first) = entries.first_mut()
+    {
+        first.parent_id.as_mut().unwrap().path = "/spire/agent/join_token/another".into();
+    }
     let digest = match mind.lie {
         Some(Lie::Digest) => ViewDigest::default(),
         _ => mind.digest(),
@@ -358,6 +378,10 @@ fn whole(mind: &Mind) -> WatchResponse {
         bundles: std::iter::once(&mind.bundle())
             .chain(mind.foreign.values())
             .map(|b| wire_bundle::write(b, None))
+            .collect(),
+        removed_bundles: (mind.lie == Some(Lie::BundleRemoved))
+            .then(|| trust_domain().as_str().to_owned())
+            .into_iter()
             .collect(),
         digest: digest.as_bytes().to_vec().into(),
         complete: true,

@@ -196,9 +196,12 @@ impl agent_server::Agent for AgentService {
                     .ok_or_else(|| Status::invalid_argument("params cannot be nil"))?;
                 let csr = parse_csr(&params.csr)?;
                 let not_a_node = || Status::permission_denied("agent is not attested");
-                lifecycle::may_renew(op.roll.node(&id).ok_or_else(not_a_node)?).map_err(
-                    |refusal| refused("agent must reattest instead of renewing", refusal),
-                )?;
+                let row = op.roll.node(&id).ok_or_else(not_a_node)?;
+                lifecycle::may_renew(row).map_err(|refusal| {
+                    refused("agent must reattest instead of renewing", refusal)
+                })?;
+                let due = lifecycle::expires_at(row).unwrap_or(op.now);
+                let turn = server.admission.turn(&id, due, 1, op.now).await?;
 
                 let leaf = Leaf {
                     spiffe_id: &id,
@@ -212,6 +215,7 @@ impl agent_server::Agent for AgentService {
                     .sign_x509(&leaf, op.now)
                     .await
                     .map_err(|e| e.status("agent X509-SVID"))?;
+                drop(turn);
                 let mut record = x509_record(&op, &id, &signed);
                 record.event = Event::NodeRenew;
                 let issued = lifecycle::Issued {

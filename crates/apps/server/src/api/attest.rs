@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use muster_audit::{Decision, Event};
 use muster_crypto::digest;
+use muster_model::{Joined, SpiffeId, Timestamp};
 use muster_policy as policy;
 use muster_proto::spire::api::server::agent::v1::{
     AttestAgentRequest, AttestAgentResponse, attest_agent_request, attest_agent_response,
 };
+use muster_roll::Roll;
 use muster_roll::node::{self as lifecycle, Attested, Issued, TokenUse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::api::svid::{parse_csr, write_x509, x509_record};
 use crate::errors;
+use crate::metrics;
 use crate::operation::{Operation, record};
 use crate::server::Server;
 use crate::signer::Leaf;
@@ -42,6 +45,8 @@ pub(super) fn start(
                 DEADLINE.as_secs()
             ))),
         };
+        let code = outcome.as_ref().err().map_or(Code::Ok, Status::code);
+        metrics::answered(<policy::AttestAgent as policy::Action>::ROW.method, code);
         // The node may be gone already.
         drop(answers.send(outcome).await);
     });
@@ -93,9 +98,13 @@ async fn join(
         .map_err(|_| Status::invalid_argument(UNKNOWN_TOKEN))?;
     // A look before the signature, so that guessing costs the server nothing; the transaction
     // looks again.
-    if lifecycle::redeem(&op.roll, token, op.now) == TokenUse::Unknown {
+    let key = digest::hex(&digest::sha256(public_key.spki_der()));
+    let known = lifecycle::redeem(&op.roll, token, op.now);
+    if known == TokenUse::Unknown && again(&op.roll, &id, &key, op.now).is_none() {
         return Err(refuse(server, &op, token, UNKNOWN_TOKEN));
     }
+    // It has nothing yet: due now. The name is the token's, so that one token has one place.
+    let turn = server.admission.turn(&id, op.now, 1, op.now).await?;
     let leaf = Leaf {
         spiffe_id: &id,
         public_key,
@@ -108,6 +117,7 @@ async fn join(
         .sign_x509(&leaf, op.now)
         .await
         .map_err(|e| e.status("agent X509-SVID"))?;
+    drop(turn);
     let issued = Issued {
         serial: signed.leaf.serial.clone(),
         expires_at: signed.leaf.not_after,
@@ -120,8 +130,13 @@ async fn join(
     let value = token.to_owned();
     let node = id.clone();
     let written = server.roll.write(move |roll, transaction| {
+        // The first use counts, however often it is repeated.
+        let mut first_use = op.now;
         match lifecycle::redeem(roll, &value, op.now) {
-            TokenUse::Unknown => return Err(UNKNOWN_TOKEN),
+            TokenUse::Unknown => {
+                first_use = again(roll, &node, &key, op.now).ok_or(UNKNOWN_TOKEN)?;
+                admitted = admitted.with("again", "same key");
+            }
             TokenUse::Expired => {
                 transaction.audit(refused);
                 transaction.delete_join_token(&op.permit, value);
@@ -134,6 +149,7 @@ async fn join(
             attestation_type: JOIN_TOKEN.to_owned(),
             selectors: muster_model::SelectorSet::new(),
             can_reattest: false,
+            joined: Some(Joined { key, at: first_use }),
         };
         let row = lifecycle::after_attest(roll.node(&node).map(AsRef::as_ref), attested, issued)
             .map_err(|_| BANNED)?;
@@ -159,6 +175,12 @@ async fn join(
             },
         )),
     })
+}
+
+/// When the token of node `id` was first used, if the holder of the key may use it again.
+fn again(roll: &Roll, id: &SpiffeId, key: &str, now: Timestamp) -> Option<Timestamp> {
+    let node = roll.node(id).map(AsRef::as_ref);
+    lifecycle::may_join_again(node, key, now).map(|joined| joined.at)
 }
 
 fn refusal(op: &Operation<policy::AttestAgent>, token: &str, why: &str) -> muster_audit::Record {

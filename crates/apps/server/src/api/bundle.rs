@@ -1,9 +1,10 @@
-//! `spire.api.server.bundle.v1.Bundle`: the own bundle. Federation is not served yet.
+//! `spire.api.server.bundle.v1.Bundle`: the own bundle, and those of foreign trust domains.
 
 use std::sync::Arc;
 
 use muster_model::TrustDomain;
 use muster_policy as policy;
+use muster_proto::spire::api::server::bundle::v1::batch_delete_federated_bundle_request::Mode;
 use muster_proto::spire::api::server::bundle::v1::{
     AppendBundleRequest, BatchCreateFederatedBundleRequest, BatchCreateFederatedBundleResponse,
     BatchDeleteFederatedBundleRequest, BatchDeleteFederatedBundleResponse,
@@ -11,16 +12,21 @@ use muster_proto::spire::api::server::bundle::v1::{
     BatchUpdateFederatedBundleRequest, BatchUpdateFederatedBundleResponse, CountBundlesRequest,
     CountBundlesResponse, GetBundleRequest, GetFederatedBundleRequest, ListFederatedBundlesRequest,
     ListFederatedBundlesResponse, PublishJwtAuthorityRequest, PublishJwtAuthorityResponse,
-    PublishWitAuthorityRequest, PublishWitAuthorityResponse, bundle_server,
+    PublishWitAuthorityRequest, PublishWitAuthorityResponse,
+    batch_create_federated_bundle_response, batch_delete_federated_bundle_response,
+    batch_set_federated_bundle_response, batch_update_federated_bundle_response, bundle_server,
 };
 use muster_proto::spire::api::types;
+use muster_wire::bundle as wire_bundle;
 use tonic::{Request, Response, Status};
 
+use crate::api::entry_list::page_limit;
+use crate::api::federated::{self, Way};
 use crate::api::not_served;
+use crate::errors;
 use crate::operation::{Operation, operate};
 use crate::server::Server;
 
-const FEDERATION: &str = "federation";
 const DOWNSTREAM: &str = "signing for downstream servers";
 
 /// The service.
@@ -114,38 +120,171 @@ impl bundle_server::Bundle for BundleService {
         not_served::<policy::PublishWitAuthority, _, _>(&self.0, request, DOWNSTREAM).await
     }
 
+    /// # Path
+    ///
+    /// `core/policy` (operators may), `core/roll`, `edge/wire/bundle.rs`.
     async fn list_federated_bundles(
         &self,
         request: Request<ListFederatedBundlesRequest>,
     ) -> Result<Response<ListFederatedBundlesResponse>, Status> {
-        not_served::<policy::ListFederatedBundles, _, _>(&self.0, request, FEDERATION).await
+        operate(
+            &self.0,
+            request,
+            async |op: Operation<policy::ListFederatedBundles>,
+                   message: ListFederatedBundlesRequest| {
+                let limit = page_limit(message.page_size)?;
+                let (rows, next_page_token) = federated::page(&op.roll, &message.page_token, limit);
+                let mask = message.output_mask.as_ref();
+                Ok(ListFederatedBundlesResponse {
+                    bundles: rows.iter().map(|b| wire_bundle::write(b, mask)).collect(),
+                    next_page_token,
+                })
+            },
+        )
+        .await
     }
 
+    /// # Path
+    ///
+    /// `core/policy` (operators may), `api/federated.rs`, `apps/server/writer.rs`.
     async fn batch_create_federated_bundle(
         &self,
         request: Request<BatchCreateFederatedBundleRequest>,
     ) -> Result<Response<BatchCreateFederatedBundleResponse>, Status> {
-        not_served::<policy::BatchCreateFederatedBundle, _, _>(&self.0, request, FEDERATION).await
+        let server = &self.0;
+        operate(
+            server,
+            request,
+            async |op: Operation<policy::BatchCreateFederatedBundle>,
+                   message: BatchCreateFederatedBundleRequest| {
+                federated::check_batch(message.bundle.len())?;
+                let (mask, bundles) = (message.output_mask, message.bundle);
+                let written = server.roll.write(move |roll, transaction| {
+                    federated::put_all(roll, transaction, &op, Way::Create, &bundles)
+                });
+                let outcomes = written.await.map_err(|error| errors::write(&error))?;
+                let results = outcomes
+                    .into_iter()
+                    .map(|outcome| batch_create_federated_bundle_response::Result {
+                        status: Some(outcome.status),
+                        bundle: outcome
+                            .bundle
+                            .map(|b| wire_bundle::write(&b, mask.as_ref())),
+                    })
+                    .collect();
+                Ok(BatchCreateFederatedBundleResponse { results })
+            },
+        )
+        .await
     }
 
+    /// # Path
+    ///
+    /// `core/policy` (operators may), `api/federated.rs`, `apps/server/writer.rs`.
     async fn batch_update_federated_bundle(
         &self,
         request: Request<BatchUpdateFederatedBundleRequest>,
     ) -> Result<Response<BatchUpdateFederatedBundleResponse>, Status> {
-        not_served::<policy::BatchUpdateFederatedBundle, _, _>(&self.0, request, FEDERATION).await
+        let server = &self.0;
+        operate(
+            server,
+            request,
+            async |op: Operation<policy::BatchUpdateFederatedBundle>,
+                   message: BatchUpdateFederatedBundleRequest| {
+                federated::check_batch(message.bundle.len())?;
+                let (mask, bundles) = (message.output_mask, message.bundle);
+                let way = Way::Update(message.input_mask);
+                let written = server.roll.write(move |roll, transaction| {
+                    federated::put_all(roll, transaction, &op, way, &bundles)
+                });
+                let outcomes = written.await.map_err(|error| errors::write(&error))?;
+                let results = outcomes
+                    .into_iter()
+                    .map(|outcome| batch_update_federated_bundle_response::Result {
+                        status: Some(outcome.status),
+                        bundle: outcome
+                            .bundle
+                            .map(|b| wire_bundle::write(&b, mask.as_ref())),
+                    })
+                    .collect();
+                Ok(BatchUpdateFederatedBundleResponse { results })
+            },
+        )
+        .await
     }
 
+    /// # Path
+    ///
+    /// `core/policy` (operators may), `api/federated.rs`, `apps/server/writer.rs`.
     async fn batch_set_federated_bundle(
         &self,
         request: Request<BatchSetFederatedBundleRequest>,
     ) -> Result<Response<BatchSetFederatedBundleResponse>, Status> {
-        not_served::<policy::BatchSetFederatedBundle, _, _>(&self.0, request, FEDERATION).await
+        let server = &self.0;
+        operate(
+            server,
+            request,
+            async |op: Operation<policy::BatchSetFederatedBundle>,
+                   message: BatchSetFederatedBundleRequest| {
+                federated::check_batch(message.bundle.len())?;
+                let (mask, bundles) = (message.output_mask, message.bundle);
+                let written = server.roll.write(move |roll, transaction| {
+                    federated::put_all(roll, transaction, &op, Way::Set, &bundles)
+                });
+                let outcomes = written.await.map_err(|error| errors::write(&error))?;
+                let results = outcomes
+                    .into_iter()
+                    .map(|outcome| batch_set_federated_bundle_response::Result {
+                        status: Some(outcome.status),
+                        bundle: outcome
+                            .bundle
+                            .map(|b| wire_bundle::write(&b, mask.as_ref())),
+                    })
+                    .collect();
+                Ok(BatchSetFederatedBundleResponse { results })
+            },
+        )
+        .await
     }
 
+    /// # Path
+    ///
+    /// `core/policy` (operators may), `api/federated.rs`, `apps/server/writer.rs`.
     async fn batch_delete_federated_bundle(
         &self,
         request: Request<BatchDeleteFederatedBundleRequest>,
     ) -> Result<Response<BatchDeleteFederatedBundleResponse>, Status> {
-        not_served::<policy::BatchDeleteFederatedBundle, _, _>(&self.0, request, FEDERATION).await
+        let server = &self.0;
+        operate(
+            server,
+            request,
+            async |op: Operation<policy::BatchDeleteFederatedBundle>,
+                   message: BatchDeleteFederatedBundleRequest| {
+                federated::check_batch(message.trust_domains.len())?;
+                let mode = Mode::try_from(message.mode).map_err(|_| {
+                    Status::invalid_argument(format!(
+                        "failed to parse deletion mode: unhandled delete mode \"{}\"",
+                        message.mode
+                    ))
+                })?;
+                let names = message.trust_domains.clone();
+                let written = server.roll.write(move |roll, transaction| {
+                    federated::delete_all(roll, transaction, &op, mode, &names)
+                });
+                let statuses = written.await.map_err(|error| errors::write(&error))?;
+                let results = statuses
+                    .into_iter()
+                    .zip(message.trust_domains)
+                    .map(
+                        |(status, trust_domain)| batch_delete_federated_bundle_response::Result {
+                            status: Some(status),
+                            trust_domain,
+                        },
+                    )
+                    .collect();
+                Ok(BatchDeleteFederatedBundleResponse { results })
+            },
+        )
+        .await
     }
 }

@@ -295,7 +295,7 @@ fn write_all(entries: &[Arc<Entry>], mask: Option<&types::EntryMask>) -> Vec<typ
 
 /// Applies to `working` what was just put into `transaction`, so that the next item of the batch
 /// is judged against it.
-fn keep_up(working: &mut Roll, transaction: &Transaction) {
+pub(super) fn keep_up(working: &mut Roll, transaction: &Transaction) {
     if let Some(last) = transaction.changes().last() {
         working.apply(working.head(), std::slice::from_ref(last));
     }

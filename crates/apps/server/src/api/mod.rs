@@ -1,13 +1,17 @@
 //! The services, one file each. A handler holds only the middle of its RPC: see
 //! [`crate::operation`].
 
+pub(crate) mod admin;
 pub(crate) mod agent;
 pub(crate) mod attest;
 pub(crate) mod bundle;
 pub(crate) mod entry;
 pub(crate) mod entry_list;
+pub(crate) mod federated;
+pub(crate) mod logger;
 pub(crate) mod node_view;
 pub(crate) mod svid;
+pub(crate) mod wit;
 
 use std::sync::Arc;
 

@@ -9,17 +9,26 @@ use muster_policy::NodeRefusal;
 use muster_proto::muster::node::v1::{WatchRequest, WatchResponse, node_view_server};
 use muster_roll::{Change, Delta, NodeView, Roll};
 use muster_wire::{bundle as wire_bundle, entry as wire_entry, status};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::api::agent::note_version;
+use crate::crowd::Seat;
+use crate::dispatch::Subscription;
 use crate::listen::TlsOrigin;
+use crate::metrics;
 use crate::operation::begin;
 use crate::server::Server;
 
 /// Rows in one message: some thousand entries stay below gRPC's usual 4 MiB.
 const ROWS: usize = 2000;
+/// Changes that a view is brought up to date by one after the other. A node that nothing concerned
+/// for long may have missed more: its view is then computed anew, and compared.
+const LOOKED_THROUGH: usize = 1000;
+
+/// How long the last word to a node that has to leave may take to go out.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// The service.
 pub(crate) struct NodeViewService(pub Arc<Server>);
@@ -35,11 +44,18 @@ impl node_view_server::NodeView for NodeViewService {
         &self,
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let op = begin::<policy::WatchNodeView>(&self.0, request.extensions()).await?;
-        let peer = request
-            .extensions()
-            .get::<TlsOrigin>()
-            .and_then(|origin| origin.peer.clone());
+        let method = <policy::WatchNodeView as policy::Action>::ROW.method;
+        let op = begin::<policy::WatchNodeView>(&self.0, request.extensions())
+            .await
+            .inspect_err(|refused| metrics::answered(method, refused.code()))?;
+        metrics::answered(method, Code::Ok);
+        let origin = request.extensions().get::<TlsOrigin>().cloned();
+        let line = origin.as_ref().map(|o| Arc::clone(&o.line));
+        let peer = origin.and_then(|origin| origin.peer);
+        let seat = self
+            .0
+            .crowd
+            .sit(line.unwrap_or_default(), self.0.clock.now().mono);
         let good_for = peer.map_or(Duration::ZERO, |peer| peer.not_after.since(op.now));
         let id = op.caller_id()?.clone();
         let message = request.into_inner();
@@ -53,11 +69,24 @@ impl node_view_server::NodeView for NodeViewService {
             server: Arc::clone(&self.0),
             node: id,
             answers,
+            seat,
         };
+        // A copy: the bytes on the wire would be kept with all that came with them.
+        let digest = message.digest.to_vec();
         tokio::spawn(async move {
-            let follow = watcher.run(Revision(message.revision), &message.digest);
+            let _counted = metrics::Following::begin();
+            let follow = watcher.run(Revision(message.revision), &digest);
+            let mut left = false;
             let status = match tokio::time::timeout(good_for, follow).await {
-                Ok(status) => status,
+                Ok(End::Gone) => None,
+                Ok(End::Refused(status)) => Some(status),
+                Ok(End::MakeRoom(away)) => {
+                    left = true;
+                    Some(status::later(
+                        "more nodes than the server's memory has room for: others come in now",
+                        away,
+                    ))
+                }
                 // The node holds a renewed certificate by now, or may not follow any longer.
                 Err(_) => Some(Status::unavailable(
                     "the certificate of this connection has expired; connect again",
@@ -66,6 +95,11 @@ impl node_view_server::NodeView for NodeViewService {
             if let Some(status) = status {
                 // Nobody may be there to hear it.
                 drop(watcher.answers.send(Err(status)).await);
+            }
+            if left {
+                // Its last word has gone out by then; a node that is gone does not mind.
+                tokio::time::sleep(PARTING).await;
+                watcher.seat.line().close();
             }
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
@@ -76,57 +110,71 @@ struct Watcher {
     server: Arc<Server>,
     node: SpiffeId,
     answers: mpsc::Sender<Result<WatchResponse, Status>>,
+    seat: Seat,
+}
+
+/// Why a stream ended.
+enum End {
+    /// Nobody listens any more.
+    Gone,
+    /// The node is told why.
+    Refused(Status),
+    /// Others come in; it is to stay away for so long.
+    MakeRoom(Duration),
 }
 
 impl Watcher {
-    /// Follows the roll until the node is gone (`None`) or may see nothing any more.
-    async fn run(&self, revision: Revision, digest: &[u8]) -> Option<Status> {
-        let mut head = self.server.roll.head();
-        head.mark_unchanged();
-        let mut roll = self.server.roll.snapshot();
-        if let Some(refused) = standing(&roll, &self.node) {
-            return Some(refused);
+    /// Follows the roll until the node is gone, or may see nothing any more, or has to make room.
+    async fn run(&self, revision: Revision, digest: &[u8]) -> End {
+        match self.follow(revision, digest).await {
+            Ok(()) => End::Gone,
+            Err(end) => end,
         }
+    }
+
+    async fn follow(&self, revision: Revision, digest: &[u8]) -> Result<(), End> {
+        let subscription = self.server.roll.follow(self.node.clone());
+        let mut roll = self.server.roll.snapshot();
+        check_standing(&roll, &self.node)?;
         let mut view = NodeView::of(&roll, &self.node);
-        let first = match self.resume(&roll, &view, revision, digest) {
-            Some(delta) => self.send(&view, delta, false).await,
-            None => self.send(&view, view.full(), true).await,
-        };
-        first?;
+        match self.resume(&roll, &view, revision, digest) {
+            Some(delta) => Box::pin(self.send(&view, delta, false)).await?,
+            None => Box::pin(self.send(&view, view.full(), true)).await?,
+        }
         loop {
-            if self.next(&mut head).await.is_none() {
-                return Some(Status::unavailable("the server is shutting down"));
-            }
+            // A stream that waits keeps no old roll alive.
+            drop(roll);
+            self.next(&subscription).await?;
             // The snapshot first: what led to it is in the window before it is published.
             roll = self.server.roll.snapshot();
             // Before anything is said: a node that may see nothing is told why, not to forget all.
-            if let Some(refused) = standing(&roll, &self.node) {
-                return Some(refused);
-            }
-            if let Some(transactions) = self.server.roll.since(view.revision()) {
-                let changes: Vec<Change> = transactions
-                    .iter()
-                    .flat_map(|(_, t)| t.changes())
-                    .cloned()
-                    .collect();
-                let delta = view.update(&roll, &changes);
-                // What does not concern the node costs it nothing.
-                if !delta.is_empty() {
-                    self.send(&view, delta, false).await?;
+            check_standing(&roll, &self.node)?;
+            let most = LOOKED_THROUGH.max(view.entry_count());
+            let delta = match self.server.roll.since(view.revision(), most) {
+                Some(steps) => {
+                    let changes: Vec<Change> =
+                        steps.iter().flat_map(|step| step.iter()).cloned().collect();
+                    view.update(&roll, &changes)
                 }
-            } else {
-                view = NodeView::of(&roll, &self.node);
-                self.send(&view, view.full(), true).await?;
+                None => view.refresh(&roll),
+            };
+            // What does not concern the node costs it nothing.
+            if !delta.is_empty() {
+                // In a box: a stream that waits, as nearly all do, has no place for it.
+                Box::pin(self.send(&view, delta, false)).await?;
             }
         }
     }
 
-    /// Waits for the next revision; `None` if there will be none, or nobody listens.
-    async fn next(&self, head: &mut watch::Receiver<Revision>) -> Option<()> {
+    /// Waits for something that may concern the node.
+    async fn next(&self, subscription: &Subscription) -> Result<(), End> {
         tokio::select! {
-            changed = head.changed() => changed.ok(),
-            () = self.answers.closed() => None,
-            _reason = self.server.shutdown.begun() => None,
+            () = subscription.news() => Ok(()),
+            () = self.answers.closed() => Err(End::Gone),
+            away = self.seat.asked_to_leave() => Err(End::MakeRoom(away)),
+            _reason = self.server.shutdown.begun() => {
+                Err(End::Refused(Status::unavailable("the server is shutting down")))
+            }
         }
     }
 
@@ -147,8 +195,8 @@ impl Watcher {
             return Some(Delta::default());
         }
         let mut delta = Delta::default();
-        for (_, transaction) in self.server.roll.since(revision)? {
-            for change in transaction.changes() {
+        for step in self.server.roll.since(revision, usize::MAX)? {
+            for change in step.iter() {
                 match change {
                     Change::PutEntry(entry) => {
                         note_removed(&mut delta.removed_entries, view, &entry.id);
@@ -181,8 +229,8 @@ impl Watcher {
         Some(delta)
     }
 
-    /// Sends one step in as many messages as it needs. `None` when nobody listens.
-    async fn send(&self, view: &NodeView, delta: Delta, replace: bool) -> Option<()> {
+    /// Sends one step in as many messages as it needs.
+    async fn send(&self, view: &NodeView, delta: Delta, replace: bool) -> Result<(), End> {
         let message = || WatchResponse {
             revision: view.revision().0,
             replace,
@@ -204,7 +252,7 @@ impl Watcher {
                     ..message()
                 }))
                 .await
-                .ok()?;
+                .map_err(|_gone| End::Gone)?;
         }
         let rest = delta.upserts.len() / ROWS * ROWS;
         let mut last = message();
@@ -230,7 +278,7 @@ impl Watcher {
             .map(ToString::to_string)
             .collect();
         last.complete = true;
-        self.answers.send(Ok(last)).await.ok()
+        self.answers.send(Ok(last)).await.map_err(|_gone| End::Gone)
     }
 }
 
@@ -246,12 +294,15 @@ fn note_gone(removed: &mut Vec<TrustDomain>, view: &NodeView, name: &TrustDomain
     }
 }
 
-/// Why the node may no longer follow, if so.
-fn standing(roll: &Roll, node: &SpiffeId) -> Option<Status> {
+/// Whether the node may follow still.
+fn check_standing(roll: &Roll, node: &SpiffeId) -> Result<(), End> {
     let refusal = match roll.node(node) {
         None => NodeRefusal::NotAttested,
         Some(node) if node.is_banned() => NodeRefusal::Banned,
-        Some(_) => return None,
+        Some(_) => return Ok(()),
     };
-    Some(status::node_refused(refusal.to_string(), refusal))
+    Err(End::Refused(status::node_refused(
+        refusal.to_string(),
+        refusal,
+    )))
 }

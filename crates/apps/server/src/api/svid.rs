@@ -20,14 +20,18 @@ use muster_svid::x509::SigningRequest;
 use muster_wire::{id, status};
 use tonic::{Request, Response, Status};
 
-use crate::api::not_served;
+use crate::admission;
+use crate::api::{not_served, wit};
 use crate::errors;
+use crate::listen::TlsOrigin;
 use crate::operation::{Operation, operate};
 use crate::server::Server;
 use crate::signer::{Leaf, SignedJwt, SignedX509};
 
 /// How many certificates one call may ask for: SPIRE's agents ask for 500 at most.
 const MAX_BATCH: usize = 1000;
+/// How many of them are signed in one turn.
+const BY_TURN: usize = 100;
 
 /// The service.
 pub(crate) struct SvidService(pub Arc<Server>);
@@ -43,6 +47,12 @@ impl svid_server::Svid for SvidService {
         request: Request<BatchNewX509svidRequest>,
     ) -> Result<Response<BatchNewX509svidResponse>, Status> {
         let server = &self.0;
+        let metadata = request.metadata().clone();
+        // Who waits for SVIDs is not asked to leave.
+        let _busy = request
+            .extensions()
+            .get::<TlsOrigin>()
+            .map(|origin| origin.line.busy());
         operate(
             server,
             request,
@@ -57,23 +67,34 @@ impl svid_server::Svid for SvidService {
                     )));
                 }
                 let node = op.caller_id()?;
+                let due = admission::due(&metadata, op.now);
                 let mut results = Vec::with_capacity(message.params.len());
                 let mut records = Vec::with_capacity(message.params.len());
-                for params in &message.params {
-                    results.push(
-                        match new_x509(server, &op, node, params, &mut records).await {
-                            Ok(svid) => batch_new_x509svid_response::Result {
-                                status: Some(status::ok()),
-                                svid: Some(svid),
+                for part in message.params.chunks(BY_TURN) {
+                    // Between two parts, whoever is due earlier goes first.
+                    let turn = server.admission.turn(node, due, part.len(), op.now).await;
+                    let _turn = match turn {
+                        Ok(turn) => turn,
+                        Err(later) if results.is_empty() => return Err(later),
+                        // What is signed is not thrown away.
+                        Err(later) => {
+                            results.resize_with(message.params.len(), || refused(&later));
+                            break;
+                        }
+                    };
+                    for params in part {
+                        results.push(
+                            match new_x509(server, &op, node, params, &mut records).await {
+                                Ok(svid) => batch_new_x509svid_response::Result {
+                                    status: Some(status::ok()),
+                                    svid: Some(svid),
+                                },
+                                Err(fault) => refused(&fault),
                             },
-                            Err(fault) => batch_new_x509svid_response::Result {
-                                status: Some(status::item(fault.code(), fault.message())),
-                                svid: None,
-                            },
-                        },
-                    );
-                    // A large batch must not keep others from their turn.
-                    tokio::task::yield_now().await;
+                        );
+                        // A large batch must not keep other tasks from their turn.
+                        tokio::task::yield_now().await;
+                    }
                 }
                 // On the record before the answer leaves.
                 if !records.is_empty() {
@@ -212,18 +233,25 @@ impl svid_server::Svid for SvidService {
         .await
     }
 
+    /// # Path
+    ///
+    /// `core/policy` (operators may), `api/wit.rs`, `apps/server/signer.rs`, `core/svid/wit`.
     async fn mint_witsvid(
         &self,
         request: Request<MintWitsvidRequest>,
     ) -> Result<Response<MintWitsvidResponse>, Status> {
-        not_served::<policy::MintWitSvid, _, _>(&self.0, request, "the WIT profile").await
+        wit::mint(&self.0, request).await
     }
 
+    /// # Path
+    ///
+    /// `core/policy` (nodes may), `core/roll/matching.rs`, `api/wit.rs`, `apps/server/signer.rs`,
+    /// `core/svid/wit`.
     async fn batch_new_witsvid(
         &self,
         request: Request<BatchNewWitsvidRequest>,
     ) -> Result<Response<BatchNewWitsvidResponse>, Status> {
-        not_served::<policy::BatchNewWitSvid, _, _>(&self.0, request, "the WIT profile").await
+        wit::batch_new(&self.0, request).await
     }
 
     async fn new_downstream_x509ca(
@@ -236,6 +264,14 @@ impl svid_server::Svid for SvidService {
             "signing for downstream servers",
         )
         .await
+    }
+}
+
+/// The outcome of a certificate that was not signed.
+fn refused(fault: &Status) -> batch_new_x509svid_response::Result {
+    batch_new_x509svid_response::Result {
+        status: Some(status::item(fault.code(), fault.message())),
+        svid: None,
     }
 }
 
@@ -269,7 +305,11 @@ async fn new_x509(
 }
 
 /// The entry that the node may have signed, or the one answer that tells nothing of others.
-fn entry_of_node(roll: &Roll, node: &SpiffeId, entry_id: &str) -> Result<Arc<Entry>, Status> {
+pub(super) fn entry_of_node(
+    roll: &Roll,
+    node: &SpiffeId,
+    entry_id: &str,
+) -> Result<Arc<Entry>, Status> {
     EntryId::parse(entry_id)
         .ok()
         .and_then(|id| matching::authorized_entry(roll, node, &id).cloned())

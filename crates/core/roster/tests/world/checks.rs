@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{Entry, SelectorSet, TrustDomain};
-use muster_roster::{Action, CallId, Event, JwtIdentity, Refusal, Want, X509Update};
+use muster_model::{Entry, EntryId, SelectorSet, TrustDomain};
+use muster_roster::{Action, CallId, Event, JwtIdentity, Refusal, Want, WitUpdate, X509Update};
 
-use crate::material::{Cert, Token};
+use crate::material::{Cert, Token, Wit};
 use crate::ops::Op;
 use crate::world::{HOLD, Pending, World, X509_LIFE, own};
 
 impl World {
-    pub(crate) fn hear(&mut self, event: Event<Cert, Token>) {
+    pub(crate) fn hear(&mut self, event: Event<Cert, Token, Wit>) {
         self.roster.handle(event, self.now);
         let mut count = 0;
         while let Some(action) = self.roster.poll_action() {
@@ -26,7 +26,7 @@ impl World {
         self.check_all();
     }
 
-    pub(crate) fn act(&mut self, action: Action<Cert, Token>) {
+    pub(crate) fn act(&mut self, action: Action<Cert, Token, Wit>) {
         match action {
             Action::SignX509 { request, entries } => {
                 assert!(!entries.is_empty() && entries.len() <= 500);
@@ -42,6 +42,24 @@ impl World {
                 audience,
             } => {
                 self.pending.push(Pending::Jwt(request, entry, audience));
+            }
+            Action::SignWit { request, entries } => {
+                assert!(!entries.is_empty() && entries.len() <= 500);
+                self.wits_asked += entries.len();
+                self.pending.push(Pending::Wit(request, entries));
+            }
+            Action::WitSvids(call, update) => self.told_wit(call, update),
+            Action::WitBundles(call, update) => {
+                let caller = self.callers.get_mut(&call).unwrap();
+                assert!(caller.open);
+                assert!(update.by_domain.contains_key(&own()), "WIT-19");
+                assert!(update.by_domain.values().all(|keys| !keys.is_empty()));
+                assert!(
+                    caller.wit_bundles.as_ref().is_none_or(|b| **b != *update),
+                    "WAPI-07"
+                );
+                caller.wit_bundles = Some(update);
+                caller.told += 1;
             }
             Action::X509Svids(call, update) => self.told_x509(call, update),
             Action::X509Bundles(call, update) => {
@@ -161,6 +179,48 @@ impl World {
         caller.told += 1;
     }
 
+    /// WIT-17: at least one, all that were asked for at first, nothing that is not granted.
+    pub(crate) fn told_wit(&mut self, call: CallId, update: Arc<WitUpdate<Wit>>) {
+        let caller = &self.callers[&call];
+        assert!(caller.open, "told after the end");
+        let Want::WitSvids { spiffe_id } = &caller.want else {
+            panic!("WIT-SVIDs for another call");
+        };
+        let granted: Vec<&Entry> = self
+            .granted(&caller.selectors)
+            .into_iter()
+            .filter(|e| spiffe_id.as_ref().is_none_or(|id| *id == e.spiffe_id))
+            .collect();
+        assert!(!update.identities.is_empty());
+        assert!(update.identities.is_sorted_by_key(|i| i.entry.clone()));
+        if caller.wits.is_none() {
+            assert_eq!(granted.len(), update.identities.len());
+        }
+        let keys = &self.node.bundles[&own()].wit_authorities;
+        let mut hints = BTreeSet::new();
+        for identity in &update.identities {
+            let entry = granted.iter().find(|e| e.id == identity.entry);
+            let entry = entry.expect("granted");
+            assert_eq!(entry.spiffe_id, identity.spiffe_id);
+            assert_eq!(entry.spiffe_id, identity.svid.id);
+            assert_eq!(entry.hint, identity.hint);
+            assert!(entry.hint.is_empty() || hints.insert(&entry.hint));
+            assert!(
+                identity.svid.expires_at > self.now.wall,
+                "expired when told"
+            );
+            let key = keys.iter().find(|k| k.key_id == identity.svid.key_id);
+            assert!(key.is_some_and(|k| !k.tainted), "told without its key");
+        }
+        assert!(
+            caller.wits.as_ref().is_none_or(|last| **last != *update),
+            "WAPI-07"
+        );
+        let caller = self.callers.get_mut(&call).unwrap();
+        caller.wits = Some(update);
+        caller.told += 1;
+    }
+
     pub(crate) fn told_jwt(&mut self, call: CallId, tokens: Vec<JwtIdentity<Token>>) {
         let caller = &self.callers[&call];
         assert!(caller.open, "told after the end");
@@ -207,11 +267,14 @@ impl World {
         let granted = self.granted(&caller.selectors);
         if refusal.is_denial() {
             match (refusal, &caller.want) {
-                (Refusal::IdentityNotGranted, Want::JwtSvids { spiffe_id, .. }) => {
+                (
+                    Refusal::IdentityNotGranted | Refusal::EntitlementLost,
+                    Want::JwtSvids { spiffe_id, .. } | Want::WitSvids { spiffe_id },
+                ) => {
                     assert!(
                         granted
                             .iter()
-                            .all(|e| Some(&e.spiffe_id) != spiffe_id.as_ref())
+                            .all(|e| spiffe_id.as_ref().is_some_and(|id| e.spiffe_id != *id))
                     );
                 }
                 _ => assert!(granted.is_empty(), "denied although granted"),
@@ -243,6 +306,14 @@ impl World {
                             .any(|e| e.id == identity.entry && e.spiffe_id == identity.spiffe_id),
                         "a workload holds an identity that the view does not give it"
                     );
+                }
+            }
+            if let Some(update) = &caller.wits {
+                let granted = self.granted(&caller.selectors);
+                for identity in &update.identities {
+                    let same =
+                        |e: &&Entry| e.id == identity.entry && e.spiffe_id == identity.spiffe_id;
+                    assert!(granted.iter().any(same), "a WIT-SVID that is not granted");
                 }
             }
             let waited = self.now.mono.saturating_sub(caller.called_at);
@@ -281,10 +352,28 @@ impl World {
                 );
             }
         }
-        let asked = self.asked;
+        for caller in self.callers.values().filter(|c| c.open) {
+            let Some(update) = &caller.wits else { continue };
+            let Want::WitSvids { spiffe_id } = &caller.want else {
+                continue;
+            };
+            let granted: Vec<&EntryId> = self
+                .granted(&caller.selectors)
+                .into_iter()
+                .filter(|e| spiffe_id.as_ref().is_none_or(|id| *id == e.spiffe_id))
+                .map(|e| &e.id)
+                .collect();
+            let told: Vec<&EntryId> = update.identities.iter().map(|i| &i.entry).collect();
+            assert_eq!(granted, told);
+        }
+        let (asked, wits_asked) = (self.asked, self.wits_asked);
         for _ in 0..120 {
             self.advance(Duration::from_secs(1), true);
             for caller in self.callers.values().filter(|c| c.open) {
+                for identity in caller.wits.iter().flat_map(|u| &u.identities) {
+                    let age = self.now.wall.since(identity.svid.issued_at);
+                    assert!(age < X509_LIFE * 2 / 3, "not renewed in time: {age:?}");
+                }
                 for identity in caller.x509.iter().flat_map(|u| &u.identities) {
                     let age = self.now.wall.since(identity.svid.not_before);
                     assert!(age < X509_LIFE * 2 / 3, "not renewed in time: {age:?}");
@@ -297,6 +386,11 @@ impl World {
             self.asked - asked <= most,
             "{} > {most}",
             self.asked - asked
+        );
+        assert!(
+            self.wits_asked - wits_asked <= most,
+            "{} > {most} WIT-SVIDs",
+            self.wits_asked - wits_asked
         );
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use muster_model::{JwtAuthority, SerialNumber, SpiffeId, Timestamp, X509Authority};
-use muster_roster::{JwtMaterial, X509Material};
+use muster_model::{JwtAuthority, SerialNumber, SpiffeId, Timestamp, WitAuthority, X509Authority};
+use muster_roster::{JwtMaterial, WitMaterial, X509Material};
 
 /// A certificate chain without cryptography: it names its root.
 #[derive(Debug)]
@@ -73,6 +73,41 @@ impl JwtMaterial for Token {
         audience.iter().all(|a| self.audience.contains(a))
     }
     fn verified_by<'a>(&self, authorities: &'a [JwtAuthority]) -> Option<&'a JwtAuthority> {
+        authorities.iter().find(|a| a.key_id == self.key_id)
+    }
+}
+
+/// A WIT-SVID without cryptography: it names its key.
+#[derive(Debug)]
+pub(crate) struct Wit {
+    pub(crate) id: SpiffeId,
+    pub(crate) token_id: String,
+    pub(crate) issued_at: Timestamp,
+    pub(crate) expires_at: Timestamp,
+    pub(crate) key_id: String,
+}
+
+impl WitMaterial for Wit {
+    fn spiffe_id(&self) -> &SpiffeId {
+        &self.id
+    }
+    fn token_id(&self) -> &str {
+        &self.token_id
+    }
+    fn authority_id(&self) -> &str {
+        &self.key_id
+    }
+    fn issued_at(&self) -> Timestamp {
+        self.issued_at
+    }
+    fn expires_at(&self) -> Timestamp {
+        self.expires_at
+    }
+    fn renew_at(&self) -> Timestamp {
+        self.issued_at
+            .plus(self.expires_at.since(self.issued_at) / 2)
+    }
+    fn verified_by<'a>(&self, authorities: &'a [WitAuthority]) -> Option<&'a WitAuthority> {
         authorities.iter().find(|a| a.key_id == self.key_id)
     }
 }

@@ -16,6 +16,9 @@ pub(crate) enum Op {
     TaintRoot(u8),
     AddKey,
     RemoveKey(u8),
+    AddWitKey,
+    RemoveWitKey(u8),
+    TaintWitKey(u8),
     Foreign(u8),
     Deliver,
     Garble(u8),
@@ -40,6 +43,9 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         1 => any::<u8>().prop_map(Op::TaintRoot),
         1 => Just(Op::AddKey),
         1 => any::<u8>().prop_map(Op::RemoveKey),
+        1 => Just(Op::AddWitKey),
+        1 => any::<u8>().prop_map(Op::RemoveWitKey),
+        1 => any::<u8>().prop_map(Op::TaintWitKey),
         1 => any::<u8>().prop_map(Op::Foreign),
         8 => Just(Op::Deliver),
         1 => any::<u8>().prop_map(Op::Garble),
@@ -56,7 +62,7 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
 }
 
 pub(crate) fn want_of(n: u8) -> Want {
-    match n % 8 {
+    match n % 11 {
         0..=2 => Want::X509Svids,
         3 => Want::X509Bundles,
         4 => Want::JwtBundles,
@@ -65,6 +71,12 @@ pub(crate) fn want_of(n: u8) -> Want {
             audience: vec!["a".into()],
             spiffe_id: None,
         },
+        7 | 8 => Want::WitSvids {
+            spiffe_id: n
+                .is_multiple_of(3)
+                .then(|| own().with_path(&format!("/w{}", n % 5)).unwrap()),
+        },
+        9 => Want::WitBundles,
         _ => Want::JwtSvids {
             audience: vec![format!("a{}", n / 8 % 3), "b".into()],
             spiffe_id: Some(own().with_path(&format!("/w{}", n % 5)).unwrap()),

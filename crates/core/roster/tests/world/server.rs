@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_model::{
-    Bundle, Entry, EntryId, JwtAuthority, Revision, SerialNumber, Timestamp, X509Authority,
+    Bundle, Entry, EntryId, JwtAuthority, Revision, SerialNumber, Timestamp, WitAuthority,
+    X509Authority,
 };
 use muster_roster::{Event, SignFault, Step, ToSign, ViewDigest};
 
-use crate::material::{Cert, Token};
+use crate::material::{Cert, Token, Wit};
 use crate::world::{JWT_LIFE, Pending, SKEW, World, X509_LIFE, foreign, own, pick, selectors};
 
 impl World {
@@ -93,6 +94,12 @@ impl World {
                 bundle.jwt_authorities.push(JwtAuthority {
                     key_id: sequence_number.to_string(),
                     public_key: Arc::new([]),
+                    expires_at: None,
+                    tainted: false,
+                });
+                bundle.wit_authorities.push(WitAuthority {
+                    key_id: format!("wit{sequence_number}"),
+                    public_key: sequence_number.to_be_bytes().into(),
                     expires_at: None,
                     tainted: false,
                 });
@@ -191,6 +198,19 @@ impl World {
                     .collect();
                 self.hear(Event::X509Signed { request, results });
             }
+            Pending::Wit(request, _) if !self.up || bad % 7 == 1 => {
+                let fault = SignFault::Unavailable;
+                self.hear(Event::WitSignFailed { request, fault });
+            }
+            Pending::Wit(request, entries) => {
+                let results = entries
+                    .iter()
+                    .enumerate()
+                    .filter(|(n, _)| bad % 7 != 2 || *n > 0)
+                    .map(|(_, e)| (e.entry.clone(), self.sign_wit(e, bad)))
+                    .collect();
+                self.hear(Event::WitSigned { request, results });
+            }
             Pending::Jwt(request, _, _) if !self.up || bad % 7 == 1 => {
                 let result = Err(SignFault::Unavailable);
                 self.hear(Event::JwtSigned { request, result });
@@ -226,6 +246,33 @@ impl World {
             not_before,
             not_after: not_before.plus(life),
             root,
+        }))
+    }
+
+    fn sign_wit(&mut self, asked: &ToSign, bad: u8) -> Result<Arc<Wit>, SignFault> {
+        let entry = self
+            .server
+            .entries
+            .get(&asked.entry)
+            .ok_or(SignFault::Refused)?;
+        let mut id = entry.spiffe_id.clone();
+        let keys = &self.server.bundles[&own()].wit_authorities;
+        let mut key_id = keys.iter().rfind(|a| !a.tainted).unwrap().key_id.clone();
+        let mut life = X509_LIFE;
+        match bad % 7 {
+            3 => return Err(SignFault::Refused),
+            4 => id = own().with_path("/someone-else").unwrap(),
+            5 => key_id = "unknown".into(),
+            6 => life = Duration::ZERO,
+            _ => {}
+        }
+        let issued_at = self.server_now();
+        Ok(Arc::new(Wit {
+            id,
+            token_id: self.fresh().to_string(),
+            issued_at,
+            expires_at: issued_at.plus(life),
+            key_id,
         }))
     }
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use muster_model::{
     Bundle, Entry, EntryId, JwtAuthority, Now, Selector, SelectorSet, Timestamp, TrustDomain,
-    X509Authority,
+    WitAuthority, X509Authority,
 };
 use muster_roster::{
     CallId, Config, Event, JwtBundles, JwtIdentity, Refusal, RequestId, Roster, ToSign, ViewDigest,
-    Want, X509Bundles, X509Update,
+    Want, WitBundles, WitUpdate, X509Bundles, X509Update,
 };
 
-use crate::material::{Cert, Token};
+use crate::material::{Cert, Token, Wit};
 use crate::ops::{Op, want_of};
 
 pub(crate) const HOLD: Duration = Duration::from_secs(10);
@@ -31,12 +31,15 @@ pub(crate) struct Caller {
     pub(crate) x509_bundles: Option<Arc<X509Bundles>>,
     pub(crate) jwt_bundles: Option<Arc<JwtBundles>>,
     pub(crate) tokens: Option<Vec<JwtIdentity<Token>>>,
+    pub(crate) wits: Option<Arc<WitUpdate<Wit>>>,
+    pub(crate) wit_bundles: Option<Arc<WitBundles>>,
     pub(crate) ended: Option<Refusal>,
 }
 
 pub(crate) enum Pending {
     X509(RequestId, Vec<ToSign>),
     Jwt(RequestId, ToSign, Arc<[String]>),
+    Wit(RequestId, Vec<ToSign>),
 }
 
 /// What one side believes.
@@ -57,7 +60,7 @@ impl Belief {
 }
 
 pub(crate) struct World {
-    pub(crate) roster: Roster<Cert, Token>,
+    pub(crate) roster: Roster<Cert, Token, Wit>,
     pub(crate) now: Now,
     /// How far the node's civil clock is from the server's, in milliseconds.
     pub(crate) skew: i64,
@@ -70,6 +73,7 @@ pub(crate) struct World {
     pub(crate) pending: Vec<Pending>,
     pub(crate) asked: usize,
     pub(crate) asked_per_entry: BTreeMap<EntryId, usize>,
+    pub(crate) wits_asked: usize,
     next: u64,
 }
 
@@ -105,6 +109,7 @@ impl World {
             allow_unauthenticated_verifiers: false,
             x509_cache_max,
             jwt_cache_max,
+            wit_cache_max: Some(x509_cache_max),
         };
         let mut world = Self {
             roster: Roster::new(config, now),
@@ -118,11 +123,13 @@ impl World {
             pending: Vec::new(),
             asked: 0,
             asked_per_entry: BTreeMap::new(),
+            wits_asked: 0,
             next: 0,
         };
         world.server.bundles.insert(own(), Bundle::empty(own()));
         world.perform(Op::AddRoot);
         world.perform(Op::AddKey);
+        world.perform(Op::AddWitKey);
         world.perform(Op::ServerUp);
         world
     }
@@ -200,6 +207,7 @@ impl World {
                     b.jwt_authorities.remove(at);
                 }
             }),
+            Op::AddWitKey | Op::RemoveWitKey(_) | Op::TaintWitKey(_) => self.change_wit_keys(op),
             Op::Foreign(which) => self.change_foreign(which),
             Op::Deliver => self.deliver(),
             Op::Garble(how) => self.garble(how),
@@ -240,6 +248,43 @@ impl World {
         }
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "called with these three only"
+    )]
+    fn change_wit_keys(&mut self, op: Op) {
+        match op {
+            Op::AddWitKey => {
+                let number = self.fresh();
+                let expires_at = Some(self.server_now().plus(Duration::from_hours(24)));
+                self.change_own(|b| {
+                    b.wit_authorities.push(WitAuthority {
+                        key_id: format!("wit{number}"),
+                        public_key: number.to_be_bytes().into(),
+                        expires_at,
+                        tainted: false,
+                    });
+                });
+            }
+            // As for roots: the server signs with the newest good key.
+            Op::RemoveWitKey(which) => self.change_own(|b| {
+                let good = b.wit_authorities.iter().filter(|a| !a.tainted).count();
+                let at = usize::from(which) % b.wit_authorities.len();
+                if good > 1 || (good == 1 && b.wit_authorities[at].tainted) {
+                    b.wit_authorities.remove(at);
+                }
+            }),
+            Op::TaintWitKey(which) => self.change_own(|b| {
+                let good = b.wit_authorities.iter().filter(|a| !a.tainted).count();
+                let at = usize::from(which) % b.wit_authorities.len();
+                if good > 1 {
+                    b.wit_authorities[at].tainted = true;
+                }
+            }),
+            _ => {}
+        }
+    }
+
     fn server_down(&mut self) {
         if self.up {
             self.up = false;
@@ -264,6 +309,8 @@ impl World {
                 x509_bundles: None,
                 jwt_bundles: None,
                 tokens: None,
+                wits: None,
+                wit_bundles: None,
                 ended: None,
             },
         );

@@ -6,6 +6,7 @@ use muster_crypto::{KeyError, PublicKey, digest};
 use muster_model::{IdError, SerialNumber, SpiffeId, Timestamp};
 use x509_parser::asn1_rs::Tag;
 use x509_parser::extensions::GeneralName;
+use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::X509Name;
 
@@ -159,6 +160,26 @@ impl Certificate {
         self.subject_key_id.as_deref().map(digest::hex)
     }
 
+    /// The subject as text, last part first (RFC 2253); empty when it cannot be read.
+    pub fn subject_text(&self) -> String {
+        let Ok((_, name)) = X509Name::from_der(&self.subject_raw) else {
+            return String::new();
+        };
+        let registry = oid_registry();
+        let parts = name.iter_rdn().map(|part| {
+            let attributes = part.iter().map(|attribute| {
+                let oid = attribute.attr_type();
+                let name =
+                    oid2abbrev(oid, registry).map_or_else(|_| oid.to_id_string(), str::to_owned);
+                format!("{name}={}", escaped(attribute.as_str().unwrap_or_default()))
+            });
+            attributes.collect::<Vec<_>>().join("+")
+        });
+        let mut parts: Vec<String> = parts.collect();
+        parts.reverse();
+        parts.join(",")
+    }
+
     /// Whether subject and issuer are the same name.
     pub fn is_self_issued(&self) -> bool {
         self.subject_raw == self.issuer_raw
@@ -184,6 +205,22 @@ impl fmt::Debug for Certificate {
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }
+}
+
+/// A value of a name, with what has a meaning in RFC 2253 escaped.
+fn escaped(value: &str) -> String {
+    let last = value.chars().count().saturating_sub(1);
+    let mut text = String::with_capacity(value.len());
+    for (at, character) in value.chars().enumerate() {
+        let special = matches!(character, ',' | '+' | '"' | '\\' | '<' | '>' | ';')
+            || (character == ' ' && (at == 0 || at == last))
+            || (character == '#' && at == 0);
+        if special {
+            text.push('\\');
+        }
+        text.push(character);
+    }
+    text
 }
 
 /// Whether rcgen can write the name again: each part has one attribute, of a string type and with

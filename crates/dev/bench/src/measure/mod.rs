@@ -7,27 +7,43 @@ mod gone;
 mod neighbours;
 mod signing;
 mod streams;
+mod swarm;
 mod tokens;
 mod workload;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 use crate::clock::Stopwatch;
 use crate::subject::Kind;
 
 /// The measurements, by the names that `--only` takes.
-pub(crate) const NAMES: [&str; 8] = [
-    "signing",
+pub(crate) const NAMES: [&str; 13] = [
     "arrival",
+    "signing",
     "connections",
     "neighbours",
     "gone",
     "streams",
     "tokens",
     "entries",
+    "swarm-idle",
+    "swarm-churn",
+    "swarm-storm",
+    "swarm-streams",
+    "restart",
+];
+
+/// Those that are played by a swarm, on servers of their own, and only when they are named: they
+/// take minutes.
+const SWARMS: [(&str, &str); 4] = [
+    ("swarm-idle", "idle"),
+    ("swarm-churn", "churn"),
+    ("swarm-storm", "storm"),
+    ("restart", "restart"),
 ];
 
 /// How much of each is done.
@@ -50,6 +66,8 @@ pub(crate) struct Sizes {
     pub(crate) entries: usize,
     /// How long a peer may take for its entries.
     pub(crate) peer_entries: Duration,
+    /// Whether a swarm has thousands.
+    pub(crate) swarm_is_full: bool,
 }
 
 impl Sizes {
@@ -64,6 +82,7 @@ impl Sizes {
         streams: 10_000,
         entries: 100_000,
         peer_entries: Duration::from_mins(2),
+        swarm_is_full: true,
     };
     /// The same in under a minute.
     pub(crate) const QUICK: Self = Self {
@@ -76,11 +95,12 @@ impl Sizes {
         streams: 200,
         entries: 5000,
         peer_entries: Duration::from_secs(10),
+        swarm_is_full: false,
     };
 }
 
 /// A bar that a figure should clear.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Bar {
     /// Not more than this.
@@ -97,7 +117,7 @@ pub(crate) struct Figure {
     /// Its value.
     pub(crate) value: f64,
     /// Of what.
-    pub(crate) unit: &'static str,
+    pub(crate) unit: Cow<'static, str>,
     /// Whether more is better, for the ratio; `None` where there is nothing to compare.
     pub(crate) more_is_better: Option<bool>,
     /// What it should be.
@@ -109,7 +129,7 @@ impl Figure {
         Self {
             what: what.into(),
             value,
-            unit,
+            unit: unit.into(),
             more_is_better: None,
             bar: None,
         }
@@ -164,14 +184,24 @@ pub(crate) async fn all(
             watch.elapsed().as_secs_f64()
         );
     };
-    if NAMES.iter().any(|name| *name != "entries" && wanted(name)) {
+    let domain_names = [
+        "signing",
+        "arrival",
+        "connections",
+        "neighbours",
+        "gone",
+        "streams",
+        "swarm-streams",
+        "tokens",
+    ];
+    if domain_names.iter().any(|name| wanted(name)) {
         let domain = kind.start().await?;
         workload::register(&domain).await?;
         // Signing comes before there are a thousand entries, tokens last: they kill the server.
-        for name in NAMES {
+        for name in domain_names {
             // SPIRE's agent knows no neighbours, and would only show how long a flood lasts.
             let ours_only = matches!(name, "neighbours" | "gone") && !kind.is_ours();
-            if !wanted(name) || name == "entries" || ours_only {
+            if !wanted(name) || ours_only {
                 continue;
             }
             let watch = Stopwatch::start();
@@ -182,6 +212,7 @@ pub(crate) async fn all(
                 "neighbours" => neighbours::measure(&domain, sizes).await,
                 "gone" => gone::measure(&domain, sizes).await,
                 "streams" => streams::measure(kind, &domain, sizes).await,
+                "swarm-streams" => swarm::streams(&domain, sizes).await,
                 _ => tokens::measure(&domain, sizes).await,
             };
             figures.extend(outcome.map_err(|error| format!("{} {name}: {error}", kind.name()))?);
@@ -193,6 +224,15 @@ pub(crate) async fn all(
         let outcome = entries::measure(kind, sizes).await;
         figures.extend(outcome.map_err(|error| format!("{} entries: {error}", kind.name()))?);
         told("entries", &watch);
+    }
+    for (name, scenario) in SWARMS {
+        // Only our own database can be filled before a start.
+        if wanted(name) && (scenario != "restart" || kind.is_ours()) {
+            let watch = Stopwatch::start();
+            let outcome = swarm::measure(kind, scenario, sizes).await;
+            figures.extend(outcome.map_err(|error| format!("{} {name}: {error}", kind.name()))?);
+            told(name, &watch);
+        }
     }
     Ok(figures)
 }

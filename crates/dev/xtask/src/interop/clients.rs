@@ -120,7 +120,7 @@ fn source(folder: &str) -> PathBuf {
 }
 
 /// Fails early, and by name, when a toolchain is missing.
-fn demand(programs: &[&str]) -> Result<(), Failure> {
+pub(super) fn demand(programs: &[&str]) -> Result<(), Failure> {
     for program in programs {
         if !on_path(program) {
             return Err(format!("{program} is not on PATH; this client needs it").into());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::getuid;
 use serde::Deserialize;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::shell::{Failure, Talker, quietly};
@@ -36,6 +37,12 @@ impl Lifetimes {
         x509: "6s",
         jwt: "60s",
         authority: "24s",
+    };
+    /// The same, with time for a program to reload between two changes.
+    pub(super) const FILES: Self = Self {
+        x509: "8s",
+        jwt: "60s",
+        authority: "32s",
     };
 }
 
@@ -79,6 +86,8 @@ struct Ready {
     event: String,
     server_admin_socket: PathBuf,
     workload_socket: PathBuf,
+    node_admin_socket: PathBuf,
+    broker_socket: Option<PathBuf>,
     node_id: String,
 }
 
@@ -88,20 +97,31 @@ pub(super) struct Domain {
     process: Option<Talker>,
     ready: Ready,
     // Removed last.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Domain {
     /// Starts `muster dev` and waits until it is ready.
     pub(super) fn start(muster: &Path, lifetimes: &Lifetimes) -> Result<Self, Failure> {
+        Self::start_with(muster, lifetimes, &[])
+    }
+
+    /// The same with further arguments of `muster dev`.
+    pub(super) fn start_with(
+        muster: &Path,
+        lifetimes: &Lifetimes,
+        further: &[&str],
+    ) -> Result<Self, Failure> {
         // The path of a socket may have 107 bytes, so the folder is not under target/.
         let folder = tempfile::Builder::new()
             .prefix("muster-interop-")
             .tempdir()?;
         let mut dev = Command::new(muster);
-        dev.args(["dev", "--no-demo", "--json", "--trust-domain", TRUST_DOMAIN])
+        dev.args(["dev", "--no-demo", "--json", "--wit"])
+            .args(["--trust-domain", TRUST_DOMAIN])
             .args(["--x509-ttl", lifetimes.x509, "--jwt-ttl", lifetimes.jwt])
             .args(["--ca-ttl", lifetimes.authority])
+            .args(further)
             .arg("--dir")
             .arg(folder.path().join("d"));
         let process = Talker::start(&mut dev)?;
@@ -121,8 +141,13 @@ impl Domain {
             muster: muster.to_path_buf(),
             process: Some(process),
             ready,
-            _folder: folder,
+            folder,
         })
+    }
+
+    /// The command under test.
+    pub(super) fn command(&self) -> Command {
+        Command::new(&self.muster)
     }
 
     /// Where workloads ask.
@@ -130,9 +155,54 @@ impl Domain {
         &self.ready.workload_socket
     }
 
+    /// Where operators and delegates ask the node.
+    pub(super) fn node_admin_socket(&self) -> &Path {
+        &self.ready.node_admin_socket
+    }
+
+    /// Where brokers ask, if there are any.
+    pub(super) fn broker_socket(&self) -> Option<&Path> {
+        self.ready.broker_socket.as_deref()
+    }
+
+    /// The node's SPIFFE ID.
+    pub(super) fn node_id(&self) -> &str {
+        &self.ready.node_id
+    }
+
+    /// The binary that all of it is.
+    pub(super) fn binary(&self) -> &Path {
+        &self.muster
+    }
+
+    /// The configuration of the domain's own node.
+    pub(super) fn node_config(&self) -> PathBuf {
+        self.folder.path().join("d/node/node.toml")
+    }
+
     /// Where operators ask the server.
     pub(super) fn server_admin_socket(&self) -> &Path {
         &self.ready.server_admin_socket
+    }
+
+    /// Runs `muster` against the server; says what it printed.
+    pub(super) fn muster(&self, arguments: &[&str]) -> Result<String, Failure> {
+        let mut command = Command::new(&self.muster);
+        command
+            .args(arguments)
+            .args(["--json", "--server-socket"])
+            .arg(&self.ready.server_admin_socket);
+        quietly(&mut command)
+    }
+
+    /// The ID of the entry of an identity.
+    pub(super) fn entry_id(&self, identity: &Identity) -> Result<String, Failure> {
+        let listed = self.muster(&["entry", "list", "--spiffe-id", &identity.spiffe_id])?;
+        let listed: Value = serde_json::from_str(&listed)?;
+        let id = listed.pointer("/entries/0/id").and_then(Value::as_str);
+        Ok(id
+            .ok_or_else(|| format!("{} has no entry in {listed}", identity.spiffe_id))?
+            .to_owned())
     }
 
     /// Creates the entry of an identity; one that is there already is as good.

@@ -2,17 +2,24 @@
 //!
 //! Every client is installed from its own package registry into `target/interop`, then run three
 //! times over: as a caller that nobody registered, as a registered workload, and in mutual TLS with
-//! another language while SVIDs and authorities change. A client or a toolchain that is missing is
-//! a failure, not a skip. What the programs print is in `tests/interop/README.md`.
+//! another language while SVIDs and authorities change. A pair of Envoys goes through such changes
+//! by SDS. A client or a toolchain that is missing is a failure, not a skip. What the programs print
+//! is in `tests/interop/README.md`.
 
 mod clients;
+mod containers;
 mod domain;
+mod envoy;
 mod examples;
+mod files;
 mod grpcurl;
 mod mutual_tls;
+mod on_behalf;
+mod own_node;
 mod results;
+mod systemd;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -37,14 +44,18 @@ const CHECKS: &[&str] = &[
     "rotation",
 ];
 
+/// What only go-spiffe can be put through: no other client knows the WIT profile.
+const WIT_CHECKS: &[&str] = &["wit-svid", "wit-refused", "wit-rotation"];
+
 /// Longer than every deadline inside the client programs together.
-const PROGRAM_WITHIN: Duration = Duration::from_mins(7);
+const PROGRAM_WITHIN: Duration = Duration::from_mins(10);
 
 /// Which clients to run, and where the results go.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
-    /// examples. May be repeated.
+    /// examples, files, on-behalf, envoy, and (only when named: they need root and install engines)
+    /// docker, podman, systemd. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// The file that the results are written to.
@@ -60,15 +71,59 @@ pub(crate) struct Options {
 
 impl Options {
     fn wants(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == name)
+        self.only.is_empty() || self.names(name)
     }
+
+    /// Whether the name was given: what changes the machine is not run by default.
+    fn names(&self, name: &str) -> bool {
+        self.only.iter().any(|only| only == name)
+    }
+}
+
+/// Attestation against the engines themselves, as far as they were named.
+fn run_engines(
+    options: &Options,
+    muster: &Path,
+    home: &Path,
+    results: &mut Results,
+) -> Result<(), Failure> {
+    let engines: Vec<&'static str> = containers::NAMES
+        .into_iter()
+        .filter(|name| options.names(name))
+        .collect();
+    if !engines.is_empty() {
+        let watch = Stopwatch::start();
+        let domain = Domain::start(muster, &Lifetimes::CHECKS)?;
+        for name in engines {
+            containers::run(name, &domain, results);
+        }
+        domain.stop()?;
+        println!("ran the container engines in {} s", watch.seconds());
+    }
+
+    if options.names(systemd::NAME) {
+        let watch = Stopwatch::start();
+        systemd::run(muster, home, results);
+        println!("ran systemd in {} s", watch.seconds());
+    }
+    Ok(())
 }
 
 /// Installs, runs, judges, and writes the results.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     for name in &options.only {
         if !clients::NAMES.contains(&name.as_str())
-            && !["grpcurl", "mtls", "examples"].contains(&name.as_str())
+            && ![
+                "grpcurl",
+                "mtls",
+                "examples",
+                "files",
+                "on-behalf",
+                envoy::NAME,
+                systemd::NAME,
+            ]
+            .contains(&name.as_str())
+            && !containers::NAMES.contains(&name.as_str())
         {
             return Err(format!("--only {name}: there is no such client").into());
         }
@@ -88,11 +143,17 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         options.wants(name)
             || (options.wants("mtls") && mutual_tls::CLIENTS.contains(&name))
             || (options.wants("examples") && examples::CLIENTS.contains(&name))
+            || (options.wants("on-behalf") && on_behalf::CLIENTS.contains(&name))
     };
     let watch = Stopwatch::start();
     let clients = clients::install(&home, &needed, &mut results);
     let grpcurl = if options.wants("grpcurl") {
         grpcurl::install(&home, &mut results)
+    } else {
+        None
+    };
+    let envoy = if options.wants(envoy::NAME) {
+        envoy::install(&home, &mut results)
     } else {
         None
     };
@@ -122,6 +183,31 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         println!("ran mutual TLS and the examples in {} s", watch.seconds());
     }
 
+    if options.wants("files") {
+        let watch = Stopwatch::start();
+        let domain = Domain::start(&muster, &Lifetimes::FILES)?;
+        files::run(&domain, &mut results)?;
+        domain.stop()?;
+        println!("ran the programs that read files in {} s", watch.seconds());
+    }
+
+    if options.wants("on-behalf") {
+        let further = on_behalf::arguments(&clients);
+        let domain = Domain::start_with(&muster, &Lifetimes::CHECKS, &further)?;
+        on_behalf::run(&domain, &clients, &mut results)?;
+        domain.stop()?;
+    }
+
+    if let Some(envoy) = &envoy {
+        let watch = Stopwatch::start();
+        let domain = Domain::start(&muster, &Lifetimes::ROTATION)?;
+        envoy::run(&domain, envoy, &mut results);
+        domain.stop()?;
+        println!("ran Envoy in {} s", watch.seconds());
+    }
+
+    run_engines(options, &muster, &home, &mut results)?;
+
     let file = options.out.clone().unwrap_or(home.join("results.json"));
     results.write(&file)?;
     println!("\n{}\n{}", results.table(), file.display());
@@ -143,6 +229,12 @@ fn run_checks(
         domain.register(&client.identity)?;
     }
     run_all(domain, clients, CHECKS, results);
+    let with_wit: Vec<&Client> = clients
+        .iter()
+        .copied()
+        .filter(|client| client.name == "go-spiffe")
+        .collect();
+    run_all(domain, &with_wit, WIT_CHECKS, results);
     if let Some(grpcurl) = grpcurl {
         grpcurl::run(domain, grpcurl, results);
     }

@@ -34,7 +34,7 @@ use std::process::ExitCode;
 
 pub use self::ready::{Pending, Ready};
 pub use self::shutdown::{Reason, Shutdown};
-pub use self::supervisor::{Failure, Supervisor, TaskError, Verdict};
+pub use self::supervisor::{Failure, Supervisor, TaskError, Verdict, tell_successor};
 
 /// Runs the whole program on a runtime of its own and gives its exit code.
 ///

@@ -16,6 +16,8 @@ pub enum Reason {
     TaskEnded,
     /// The process that started this one is gone.
     ParentGone,
+    /// Another process has taken over.
+    HandedOn,
     /// The program itself, or its caller, wants it.
     Asked,
 }
@@ -27,6 +29,7 @@ impl fmt::Display for Reason {
             Self::Interrupt => "SIGINT",
             Self::TaskEnded => "an essential task ended",
             Self::ParentGone => "the parent process is gone",
+            Self::HandedOn => "a successor has taken over",
             Self::Asked => "asked to",
         })
     }

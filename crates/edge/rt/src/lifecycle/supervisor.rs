@@ -145,7 +145,10 @@ impl Supervisor {
                 }
             }
         }
-        notify(&NotifyState::Stopping);
+        // One that is handed on does not stop, as far as its manager can tell.
+        if shutdown.reason() != Some(Reason::HandedOn) {
+            notify(&NotifyState::Stopping);
+        }
         let drain = self.drain;
         let in_time = tokio::time::timeout(drain, async {
             while let Some(joined) = self.tasks.join_next_with_id().await {
@@ -215,6 +218,12 @@ async fn tick(watchdog: Option<&mut Interval>) {
         }
         None => future::pending().await,
     }
+}
+
+/// Tells systemd, if there is one that wants to know, that the service goes on in another process,
+/// which tells about itself from then on.
+pub fn tell_successor(pid: u32) {
+    notify(&NotifyState::MainPid(pid));
 }
 
 /// Tells systemd, if there is one that wants to know.

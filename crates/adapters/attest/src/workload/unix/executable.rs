@@ -133,6 +133,7 @@ impl Executables {
                 let user = self.place_of(process.uid);
                 // Never closed: as long as it waits, it waits for its turn.
                 let _turn = user.acquire().await.ok();
+                process.work.hashed(state.size);
                 blocking(&self.hashing, process, move || hash(file, state))
                     .await?
                     .map_err(|error| failed(process, KIND, "exe", error))

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use muster_plugin::workload::Work;
 use nix::unistd::{Gid, Group, Uid, User};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
@@ -77,7 +78,7 @@ impl Names {
 
     /// The names of `ids`, in their order; `None` for those that have none, or for which it could not
     /// be found out in time. A missing name only ever makes fewer entries match.
-    pub(super) async fn of(&self, ids: &[Id]) -> (Vec<Option<String>>, Asked) {
+    pub(super) async fn of(&self, ids: &[Id], work: &Work) -> (Vec<Option<String>>, Asked) {
         self.forget_what_changed();
         let mut asked = Asked::No;
         let deadline = Instant::now() + PATIENCE;
@@ -87,6 +88,7 @@ impl Names {
                 Some(answer) => answer.name,
                 None => {
                     asked = Asked::Yes;
+                    work.asked();
                     self.ask(*id, deadline).await
                 }
             };
@@ -173,8 +175,8 @@ mod tests {
         let names = Names::new();
         let ids = [Id::User(0), Id::Group(0), Id::User(4_000_000_123)];
         let expected = [Some("root".to_owned()), Some("root".to_owned()), None];
-        assert_eq!(names.of(&ids).await.0, expected);
-        assert_eq!(names.of(&ids).await.1, Asked::No);
+        assert_eq!(names.of(&ids, &Work::default()).await.0, expected);
+        assert_eq!(names.of(&ids, &Work::default()).await.1, Asked::No);
         assert!(ids.iter().all(|id| names.fresh(*id).is_some()));
         tokio::time::advance(FRESH).await;
         assert!(ids.iter().all(|id| names.fresh(*id).is_none()));
@@ -184,15 +186,30 @@ mod tests {
     async fn a_dead_name_service_is_not_waited_for() {
         let names = Names::new();
         let _all = names.places.acquire_many(4).await.unwrap();
-        assert_eq!(names.of(&[Id::User(0), Id::User(1)]).await.0, [None, None]);
+        assert_eq!(
+            names
+                .of(&[Id::User(0), Id::User(1)], &Work::default())
+                .await
+                .0,
+            [None, None]
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_changed_file_makes_all_unknown() {
         let names = Names::new();
-        assert_eq!(names.of(&[Id::User(0)]).await.1, Asked::Yes);
+        assert_eq!(
+            names.of(&[Id::User(0)], &Work::default()).await.1,
+            Asked::Yes
+        );
         *names.sources.lock().unwrap() = [None, None];
-        assert_eq!(names.of(&[Id::User(0)]).await.1, Asked::Yes);
-        assert_eq!(names.of(&[Id::User(0)]).await.1, Asked::No);
+        assert_eq!(
+            names.of(&[Id::User(0)], &Work::default()).await.1,
+            Asked::Yes
+        );
+        assert_eq!(
+            names.of(&[Id::User(0)], &Work::default()).await.1,
+            Asked::No
+        );
     }
 }

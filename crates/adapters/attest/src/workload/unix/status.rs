@@ -29,9 +29,12 @@ pub struct Status {
     pub gids: Ids,
     /// Its supplementary groups, ascending, each once.
     pub groups: Vec<u32>,
+    /// The process that traces it (`ptrace(2)`), 0 if none does that we can see.
+    pub tracer: u32,
 }
 
-/// Why a status file was not understood. The fields are `Uid`, `Gid` and `Groups`.
+/// Why a status file was not understood. The fields are `Uid`, `Gid`,
+/// `Groups` and `TracerPid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StatusError {
     /// A field is not there.
@@ -49,12 +52,17 @@ impl Status {
     /// Parses the file. The program's name, which the process chooses, is on a line of its own and the
     /// kernel escapes line ends in it.
     pub fn parse(content: &[u8]) -> Result<Self, StatusError> {
-        let (mut uids, mut gids, mut groups) = (None, None, None);
+        let (mut uids, mut gids, mut groups, mut tracer) = (None, None, None, None);
         for line in content.split(|byte| *byte == b'\n') {
             if let Some(rest) = line.strip_prefix(b"Uid:") {
                 once(&mut uids, "Uid", ids(rest, "Uid")?)?;
             } else if let Some(rest) = line.strip_prefix(b"Gid:") {
                 once(&mut gids, "Gid", ids(rest, "Gid")?)?;
+            } else if let Some(rest) = line.strip_prefix(b"TracerPid:") {
+                match *numbers(rest, "TracerPid")? {
+                    [pid] => once(&mut tracer, "TracerPid", pid)?,
+                    _ => return Err(StatusError::Malformed("TracerPid")),
+                }
             } else if let Some(rest) = line.strip_prefix(b"Groups:") {
                 once(&mut groups, "Groups", numbers(rest, "Groups")?)?;
             }
@@ -66,6 +74,7 @@ impl Status {
             uids: uids.ok_or(StatusError::Missing("Uid"))?,
             gids: gids.ok_or(StatusError::Missing("Gid"))?,
             groups,
+            tracer: tracer.ok_or(StatusError::Missing("TracerPid"))?,
         })
     }
 }
@@ -109,12 +118,13 @@ mod tests {
     #[test]
     fn the_fields_of_a_real_file() {
         let status = Status::parse(
-            b"Name:\tUid: 0\nState:\tS\nUid:\t1000\t0\t2\t3\nGid:\t5\t6\t7\t8\nFDSize:\t64\nGroups:\t4 27 4 1000 \nVmPeak:\t1 kB\n",
+            b"Name:\tUid: 0\nState:\tS\nTracerPid:\t7\nUid:\t1000\t0\t2\t3\nGid:\t5\t6\t7\t8\nFDSize:\t64\nGroups:\t4 27 4 1000 \nVmPeak:\t1 kB\n",
         )
         .unwrap();
         assert_eq!(status.uids.effective, 0);
         assert_eq!(status.gids.effective, 6);
         assert_eq!(status.groups, [4, 27, 1000]);
+        assert_eq!(status.tracer, 7);
         assert!(status.uids.may_send_as(1000) && status.uids.may_send_as(2));
         assert!(!status.uids.may_send_as(3));
         Status::parse(&std::fs::read("/proc/self/status").unwrap()).unwrap();
@@ -128,6 +138,11 @@ mod tests {
         check("", StatusError::Missing("Groups"));
         check("Groups:\n", StatusError::Missing("Uid"));
         check("Groups:\nUid:\t1 1 1 1\n", StatusError::Missing("Gid"));
+        check(
+            "Groups:\nUid:\t1 1 1 1\nGid:\t1 1 1 1\n",
+            StatusError::Missing("TracerPid"),
+        );
+        check("TracerPid:\t\n", StatusError::Malformed("TracerPid"));
         check("Uid:\t1 1 1\n", StatusError::Malformed("Uid"));
         check("Uid:\t1 1 1 1 1\n", StatusError::Malformed("Uid"));
         check("Gid:\t1 1 1 -1\n", StatusError::Malformed("Gid"));

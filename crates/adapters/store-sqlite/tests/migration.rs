@@ -1,0 +1,91 @@
+//! A database of an earlier schema is brought up to date, and keeps what it had.
+
+#![expect(clippy::unwrap_used, reason = "what a test needs, it expects")]
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{creation, permit};
+use muster_model::{Bundle, JwtAuthority, Timestamp, TrustDomain, WitAuthority};
+use muster_store::{Store as _, Transaction};
+use muster_store_sqlite::SqliteStore;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+fn own() -> Bundle {
+    Bundle {
+        jwt_authorities: vec![JwtAuthority {
+            key_id: "k".into(),
+            public_key: Arc::from(&b"\x01"[..]),
+            expires_at: None,
+            tainted: false,
+        }],
+        sequence_number: 3,
+        ..Bundle::empty(TrustDomain::parse("td").unwrap())
+    }
+}
+
+fn version(path: &Path) -> u32 {
+    let connection = Connection::open(path).unwrap();
+    connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap()
+}
+
+async fn bundles(store: &SqliteStore) -> Vec<Bundle> {
+    let loaded = store.load().await.unwrap();
+    loaded.bundles.iter().map(|b| Bundle::clone(b)).collect()
+}
+
+fn put(bundle: Bundle) -> Transaction {
+    let mut transaction = Transaction::new();
+    transaction.put_bundle(&permit(), bundle);
+    transaction
+}
+
+/// Schema 1 knew no WIT keys: its documents have no such field, and the tables are the same.
+#[tokio::test]
+async fn from_schema_1_to_2() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("roll.sqlite");
+    {
+        let store = SqliteStore::open(&path).unwrap();
+        store.commit(vec![Arc::new(creation(1))]).await.unwrap();
+        store.commit(vec![Arc::new(put(own()))]).await.unwrap();
+    }
+    {
+        // What differs between a file that a program of schema 1 wrote and this one.
+        let connection = Connection::open(&path).unwrap();
+        let docs: String = connection
+            .query_row("SELECT group_concat(doc) FROM bundles", [], |row| {
+                row.get(0)
+            })
+            .unwrap();
+        assert!(!docs.contains("wit_authorities"), "{docs}");
+        connection.pragma_update(None, "user_version", 1).unwrap();
+    }
+
+    let store = SqliteStore::open(&path).unwrap();
+    assert!(version(&path) >= 2);
+    let found = bundles(&store).await;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].jwt_authorities, own().jwt_authorities);
+    assert!(found[0].wit_authorities.is_empty());
+    assert_eq!(store.load().await.unwrap().entries.len(), 1);
+
+    // From here on the file may hold what schema 1 would not understand.
+    let mut with_wit = own();
+    with_wit.wit_authorities.push(WitAuthority {
+        key_id: "w".into(),
+        public_key: Arc::from(&b"\x02"[..]),
+        expires_at: Some(Timestamp::from_unix_seconds(9)),
+        tainted: true,
+    });
+    let wanted = with_wit.wit_authorities.clone();
+    store.commit(vec![Arc::new(put(with_wit))]).await.unwrap();
+    drop(store);
+    let again = SqliteStore::open(&path).unwrap();
+    assert_eq!(bundles(&again).await[0].wit_authorities, wanted);
+}

@@ -1,0 +1,210 @@
+//! `[attest.*]`: which workload attestors there are beside `unix`, and what each is told. All are
+//! off until their table is written.
+
+use std::path::PathBuf;
+
+use muster_attest::workload::docker::{DockerOptions, SocketTemplate};
+use muster_attest::workload::plugin::{Place, PluginName, PluginOptions};
+use muster_attest::workload::systemd::SystemdOptions;
+use muster_rt::config::{self, Table};
+
+/// The workload attestors beside `unix`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MoreAttestors {
+    /// Containers of docker and podman.
+    pub docker: Option<DockerOptions>,
+    /// Units of systemd.
+    pub systemd: Option<SystemdOptions>,
+    /// Attestors in programs of their own.
+    pub plugins: Vec<PluginOptions>,
+}
+
+impl MoreAttestors {
+    /// Reads the table `[attest]`.
+    pub(super) fn read(table: &Table<'_>) -> Self {
+        Self {
+            docker: table.optional_table("docker").as_ref().map(read_docker),
+            systemd: table.optional_table("systemd").as_ref().map(read_systemd),
+            plugins: read_plugins(table),
+        }
+    }
+}
+
+fn read_docker(table: &Table<'_>) -> DockerOptions {
+    let default = DockerOptions::default();
+    DockerOptions {
+        docker_socket: table.default(
+            "docker_socket",
+            config::absolute_path(),
+            default.docker_socket,
+        ),
+        podman_socket: table.default(
+            "podman_socket",
+            config::absolute_path(),
+            default.podman_socket,
+        ),
+        user_podman_socket: table.optional(
+            "user_podman_socket",
+            config::text(
+                "a path with %d in the place of the user's number, such as \"/run/user/%d/podman/podman.sock\"",
+                SocketTemplate::parse,
+            ),
+        ),
+    }
+}
+
+fn read_systemd(table: &Table<'_>) -> SystemdOptions {
+    let default = SystemdOptions::default();
+    SystemdOptions {
+        bus_socket: table.default("bus_socket", config::absolute_path(), default.bus_socket),
+    }
+}
+
+fn read_plugins(attest: &Table<'_>) -> Vec<PluginOptions> {
+    let mut plugins: Vec<PluginOptions> = Vec::new();
+    for table in attest.tables("plugin") {
+        let name = table.required(
+            "name",
+            config::text("a plugin's name such as \"namespace\"", PluginName::parse),
+        );
+        let socket = table.optional("socket", config::absolute_path());
+        let command: Option<Vec<String>> =
+            table.optional("command", config::list(config::string()));
+        let place = match (socket, command) {
+            (Some(socket), None) => Some(Place::Socket(socket)),
+            (None, Some(command)) => read_command(&table, command),
+            // Where one of them was written and is at fault, that is told already.
+            (None, None) if table.has("socket") || table.has("command") => None,
+            (None, None) | (Some(_), Some(_)) => {
+                table.reject(
+                    if table.has("command") {
+                        "command"
+                    } else {
+                        "socket"
+                    },
+                    "a plugin is either started by the node or listens somewhere",
+                    "give it either a command or a socket",
+                );
+                None
+            }
+        };
+        let (Some(name), Some(place)) = (name, place) else {
+            continue;
+        };
+        if plugins.iter().any(|known| known.name == name) {
+            table.reject(
+                "name",
+                format!("two plugins are called {}", name.as_str()),
+                "give one of them another name",
+            );
+        }
+        plugins.push(PluginOptions { name, place });
+    }
+    plugins
+}
+
+fn read_command(table: &Table<'_>, command: Vec<String>) -> Option<Place> {
+    let mut words = command.into_iter();
+    match words.next().map(PathBuf::from) {
+        Some(program) if program.is_absolute() => Some(Place::Command {
+            program,
+            arguments: words.collect(),
+        }),
+        Some(_) | None => {
+            table.reject(
+                "command",
+                "the program is not an absolute path",
+                "write the program's path, then its arguments: [\"/usr/local/bin/plugin\", \"--flag\"]",
+            );
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+
+    const LEAST: &str = "trust_domain = \"example.org\"\nserver = \"localhost:8081\"\n";
+
+    fn read(text: &str) -> MoreAttestors {
+        let config = Config::parse("node.toml", &format!("{LEAST}{text}\n"));
+        config.unwrap().attestors
+    }
+
+    fn faults(text: &str) -> String {
+        let config = Config::parse("node.toml", &format!("{LEAST}{text}\n"));
+        config.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn all_are_off_until_written() {
+        assert_eq!(read(""), MoreAttestors::default());
+        let docker = read("[attest.docker]").docker.unwrap();
+        assert_eq!(docker.docker_socket, Path::new("/var/run/docker.sock"));
+        assert_eq!(docker.podman_socket, Path::new("/run/podman/podman.sock"));
+        assert_eq!(docker.user_podman_socket, None);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let systemd = read("[attest.systemd]").systemd.unwrap();
+        assert_eq!(systemd.bus_socket, Path::new("/run/dbus/system_bus_socket"));
+        let systemd = read("[attest.systemd]\nbus_socket = \"/b\"")
+            .systemd
+            .unwrap();
+        assert_eq!(systemd.bus_socket, Path::new("/b"));
+        let docker = read(
+            "[attest.docker]\ndocker_socket = \"/d\"\npodman_socket = \"/p\"\nuser_podman_socket = \"/u/%d\"",
+        )
+        .docker
+        .unwrap();
+        assert_eq!(docker.docker_socket, Path::new("/d"));
+        assert_eq!(docker.podman_socket, Path::new("/p"));
+        assert_eq!(docker.user_podman_socket.unwrap().to_string(), "/u/%d");
+        for (text, word) in [
+            ("[attest.docker]\ndocker_socket = \"d\"", "docker_socket"),
+            ("[attest.docker]\nuser_podman_socket = \"/u\"", "%d"),
+            ("[attest.docker]\nsocket = \"/d\"", "socket"),
+        ] {
+            let found = faults(text);
+            assert!(found.contains(word), "{found}");
+        }
+    }
+
+    #[test]
+    fn plugins() {
+        let plugins = read(
+            "[[attest.plugin]]\nname = \"a\"\ncommand = [\"/p\", \"-x\"]\n[[attest.plugin]]\nname = \"b\"\nsocket = \"/s\"",
+        )
+        .plugins;
+        let places: Vec<&Place> = plugins.iter().map(|plugin| &plugin.place).collect();
+        let command = Place::Command {
+            program: "/p".into(),
+            arguments: vec!["-x".to_owned()],
+        };
+        assert_eq!(places, [&command, &Place::Socket("/s".into())]);
+        for (text, word) in [
+            ("name = \"unix\"\nsocket = \"/s\"", "itself"),
+            ("name = \"A b\"\nsocket = \"/s\"", "lower-case"),
+            ("socket = \"/s\"", "name"),
+            ("name = \"a\"", "either"),
+            (
+                "name = \"a\"\nsocket = \"/s\"\ncommand = [\"/p\"]",
+                "either",
+            ),
+            ("name = \"a\"\ncommand = [\"p\"]", "absolute"),
+            ("name = \"a\"\ncommand = []", "absolute"),
+            (
+                "name = \"a\"\nsocket = \"/s\"\n[[attest.plugin]]\nname = \"a\"\nsocket = \"/t\"",
+                "two plugins",
+            ),
+        ] {
+            let found = faults(&format!("[[attest.plugin]]\n{text}"));
+            assert!(found.contains(word), "{found}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The node is replaced by its successor while it serves: SIGUSR2 starts the program anew from
+//! where it was started, and the listening sockets, the memory and the data directory go over.
+//!
+//! The two talk over a socket pair that is the successor's standard input:
+//!
+//! 1. old: the two listening sockets, with one byte `S`.
+//! 2. new, once its configuration is good: `T`.
+//! 3. old, once it writes nothing any more and has let go of the data directory: the length of its
+//!    memory (8 bytes, big-endian) and the memory.
+//! 4. new, once it answers: `R`.
+//! 5. old: accepts nothing more, answers what it has accepted, ends its streams with UNAVAILABLE.
+//!
+//! At no time does nobody accept, so no client is refused; a stream ends only when another can be
+//! opened at once. If anything fails before step 4, the successor is ended and the old one goes on
+//! as if nothing had been asked.
+
+mod predecessor;
+mod successor;
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+pub(crate) use predecessor::{Door, Pause, Predecessor, Upgrade};
+pub(crate) use successor::Inherited;
+
+/// Set for a successor.
+const ENVIRONMENT_VARIABLE: &str = "MUSTER_NODE_SUCCEEDS";
+const SOCKETS: u8 = b'S';
+const TAKE: u8 = b'T';
+const READY: u8 = b'R';
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The largest memory that is taken over, in bytes.
+const LARGEST: u64 = 512 << 20;
+
+/// Why a handover failed.
+#[derive(Debug)]
+pub(crate) struct HandoverError {
+    step: &'static str,
+    cause: io::Error,
+}
+
+impl fmt::Display for HandoverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {}", self.step, self.cause)
+    }
+}
+
+impl std::error::Error for HandoverError {}
+
+fn failed(step: &'static str) -> impl FnOnce(io::Error) -> HandoverError {
+    move |cause| HandoverError { step, cause }
+}

@@ -1,0 +1,384 @@
+//! Envoy's Secret Discovery Service (SDS v3), on the socket of the Workload API.
+//!
+//! `names` says what a name stands for, `sotw` and `delta` are the two stream protocols without
+//! I/O, `secrets` writes Envoy's messages. No security header is asked for, because Envoy sends
+//! none; callers are attested as those of the Workload API are, and get the same identities.
+
+mod delta;
+mod machine;
+mod names;
+mod secrets;
+mod sotw;
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::stream;
+use muster_model::TrustDomain;
+use muster_peer::Caller;
+use muster_plugin::workload::WorkloadAttestor;
+use muster_proto::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
+};
+use muster_proto::envoy::service::secret::v3::secret_discovery_service_server::{
+    SecretDiscoveryService, SecretDiscoveryServiceServer,
+};
+use muster_roster::X509Update;
+use muster_rt::Clock;
+use muster_rt::lifecycle::{Reason, Shutdown};
+use tonic::{Request, Response, Status, Streaming};
+
+use self::delta::Delta;
+use self::machine::{Answer, Fault, Note, TYPE_URL};
+use self::names::{Offer, Rules, Validator};
+use self::sotw::Sotw;
+use crate::config::SdsConfig;
+use crate::driver::{Driver, Subscription};
+use crate::events::Events;
+use crate::material::HeldX509;
+use crate::refusals::Refusals;
+use crate::workload_api::caller::{CallerAttestor, Place};
+use crate::workload_api::grpc::ANSWER_MAX;
+use crate::workload_api::shutting_down;
+
+/// The service's name on the wire.
+pub(crate) const NAME: &str = "envoy.service.secret.v3.SecretDiscoveryService";
+/// The largest request, in bytes.
+const REQUEST_MAX: usize = 256 * 1024;
+
+type Update = X509Update<HeldX509>;
+
+/// The service. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct Sds(Arc<Inner>);
+
+struct Inner {
+    trust_domain: TrustDomain,
+    rules: Arc<Rules>,
+    driver: Driver,
+    callers: CallerAttestor,
+    shutdown: Shutdown,
+}
+
+impl Sds {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what the Workload API takes, and the configuration"
+    )]
+    pub(crate) fn new(
+        config: &SdsConfig,
+        trust_domain: TrustDomain,
+        driver: Driver,
+        attestors: Vec<Arc<dyn WorkloadAttestor>>,
+        events: Events,
+        refusals: Refusals,
+        clock: Arc<dyn Clock>,
+        shutdown: Shutdown,
+        max_calls: usize,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            trust_domain,
+            rules: Arc::new(Rules {
+                svid: config.default_svid_name.clone(),
+                bundle: config.default_bundle_name.clone(),
+                all_bundles: config.default_all_bundles_name.clone(),
+                default_validator: if config.disable_spiffe_cert_validation {
+                    Validator::Plain
+                } else {
+                    Validator::Spiffe
+                },
+            }),
+            driver,
+            callers: CallerAttestor::new(attestors, events, refusals, clock, max_calls),
+            shutdown,
+        }))
+    }
+
+    /// The service as the router takes it.
+    pub(crate) fn into_server(self) -> SecretDiscoveryServiceServer<Self> {
+        SecretDiscoveryServiceServer::new(self)
+            .max_decoding_message_size(REQUEST_MAX)
+            .max_encoding_message_size(ANSWER_MAX)
+    }
+
+    /// Attests the caller and follows what it may see.
+    async fn feed<T>(&self, request: &Request<T>, rpc: &'static str) -> Result<Feed, Status> {
+        let api = self.0.clone();
+        let place = api.callers.place(request.extensions())?;
+        let attested = api.callers.attest(request.extensions(), &place).await?;
+        let subscription = api
+            .driver
+            .x509_svids(attested.selectors)
+            .map_err(|_stopped| shutting_down())?;
+        let (process, shutdown) = (attested.caller.clone(), api.shutdown.clone());
+        metrics::counter!("muster_node_sds_calls_total", "rpc" => rpc).increment(1);
+        Ok(Feed {
+            api,
+            caller: attested.caller,
+            subscription,
+            exited: Box::pin(async move { process.exited().await }),
+            ended: Box::pin(async move { shutdown.begun().await }),
+            _place: place,
+            rpc,
+        })
+    }
+}
+
+type Answers<T> = Pin<Box<dyn futures::Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl SecretDiscoveryService for Sds {
+    type StreamSecretsStream = Answers<DiscoveryResponse>;
+    type DeltaSecretsStream = Answers<DeltaDiscoveryResponse>;
+
+    /// # Path
+    ///
+    /// `adapters/attest` (who the caller is), `core/roster` (what it gets and when), `sds/sotw.rs`.
+    async fn stream_secrets(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        let feed = self.feed(&request, "StreamSecrets").await?;
+        let machine = Sotw::new(self.0.rules.clone());
+        Ok(answers(feed, request.into_inner(), machine))
+    }
+
+    /// # Path
+    ///
+    /// `adapters/attest`, `core/roster`, `sds/delta.rs`.
+    async fn delta_secrets(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
+        let feed = self.feed(&request, "DeltaSecrets").await?;
+        let machine = Delta::new(self.0.rules.clone());
+        Ok(answers(feed, request.into_inner(), machine))
+    }
+
+    /// # Path
+    ///
+    /// `adapters/attest`, `core/roster`, `sds/sotw.rs`.
+    async fn fetch_secrets(
+        &self,
+        request: Request<DiscoveryRequest>,
+    ) -> Result<Response<DiscoveryResponse>, Status> {
+        let mut feed = self.feed(&request, "FetchSecrets").await?;
+        let update = feed.next().await?;
+        let offer = secrets::offer(&update, &self.0.trust_domain);
+        let (answer, note) = sotw::once(&self.0.rules, request.into_inner(), &offer)
+            .map_err(|fault| ended_by(&fault))?;
+        feed.note(note);
+        self.0.callers.still_the_same(&feed.caller)?;
+        Ok(Response::new(Sotw::write(
+            answer,
+            &update,
+            &self.0.trust_domain,
+        )))
+    }
+}
+
+/// What a caller may see, followed until something ends it.
+struct Feed {
+    api: Arc<Inner>,
+    caller: Caller,
+    subscription: Subscription<Update>,
+    exited: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
+    ended: Pin<Box<dyn Future<Output = Reason> + Send>>,
+    _place: Place,
+    rpc: &'static str,
+}
+
+impl Feed {
+    /// The next update, or why there is none. Nothing is lost when the future is dropped.
+    async fn next(&mut self) -> Result<Arc<Update>, Status> {
+        loop {
+            tokio::select! {
+                biased;
+                _reason = &mut self.ended => return Err(shutting_down()),
+                exited = &mut self.exited => {
+                    if let Err(error) = exited {
+                        tracing::error!(pid = self.caller.pid(), %error, "a process cannot be watched");
+                    }
+                    return Err(Status::unavailable("the process that opened the stream has ended"));
+                }
+                changed = self.subscription.answers.changed() => {
+                    // The roster is gone only when the node is.
+                    changed.map_err(|_closed| shutting_down())?;
+                }
+            }
+            let (latest, end) = {
+                let told = self.subscription.answers.borrow_and_update();
+                (told.latest.clone(), told.end)
+            };
+            if let Some(refusal) = end {
+                return Err(self.api.callers.refuse(&self.caller, refusal, self.rpc));
+            }
+            if let Some(latest) = latest {
+                return Ok(latest);
+            }
+        }
+    }
+
+    fn note(&self, note: Option<Note>) {
+        let (pid, rpc) = (self.caller.pid(), self.rpc);
+        match note {
+            Some(Note::Rejected(reason)) => {
+                metrics::counter!("muster_node_sds_rejected_total", "rpc" => rpc).increment(1);
+                tracing::warn!(pid, rpc, ?reason, "the proxy rejected its secrets");
+            }
+            Some(Note::Stale) => tracing::debug!(pid, rpc, "stale nonce; request passed over"),
+            Some(Note::Unknown(names)) => {
+                let count = u64::try_from(names.len()).unwrap_or(u64::MAX);
+                metrics::counter!("muster_node_sds_unknown_names_total", "rpc" => rpc)
+                    .increment(count);
+                // One line, however many names a caller makes up.
+                let first = names.first();
+                tracing::info!(
+                    pid,
+                    rpc,
+                    count,
+                    ?first,
+                    "the caller has nothing by these names"
+                );
+            }
+            None => {}
+        }
+    }
+}
+
+fn ended_by(fault: &Fault) -> Status {
+    Status::invalid_argument(fault.to_string())
+}
+
+/// A stream protocol.
+trait Machine: Send + 'static {
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+
+    fn hear(&mut self, request: Self::Request) -> Result<Option<Note>, Fault>;
+    fn answer(&mut self, offer: &Offer) -> (Option<Answer>, Option<Note>);
+    fn write(answer: Answer, update: &Update, own: &TrustDomain) -> Self::Response;
+}
+
+impl Machine for Sotw {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
+
+    fn hear(&mut self, request: DiscoveryRequest) -> Result<Option<Note>, Fault> {
+        Self::hear(self, request)
+    }
+
+    fn answer(&mut self, offer: &Offer) -> (Option<Answer>, Option<Note>) {
+        Self::answer(self, offer)
+    }
+
+    fn write(answer: Answer, update: &Update, own: &TrustDomain) -> DiscoveryResponse {
+        DiscoveryResponse {
+            version_info: answer.version,
+            resources: answer
+                .items
+                .iter()
+                .filter_map(|(name, item)| secrets::write(name, item, update, own))
+                .collect(),
+            type_url: TYPE_URL.to_owned(),
+            nonce: answer.nonce,
+        }
+    }
+}
+
+impl Machine for Delta {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+
+    fn hear(&mut self, request: DeltaDiscoveryRequest) -> Result<Option<Note>, Fault> {
+        Self::hear(self, request)
+    }
+
+    fn answer(&mut self, offer: &Offer) -> (Option<Answer>, Option<Note>) {
+        Self::answer(self, offer)
+    }
+
+    fn write(answer: Answer, update: &Update, own: &TrustDomain) -> DeltaDiscoveryResponse {
+        DeltaDiscoveryResponse {
+            system_version_info: answer.version,
+            resources: answer
+                .items
+                .into_iter()
+                .map(|(name, item)| Resource {
+                    resource: secrets::write(&name, &item, update, own),
+                    version: item.version,
+                    name,
+                })
+                .collect(),
+            type_url: TYPE_URL.to_owned(),
+            nonce: answer.nonce,
+            removed_resources: answer.removed,
+        }
+    }
+}
+
+/// A stream under way.
+struct Conversation<M: Machine> {
+    feed: Feed,
+    requests: Streaming<M::Request>,
+    /// Whether the proxy may still say something; who says no more may still listen.
+    is_talking: bool,
+    machine: M,
+    latest: Option<(Arc<Update>, Offer)>,
+}
+
+fn answers<M: Machine>(
+    feed: Feed,
+    requests: Streaming<M::Request>,
+    machine: M,
+) -> Response<Answers<M::Response>> {
+    let conversation = Conversation {
+        feed,
+        requests,
+        is_talking: true,
+        machine,
+        latest: None,
+    };
+    // Asked for an answer only when the last is on its way: a slow reader gets the newest.
+    let answers = stream::unfold(Some(conversation), |conversation| async move {
+        let mut conversation = conversation?;
+        match conversation.next().await {
+            Ok(answer) => Some((Ok(answer), Some(conversation))),
+            // Whatever the stream held is let go before its end is on the wire.
+            Err(status) => Some((Err(status), None)),
+        }
+    });
+    Response::new(Box::pin(answers))
+}
+
+impl<M: Machine> Conversation<M> {
+    async fn next(&mut self) -> Result<M::Response, Status> {
+        loop {
+            tokio::select! {
+                biased;
+                update = self.feed.next() => {
+                    let update = update?;
+                    let offer = secrets::offer(&update, &self.feed.api.trust_domain);
+                    self.latest = Some((update, offer));
+                }
+                request = self.requests.message(), if self.is_talking => match request? {
+                    Some(request) => {
+                        let note = self.machine.hear(request).map_err(|fault| ended_by(&fault))?;
+                        self.feed.note(note);
+                    }
+                    None => self.is_talking = false,
+                }
+            }
+            let Some((update, offer)) = &self.latest else {
+                continue;
+            };
+            let (answer, note) = self.machine.answer(offer);
+            self.feed.note(note);
+            if let Some(answer) = answer {
+                self.feed.api.callers.still_the_same(&self.feed.caller)?;
+                return Ok(M::write(answer, update, &self.feed.api.trust_domain));
+            }
+        }
+    }
+}

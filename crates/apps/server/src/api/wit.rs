@@ -1,0 +1,188 @@
+//! The WIT part of `spire.api.server.svid.v1.SVID`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_audit::{Event, Record};
+use muster_crypto::{JwsAlgorithm, PublicKey};
+use muster_model::SpiffeId;
+use muster_policy as policy;
+use muster_proto::spire::api::server::svid::v1::{
+    BatchNewWitsvidRequest, BatchNewWitsvidResponse, MintWitsvidRequest, MintWitsvidResponse,
+    NewWitsvidParams, batch_new_witsvid_response,
+};
+use muster_proto::spire::api::types;
+use muster_wire::{entry, id, status};
+use tonic::{Request, Response, Status};
+
+use super::svid::entry_of_node;
+use crate::api::not_served;
+use crate::errors;
+use crate::operation::{Operation, operate};
+use crate::server::Server;
+use crate::signer::SignedWit;
+
+/// How many WIT-SVIDs one call may ask for.
+const MAX_BATCH: usize = 500;
+/// What is not served while `wit.enabled` is false.
+const PROFILE: &str = "the WIT profile (wit.enabled)";
+
+/// Signs what an operator names.
+pub(super) async fn mint(
+    server: &Arc<Server>,
+    request: Request<MintWitsvidRequest>,
+) -> Result<Response<MintWitsvidResponse>, Status> {
+    if !server.wit {
+        return not_served::<policy::MintWitSvid, _, _>(server, request, PROFILE).await;
+    }
+    operate(
+        server,
+        request,
+        async |op: Operation<policy::MintWitSvid>, message: MintWitsvidRequest| {
+            let spiffe_id = id::member(message.id.as_ref(), &server.trust_domain)
+                .map_err(|why| Status::invalid_argument(format!("invalid SPIFFE ID: {why}")))?;
+            let key = Confirmation::read(&message.public_key, &message.signing_algorithm)?;
+            let ttl = entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.wit_ttl);
+            let signed = sign(server, &op, &spiffe_id, &key, ttl).await?;
+            let record = record(&op, &spiffe_id, &signed);
+            // On the record before the answer leaves.
+            server
+                .roll
+                .audit(vec![record])
+                .await
+                .map_err(|error| errors::write(&error))?;
+            Ok(MintWitsvidResponse {
+                svid: Some(write(&spiffe_id, signed, "")),
+            })
+        },
+    )
+    .await
+}
+
+/// Signs for entries of the calling node, each with its own outcome.
+pub(super) async fn batch_new(
+    server: &Arc<Server>,
+    request: Request<BatchNewWitsvidRequest>,
+) -> Result<Response<BatchNewWitsvidResponse>, Status> {
+    if !server.wit {
+        return not_served::<policy::BatchNewWitSvid, _, _>(server, request, PROFILE).await;
+    }
+    operate(
+        server,
+        request,
+        async |op: Operation<policy::BatchNewWitSvid>, message: BatchNewWitsvidRequest| {
+            if message.params.is_empty() {
+                return Err(Status::invalid_argument("missing parameters"));
+            }
+            if message.params.len() > MAX_BATCH {
+                return Err(Status::invalid_argument(format!(
+                    "{} WIT-SVIDs asked for in one call; ask for at most {MAX_BATCH}",
+                    message.params.len()
+                )));
+            }
+            let node = op.caller_id()?;
+            let mut results = Vec::with_capacity(message.params.len());
+            let mut records = Vec::with_capacity(message.params.len());
+            for params in &message.params {
+                results.push(match new(server, &op, node, params, &mut records).await {
+                    Ok(svid) => batch_new_witsvid_response::Result {
+                        status: Some(status::ok()),
+                        svid: Some(svid),
+                    },
+                    Err(fault) => batch_new_witsvid_response::Result {
+                        status: Some(status::item(fault.code(), fault.message())),
+                        svid: None,
+                    },
+                });
+                // A large batch must not keep others from their turn.
+                tokio::task::yield_now().await;
+            }
+            // On the record before the answer leaves.
+            if !records.is_empty() {
+                server
+                    .roll
+                    .audit(records)
+                    .await
+                    .map_err(|error| errors::write(&error))?;
+            }
+            Ok(BatchNewWitsvidResponse { results })
+        },
+    )
+    .await
+}
+
+/// One WIT-SVID of a batch.
+async fn new(
+    server: &Server,
+    op: &Operation<policy::BatchNewWitSvid>,
+    node: &SpiffeId,
+    params: &NewWitsvidParams,
+    records: &mut Vec<Record>,
+) -> Result<types::Witsvid, Status> {
+    if params.entry_id.is_empty() {
+        return Err(Status::invalid_argument("missing entry ID"));
+    }
+    let entry = entry_of_node(&op.roll, node, &params.entry_id)?;
+    let key = Confirmation::read(&params.public_key, &params.signing_algorithm)?;
+    // As SPIRE: an entry has no lifetime of its own for WIT-SVIDs (spire-behaviour 2.1).
+    let ttl = entry.x509_svid_ttl.unwrap_or(server.lifetimes.wit_ttl);
+    let signed = sign(server, op, &entry.spiffe_id, &key, ttl).await?;
+    records.push(record(op, &entry.spiffe_id, &signed).with("entry_id", entry.id.as_str()));
+    Ok(write(&entry.spiffe_id, signed, &entry.hint))
+}
+
+/// The workload's key, and how it signs (WIT-07).
+struct Confirmation {
+    key: PublicKey,
+    algorithm: JwsAlgorithm,
+}
+
+impl Confirmation {
+    fn read(spki_der: &[u8], algorithm: &str) -> Result<Self, Status> {
+        if spki_der.is_empty() {
+            return Err(Status::invalid_argument("missing public key"));
+        }
+        let key = PublicKey::from_spki_der(spki_der)
+            .map_err(|why| Status::invalid_argument(format!("malformed public key: {why}")))?;
+        let algorithm = JwsAlgorithm::parse(algorithm).ok_or_else(|| {
+            Status::invalid_argument(format!(
+                "signing algorithm {algorithm:?} is not one of RS, ES, PS with 256, 384, 512"
+            ))
+        })?;
+        Ok(Self { key, algorithm })
+    }
+}
+
+async fn sign<A>(
+    server: &Server,
+    op: &Operation<A>,
+    spiffe_id: &SpiffeId,
+    key: &Confirmation,
+    ttl: Duration,
+) -> Result<SignedWit, Status> {
+    server
+        .signer
+        .sign_wit(spiffe_id, (&key.key, key.algorithm), ttl, op.now)
+        .await
+        .map_err(|error| error.status("WIT-SVID"))
+}
+
+fn record<A>(op: &Operation<A>, spiffe_id: &SpiffeId, signed: &SignedWit) -> Record {
+    op.record(Event::SvidIssueWit, spiffe_id.as_str())
+        .with("token_id", signed.svid.token_id.as_str())
+        .with(
+            "expires_at",
+            signed.svid.expires_at.unix_seconds().to_string(),
+        )
+        .with("authority_id", signed.authority_id.as_str())
+}
+
+fn write(spiffe_id: &SpiffeId, signed: SignedWit, hint: &str) -> types::Witsvid {
+    types::Witsvid {
+        id: Some(id::write(spiffe_id)),
+        token: signed.svid.token,
+        issued_at: signed.svid.issued_at.unix_seconds(),
+        expires_at: signed.svid.expires_at.unix_seconds(),
+        hint: hint.to_owned(),
+    }
+}

@@ -1,0 +1,84 @@
+//! The server's metrics: counters where things happen, gauges when a collector asks.
+//! `docs/metrics.md` lists them.
+
+use std::sync::Arc;
+
+use muster_rt::metrics::{Gauges, Sample};
+use tonic::Code;
+
+use crate::writer::RollHandle;
+
+/// The gauges of this server.
+pub(crate) fn gauges(roll: RollHandle) -> Gauges {
+    Arc::new(move || {
+        let roll = roll.snapshot();
+        Box::pin(async move {
+            let head = approximate(roll.head().0);
+            vec![
+                Sample::new("muster_server_revision", head),
+                Sample::count("muster_server_entries", roll.entry_count()),
+                Sample::count("muster_server_nodes", roll.node_count()),
+            ]
+        })
+    })
+}
+
+/// Counts a request that was answered, by its method and code: both are closed sets.
+pub(crate) fn answered(method: &'static str, code: Code) {
+    metrics::counter!("muster_server_requests_total", "method" => method, "code" => word(code))
+        .increment(1);
+}
+
+/// Counts SVIDs that were signed.
+pub(crate) fn signed(kind: &'static str) {
+    metrics::counter!("muster_server_signatures_total", "kind" => kind).increment(1);
+}
+
+/// A node's stream that is open; it is counted until this is dropped.
+pub(crate) struct Following(());
+
+impl Following {
+    /// Counts a stream from now on.
+    pub(crate) fn begin() -> Self {
+        metrics::gauge!("muster_server_nodes_connected").increment(1.0);
+        Self(())
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        metrics::gauge!("muster_server_nodes_connected").decrement(1.0);
+    }
+}
+
+/// The number as a gauge has it: exact up to 2^53.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a float; revisions stay below 2^53"
+)]
+fn approximate(number: u64) -> f64 {
+    number as f64
+}
+
+/// The code's name, as gRPC writes it.
+fn word(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,227 @@
+//! Whom a commit concerns.
+
+use std::collections::{BTreeSet, HashSet};
+
+use muster_model::{Entry, EntryId, Node, SelectorSet, SpiffeId};
+
+use crate::matching::is_local;
+use crate::{Change, Roll};
+
+/// The nodes whose view a commit may have changed: all whose view it did change, and seldom others.
+///
+/// Found by climbing from each row that was written, as it was and as it is, to the nodes above it,
+/// so that the cost depends on the commit and not on how many nodes there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Concern {
+    everyone: bool,
+    nodes: BTreeSet<SpiffeId>,
+    /// Selectors of the aliases that were come upon: nodes that have them all are concerned.
+    aliases: Vec<SelectorSet>,
+}
+
+impl Concern {
+    /// Every node there is.
+    pub fn everyone() -> Self {
+        Self {
+            everyone: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whom the step from `before` to `after` concerns; `changes` are all that lie between.
+    pub fn of<'a>(
+        before: &Roll,
+        after: &Roll,
+        changes: impl IntoIterator<Item = &'a Change>,
+    ) -> Self {
+        let mut concern = Self::default();
+        let mut climbed = [HashSet::new(), HashSet::new()];
+        for change in changes {
+            match change {
+                Change::PutEntry(entry) => {
+                    concern.climb(before, after, &entry.id, &mut climbed);
+                }
+                Change::DeleteEntry(id) => concern.climb(before, after, id, &mut climbed),
+                Change::PutNode(node) => {
+                    concern.nodes.insert(node.id.clone());
+                }
+                Change::DeleteNode(id) => {
+                    concern.nodes.insert(id.clone());
+                }
+                // Every node holds the own bundle, and foreign ones change seldom.
+                Change::PutBundle(_) | Change::DeleteBundle(_) => concern.everyone = true,
+                Change::PutJoinToken(_)
+                | Change::DeleteJoinToken(_)
+                | Change::PutJournal { .. } => {}
+            }
+        }
+        concern
+    }
+
+    /// Whether nobody is concerned.
+    pub fn is_nobody(&self) -> bool {
+        !self.everyone && self.nodes.is_empty() && self.aliases.is_empty()
+    }
+
+    /// Whether all nodes are.
+    pub fn is_everyone(&self) -> bool {
+        self.everyone
+    }
+
+    /// The nodes that are concerned by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &SpiffeId> {
+        self.nodes.iter()
+    }
+
+    /// Whether nodes may be concerned for what they were attested as: then each must be asked.
+    pub fn has_aliases(&self) -> bool {
+        !self.aliases.is_empty()
+    }
+
+    /// Whether `node` is concerned.
+    pub fn includes(&self, node: &Node) -> bool {
+        self.everyone
+            || self.nodes.contains(&node.id)
+            || self
+                .aliases
+                .iter()
+                .any(|alias| alias.is_subset(&node.selectors))
+    }
+
+    fn climb(
+        &mut self,
+        before: &Roll,
+        after: &Roll,
+        id: &EntryId,
+        climbed: &mut [HashSet<SpiffeId>; 2],
+    ) {
+        for (roll, climbed) in [before, after].into_iter().zip(climbed) {
+            if let Some(entry) = roll.entry(id) {
+                self.climb_in(roll, entry, climbed);
+            }
+        }
+    }
+
+    fn climb_in(&mut self, roll: &Roll, entry: &Entry, climbed: &mut HashSet<SpiffeId>) {
+        let mut above = vec![entry];
+        while let Some(entry) = above.pop() {
+            if !is_local(roll, entry) {
+                continue;
+            }
+            let name = &entry.parent_id;
+            if name == roll.server_id() {
+                self.aliases.push(entry.selectors.clone());
+            }
+            if climbed.contains(name) {
+                continue;
+            }
+            climbed.insert(name.clone());
+            if roll.node(name).is_some() {
+                self.nodes.insert(name.clone());
+            }
+            above.extend(roll.named(name).map(AsRef::as_ref));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::NodeView;
+    use crate::world::{bundle, entry, history, id, node, roll, step};
+
+    fn put(name: &str, parent: &str, spiffe_id: &str, given: &str) -> Change {
+        let entry = entry(name, &id(parent), &id(spiffe_id), &[given]);
+        Change::PutEntry(Arc::new(entry))
+    }
+
+    #[test]
+    fn only_the_node_above_is_concerned() {
+        let mut before = roll();
+        let nodes = [
+            node("/spire/agent/0", &["a:1"]),
+            node("/spire/agent/1", &[]),
+        ];
+        let rows: Vec<Change> = nodes
+            .iter()
+            .map(|node| Change::PutNode(Arc::new(node.clone())))
+            .collect();
+        step(&mut before, &rows);
+        let whom = |before: &mut crate::Roll, change: Change| -> Vec<bool> {
+            let old = before.clone();
+            let changes = step(before, &[change]);
+            let concern = Concern::of(&old, before, &changes);
+            nodes.iter().map(|node| concern.includes(node)).collect()
+        };
+        let check = |before: &mut crate::Roll, change: Change, expected: [bool; 2]| {
+            assert_eq!(whom(before, change), expected);
+        };
+        // Under one node, and under what stands there.
+        check(
+            &mut before,
+            put("e1", "/spire/agent/0", "/w", "u:1"),
+            [true, false],
+        );
+        check(&mut before, put("e2", "/w", "/below", "u:1"), [true, false]);
+        // Under nobody.
+        check(
+            &mut before,
+            put("e3", "/nowhere", "/x", "u:1"),
+            [false, false],
+        );
+        // Moved: the old place and the new one.
+        check(
+            &mut before,
+            put("e1", "/spire/agent/1", "/w", "u:1"),
+            [true, true],
+        );
+        // An alias of whoever was attested so, and what stands under it.
+        check(
+            &mut before,
+            put("e4", "/spire/server", "/alias", "a:1"),
+            [true, false],
+        );
+        check(&mut before, put("e5", "/alias", "/y", "u:1"), [true, false]);
+        check(
+            &mut before,
+            Change::DeleteEntry(crate::world::entry_id("e5")),
+            [true, false],
+        );
+        check(
+            &mut before,
+            Change::PutBundle(Arc::new(bundle("td", 9))),
+            [true, true],
+        );
+        check(
+            &mut before,
+            Change::DeleteNode(id("/spire/agent/1")),
+            [false, true],
+        );
+    }
+
+    proptest! {
+        /// Whose view differs is concerned, whatever happens.
+        #[test]
+        fn nobody_is_forgotten(history in history()) {
+            let mut now = roll();
+            for changes in history {
+                let before = now.clone();
+                let changes = step(&mut now, &changes);
+                let concern = Concern::of(&before, &now, &changes);
+                for path in ["/spire/agent/0", "/spire/agent/1"] {
+                    let id = id(path);
+                    let mut view = NodeView::of(&before, &id);
+                    let delta = view.update(&now, &changes);
+                    let known = before.node(&id).or_else(|| now.node(&id));
+                    let included = known.is_some_and(|node| concern.includes(node))
+                        || now.node(&id).is_some_and(|node| concern.includes(node));
+                    prop_assert!(delta.is_empty() || included, "{path}: {delta:?}, {concern:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What thousands of nodes or workloads do to a server or a node: `muster-swarm`, a process of its
+//! own beside this one, plays the scenario and tells its figures.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use serde::Deserialize;
+use tokio::process::Command;
+
+use super::{Bar, Figure, Sizes};
+use crate::Failure;
+use crate::subject::{Domain, Kind};
+
+/// A figure as the swarm tells it.
+#[derive(Deserialize)]
+struct Told {
+    what: String,
+    value: f64,
+    unit: String,
+    more_is_better: Option<bool>,
+    bar: Option<Bar>,
+}
+
+/// Plays a scenario that starts a server of its own.
+pub(super) async fn measure(
+    kind: &Kind,
+    scenario: &str,
+    sizes: &Sizes,
+) -> Result<Vec<Figure>, Failure> {
+    let mut arguments: Vec<String> = vec![scenario.into()];
+    arguments.extend(match kind {
+        Kind::Muster(muster) => {
+            let server = muster.with_file_name("muster-server");
+            ["--server".into(), server.display().to_string()]
+        }
+        Kind::Spire(folder) => {
+            let server = folder.join("spire-server");
+            ["--spire".into(), server.display().to_string()]
+        }
+    });
+    let ours = kind.is_ours();
+    let of = |full: &str, quick: &str, peer: &str| -> String {
+        let value = match (sizes.swarm_is_full, ours) {
+            (true, true) => full,
+            (true, false) => peer,
+            (false, _) => quick,
+        };
+        value.to_owned()
+    };
+    let options = match scenario {
+        "idle" => vec![
+            ("--nodes", of("5000", "100", "1000")),
+            ("--big", of("10000", "500", "10000")),
+            ("--seconds", of("60", "10", "60")),
+        ],
+        "churn" => vec![
+            ("--nodes", of("1000", "100", "1000")),
+            ("--seconds", of("20", "5", "20")),
+        ],
+        "storm" => vec![
+            ("--nodes", of("10000", "200", "500")),
+            ("--peak", of("2000", "100", "200")),
+            ("--core", "0".into()),
+            ("--memory", "512".into()),
+        ],
+        _ => vec![("--entries", of("1000000", "50000", "0"))],
+    };
+    for (name, value) in options {
+        arguments.extend([name.to_owned(), value]);
+    }
+    play(&arguments).await
+}
+
+/// Plays workloads against a node that runs already and has an identity for this user.
+pub(super) async fn streams(domain: &Domain, sizes: &Sizes) -> Result<Vec<Figure>, Failure> {
+    let count = if sizes.swarm_is_full { 10_000 } else { 200 };
+    play(&[
+        "streams".into(),
+        "--socket".into(),
+        domain.workload_socket.display().to_string(),
+        "--pid".into(),
+        domain.node.0.to_string(),
+        "--streams".into(),
+        count.to_string(),
+    ])
+    .await
+}
+
+async fn play(arguments: &[String]) -> Result<Vec<Figure>, Failure> {
+    let swarm: PathBuf = std::env::current_exe()?.with_file_name("muster-swarm");
+    let output = Command::new(&swarm)
+        .arg("--json")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|error| format!("{}: {error}", swarm.display()))?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
+    }
+    let told: Vec<Told> = serde_json::from_slice(&output.stdout)?;
+    Ok(told
+        .into_iter()
+        .map(|told| Figure {
+            what: told.what,
+            value: told.value,
+            unit: Cow::Owned(told.unit),
+            more_is_better: told.more_is_better,
+            bar: told.bar,
+        })
+        .collect())
+}
