@@ -34,7 +34,7 @@ const BATCH: usize = 64;
 
 /// Whoever is refused can be refused again at once: the lines are counted, not all written.
 static REFUSED: Sparing = Sparing::new(20, Duration::from_secs(1));
-static OVER_LIMIT: Sparing = Sparing::new(1, Duration::from_secs(10));
+static OVER_LIMIT: Sparing = Sparing::new(10, Duration::from_secs(10));
 
 /// A connection as a server gets it: callers known, any `:authority` accepted.
 pub type Connection = AuthorityRewriter<PeerStream>;
@@ -192,7 +192,7 @@ impl Incoming {
                 uid = seen.uid(),
                 reason = %refusal,
                 held_back,
-                "connection closed"
+                "connection refused"
             );
         }
         self.gate.limited(RefusedPeer {

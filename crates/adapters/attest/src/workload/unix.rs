@@ -305,6 +305,21 @@ mod tests {
         );
     }
 
+    /// Hashing and asking are charged to who has it done first, and to nobody afterwards.
+    #[tokio::test]
+    async fn work_is_charged_once() {
+        let attestor = attestor(0);
+        let first = own_process();
+        attestor.attest(&first).await.unwrap();
+        let size = std::fs::metadata("/proc/self/exe").unwrap().len();
+        // And the names of the user and of at least one group.
+        let least = u32::try_from(size >> 19).unwrap() + 2;
+        assert!(first.work.units() >= least, "{:?} of {least}", first.work);
+        let second = own_process();
+        attestor.attest(&second).await.unwrap();
+        assert_eq!(second.work.units(), 0);
+    }
+
     #[tokio::test]
     async fn path_and_digest_as_the_limit_says() {
         let own = own_process();

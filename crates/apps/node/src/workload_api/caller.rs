@@ -29,7 +29,7 @@ const ATTESTATION_FAILED: &str = "workload attestation failed";
 static NOT_ATTESTED: Sparing = Sparing::new(20, Duration::from_secs(1));
 static REFUSED: Sparing = Sparing::new(50, Duration::from_secs(1));
 static NOT_THE_SAME: Sparing = Sparing::new(20, Duration::from_secs(1));
-static OVER_LIMIT: Sparing = Sparing::new(1, Duration::from_secs(10));
+static OVER_LIMIT: Sparing = Sparing::new(10, Duration::from_secs(10));
 
 /// A call's place: among its user's calls, and among all.
 pub(crate) struct Place {
