@@ -51,6 +51,7 @@ impl PluginAttestor {
     async fn ask(&self, process: &Process) -> Result<Vec<String>, String> {
         let _place = self.host.place().await;
         let channel = self.host.channel().await?;
+        process.work.asked();
         let request = AttestRequest {
             pid: i32::try_from(process.pid).map_err(|error| error.to_string())?,
             uid: process.uid,
