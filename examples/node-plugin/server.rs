@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fs;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,6 +14,7 @@ use muster_proto::muster::plugin::v1::server_node_attestor_server::ServerNodeAtt
 use muster_proto::muster::plugin::v1::{
     ConcludeRequest, ConcludeResponse, Conclusion, conclude_request, conclude_response,
 };
+use muster_rt::{Clock as _, SystemClock};
 use pki_types::{CertificateDer, UnixTime};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
@@ -101,9 +102,8 @@ fn believe(
         .map(webpki::anchor_from_trusted_cert)
         .collect::<Result<_, _>>()
         .map_err(|error| Status::failed_precondition(format!("the authorities: {error}")))?;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
+    let now = SystemClock::new().now().wall.unix_seconds();
+    let now = Duration::from_secs(u64::try_from(now).unwrap_or(0));
     let certificate = webpki::EndEntityCert::try_from(leaf).map_err(refuse)?;
     let path = certificate
         .verify_for_usage(

@@ -163,11 +163,8 @@ async fn serve_as(
         hardening,
     } = role;
     // Only now may the data directory be opened: the node before has let go of it.
-    let memory = inherited
-        .as_mut()
-        .map(Inherited::take)
-        .transpose()
-        .map_err(failed("handover"))?;
+    let memory = inherited.as_mut().map(Inherited::take).transpose();
+    let memory = memory.map_err(failed("handover"))?;
     let given = Given::new(inherited.as_mut(), activated);
     let state = State::open(&config.data_dir, config.trust_domain.clone())
         .map_err(failed("data directory"))?;

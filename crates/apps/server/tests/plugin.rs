@@ -1,5 +1,11 @@
 //! Nodes that another program attests: whom the server admits on its word, and whom it does not.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of tests are tests, which the lint does not see"
+)]
+
 use std::path::Path;
 use std::pin::Pin;
 
@@ -135,7 +141,11 @@ async fn a_node_that_attests_again_is_admitted_as_often_as_it_comes() {
     let first = node(&server, "a").await;
     assert_eq!(first.attestation_type, "belief");
     assert!(first.can_reattest);
-    let selectors: Vec<_> = first.selectors.iter().map(|s| (&*s.r#type, &*s.value)).collect();
+    let selectors: Vec<_> = first
+        .selectors
+        .iter()
+        .map(|s| (&*s.r#type, &*s.value))
+        .collect();
     assert_eq!(selectors, [("belief", "name:a")]);
     assert!(attest(&server, "belief", "again a", &key()).await.unwrap());
     let second = node(&server, "a").await;
@@ -143,7 +153,9 @@ async fn a_node_that_attests_again_is_admitted_as_often_as_it_comes() {
 
     let ban = BanAgentRequest { id: Some(id("a")) };
     server.agents().ban_agent(ban).await.unwrap();
-    let banned = attest(&server, "belief", "again a", &key()).await.unwrap_err();
+    let banned = attest(&server, "belief", "again a", &key())
+        .await
+        .unwrap_err();
     assert_eq!(banned.code(), Code::PermissionDenied);
     assert_eq!(banned.message(), "failed to attest: agent is banned");
     assert_eq!(node_refusal(&banned), Some(NodeRefusal::Banned));
@@ -155,7 +167,9 @@ async fn an_attestation_that_is_good_once_gives_a_name_to_one_key() {
     let server = server(dir.path()).await;
     let first = key();
     assert!(!attest(&server, "belief", "once b", &first).await.unwrap());
-    let other = attest(&server, "belief", "once b", &key()).await.unwrap_err();
+    let other = attest(&server, "belief", "once b", &key())
+        .await
+        .unwrap_err();
     assert_eq!(other.code(), Code::PermissionDenied);
     assert!(other.message().contains("muster node evict"), "{other}");
     // Its SVID may not have reached its disk.
@@ -170,17 +184,26 @@ async fn an_attestation_that_is_good_once_gives_a_name_to_one_key() {
 async fn a_refusal_says_where_its_reason_is_and_not_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(dir.path()).await;
-    let refused = attest(&server, "belief", "nonsense", &key()).await.unwrap_err();
+    let refused = attest(&server, "belief", "nonsense", &key())
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert_eq!(
         refused.message(),
         "failed to attest: belief refuses the node; the server's log says why"
     );
-    let unknown = attest(&server, "magic", "again a", &key()).await.unwrap_err();
+    let unknown = attest(&server, "magic", "again a", &key())
+        .await
+        .unwrap_err();
     assert_eq!(unknown.code(), Code::FailedPrecondition);
     assert!(unknown.message().contains("\"magic\""), "{unknown}");
-    assert!(unknown.message().contains("\"join_token\", \"belief\""), "{unknown}");
-    let large = attest(&server, "belief", &"x".repeat(100_000), &key()).await.unwrap_err();
+    assert!(
+        unknown.message().contains("\"join_token\", \"belief\""),
+        "{unknown}"
+    );
+    let large = attest(&server, "belief", &"x".repeat(100_000), &key())
+        .await
+        .unwrap_err();
     assert_eq!(large.code(), Code::InvalidArgument);
 }
 
