@@ -185,7 +185,7 @@ impl Link {
             (Some(svid), None) if svid.is_expired_at(now) => Held::Expired,
             (Some(_), None) => Held::Valid,
         };
-        if refused == Some(NodeRefusal::MustReattest) {
+        if refused == Some(NodeRefusal::MustReattest) && self.attestor.is_some() {
             self.state.must_reattest();
         }
         let means = match (&self.attestor, &self.join.token) {
@@ -329,8 +329,9 @@ impl Link {
     /// Whether a node that was told no may be told yes later: it was in, and its attestor can be asked
     /// again at any time. Until then its workloads' SVIDs are good to their end.
     fn may_prove_itself_later(&self, error: &JoinError) -> bool {
-        self.state.svid().is_some()
+        self.attestor.is_some()
             && self.state.reattests()
+            && self.state.svid().is_some()
             && matches!(error, JoinError::Refused(_) | JoinError::NoProof(_))
     }
 
