@@ -11,6 +11,7 @@ const FILES: &[&str] = &[
     "spire/api/server/agent/v1/agent.proto",
     "spire/api/server/bundle/v1/bundle.proto",
     "spire/api/server/entry/v1/entry.proto",
+    "spire/api/server/localauthority/v1/localauthority.proto",
     "spire/api/server/svid/v1/svid.proto",
     "spire/api/server/logger/v1/logger.proto",
     "spire/api/agent/debug/v1/debug.proto",

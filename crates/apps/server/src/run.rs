@@ -18,6 +18,7 @@ use muster_proto::muster::server::admin::v1::server_admin_server::ServerAdminSer
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use muster_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
 use muster_proto::spire::api::server::entry::v1::entry_server::EntryServer;
+use muster_proto::spire::api::server::localauthority::v1::local_authority_server::LocalAuthorityServer;
 use muster_proto::spire::api::server::logger::v1::logger_server::LoggerServer;
 use muster_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use muster_roll::Roll;
@@ -29,7 +30,7 @@ use muster_store::Store;
 use muster_store_sqlite::SqliteStore;
 use muster_tls::{Acceptor, Identity};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tonic::service::Routes;
 
 use crate::admission::Admission;
@@ -37,10 +38,11 @@ use crate::api::admin::ServerAdminService;
 use crate::api::agent::AgentService;
 use crate::api::bundle::BundleService;
 use crate::api::entry::EntryService;
+use crate::api::local_authority::LocalAuthorityService;
 use crate::api::logger::LoggerService;
 use crate::api::node_view::NodeViewService;
 use crate::api::svid::SvidService;
-use crate::authority::Authorities;
+use crate::authority::{Authorities, Desk};
 use crate::config::{Config, KeysConfig};
 use crate::crowd::Crowd;
 use crate::refusals::{self, Refusals};
@@ -123,11 +125,15 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     let (writer, handle) = RollWriter::new(Arc::clone(&store), roll);
 
     let (refusals, notes) = Refusals::new();
+    let (desk, orders) = Desk::new();
     let server = Arc::new(Server {
         trust_domain: config.trust_domain.clone(),
         clock: Arc::clone(&clock),
         roll: handle.clone(),
         signer: signer(&config, &keys),
+        authorities: desk,
+        own_authority: Notify::new(),
+        authority_ttl: config.authority.ttl,
         wit: config.wit.enabled,
         admission: Admission::new(),
         crowd: Crowd::default(),
@@ -160,7 +166,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         .map_err(failed("authorities"))?;
     let identity = Identity::none();
     let key_type = config.authority.x509_key_type;
-    let renew_at = server_svid::renew(&server, &identity, key_type)
+    let own_svid = server_svid::renew(&server, &identity, key_type)
         .await
         .map_err(failed("server SVID"))?;
 
@@ -194,14 +200,14 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     });
     serve_metrics(&config, &handle, &mut supervisor, &shutdown).await?;
     let periodic = [
-        ("authorities", Box::pin(authorities.run()) as Work),
+        ("authorities", Box::pin(authorities.run(orders)) as Work),
         (
             "server SVID",
             Box::pin(server_svid::run(
                 Arc::clone(&server),
                 identity,
                 key_type,
-                renew_at,
+                own_svid,
             )),
         ),
         ("change log", Box::pin(prune::shorten_change_log(store))),
@@ -366,6 +372,9 @@ fn api(server: &Arc<Server>) -> Routes {
         .add_service(BundleServer::new(BundleService(Arc::clone(server))))
         .add_service(EntryServer::new(EntryService(Arc::clone(server))))
         .add_service(SvidServer::new(SvidService(Arc::clone(server))))
+        .add_service(LocalAuthorityServer::new(LocalAuthorityService(
+            Arc::clone(server),
+        )))
         .add_service(NodeViewServer::new(NodeViewService(Arc::clone(server))))
         .add_service(ServerAdminServer::new(ServerAdminService(Arc::clone(
             server,
@@ -386,6 +395,7 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
             .with_service_name("spire.api.server.bundle.v1.Bundle")
             .with_service_name("spire.api.server.entry.v1.Entry")
             .with_service_name("spire.api.server.svid.v1.SVID")
+            .with_service_name("spire.api.server.localauthority.v1.LocalAuthority")
             .with_service_name("spire.api.server.logger.v1.Logger")
             .with_service_name("muster.server.admin.v1.ServerAdmin")
             .with_service_name("grpc.health.v1.Health")

@@ -7,8 +7,10 @@ use std::time::Duration;
 use muster_model::{SpiffeId, TrustDomain};
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
+use tokio::sync::Notify;
 
 use crate::admission::Admission;
+use crate::authority::Desk;
 use crate::config::SvidConfig;
 use crate::crowd::Crowd;
 use crate::refusals::Refusals;
@@ -25,6 +27,12 @@ pub(crate) struct Server {
     pub roll: RollHandle,
     /// The authorities.
     pub signer: Signer,
+    /// Where orders about the authorities are left.
+    pub authorities: Desk,
+    /// Rung when an X.509 authority was tainted or revoked: the server's own SVID may be of it.
+    pub own_authority: Notify,
+    /// Lifetime of the own CA, and of a downstream server's that asks for none.
+    pub authority_ttl: Duration,
     /// Whose turn it is to have SVIDs signed.
     pub admission: Admission,
     /// The nodes that follow their view.
