@@ -145,17 +145,10 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     });
 
     // Whoever serves holds a clone of `serving`; the writer ends when all have let go.
-    let (serving, mut all_served) = mpsc::channel::<()>(1);
+    let (serving, all_served) = mpsc::channel::<()>(1);
     let mut supervisor = Supervisor::new(shutdown.clone(), ready.clone(), DRAIN);
     let end = shutdown.clone();
-    supervisor.essential("roll writer", async move {
-        let stop = async move {
-            end.begun().await;
-            while all_served.recv().await.is_some() {}
-        };
-        writer.run(stop).await;
-        Ok::<(), StartError>(())
-    });
+    supervisor.essential("roll writer", write_until(writer, end, all_served));
 
     let mut authorities = Authorities::load(&server, keys, config.authority.clone())
         .await
@@ -223,6 +216,20 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         trust_domain = %config.trust_domain, %address, admin_socket = %config.admin_socket.display(), "serving"
     );
     Ok(supervisor.run().await.exit_code())
+}
+
+/// Writes until the shutdown has begun and whoever serves has let go.
+async fn write_until(
+    writer: RollWriter,
+    end: Shutdown,
+    mut all_served: mpsc::Receiver<()>,
+) -> Result<(), StartError> {
+    let stop = async move {
+        end.begun().await;
+        while all_served.recv().await.is_some() {}
+    };
+    writer.run(stop).await;
+    Ok(())
 }
 
 async fn serve_metrics(

@@ -175,7 +175,7 @@ async fn a_downstream_server_gets_a_ca() {
     let config = server.config().clone();
     assert!(server.stop().await.success());
     let store = SqliteStore::open(config.dir.join("server/roll.sqlite")).unwrap();
-    let issued: Vec<_> = store
+    let signed: Vec<_> = store
         .audit_after(0, 1000)
         .await
         .unwrap()
@@ -183,10 +183,10 @@ async fn a_downstream_server_gets_a_ca() {
         .map(|(_, record)| record)
         .filter(|record| record.event == Event::CaIssue)
         .collect();
-    assert_eq!(issued.len(), 4);
-    assert_eq!(issued[0].actor.class, "downstream");
-    assert_eq!(issued[0].subject, "spiffe://example.org/nested");
-    assert_eq!(issued[0].detail["serial_number"], ca.serial.as_str());
+    assert_eq!(signed.len(), 4);
+    assert_eq!(signed[0].actor.class, "downstream");
+    assert_eq!(signed[0].subject, "spiffe://example.org/nested");
+    assert_eq!(signed[0].detail["serial_number"], ca.serial.as_str());
 }
 
 fn jwt_key(key_id: &str, key: &PrivateKey) -> types::JwtKey {
