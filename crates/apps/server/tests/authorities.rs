@@ -227,18 +227,49 @@ fn said<T: std::fmt::Debug>(outcome: Result<T, Status>) -> (Code, String) {
     (status.code(), status.message().to_owned())
 }
 
+/// What SPIRE's messages call things.
+struct Words {
+    title: &'static str,
+    key: &'static str,
+    /// An authority that cannot be revoked because nobody knows it.
+    unknown: String,
+}
+
+impl Words {
+    fn of(kind: Kind) -> Self {
+        let (title, key) = match kind {
+            Kind::X509 => ("X.509", "root CA"),
+            Kind::Jwt => ("JWT", "key"),
+            Kind::Wit => ("WIT", "key"),
+        };
+        let unknown = if kind == Kind::X509 {
+            "invalid authority ID: only Old local authority can be revoked".to_owned()
+        } else {
+            format!("invalid authority ID: no {title} authority found with provided authority ID")
+        };
+        Self {
+            title,
+            key,
+            unknown,
+        }
+    }
+}
+
+fn invalid(text: &str) -> (Code, String) {
+    (Code::InvalidArgument, text.to_owned())
+}
+
+fn early(text: impl Into<String>) -> (Code, String) {
+    (Code::FailedPrecondition, text.into())
+}
+
 /// A whole rotation by hand, with each order that is out of place on the way.
 async fn a_rotation_by_hand(kind: Kind) {
     let dir = tempfile::tempdir().unwrap();
     let config = ServerConfig::new(dir.path()).with("[wit]\nenabled = true");
     let server = ServerProcess::start(SERVER, config).await;
     let mut hand = Hand::of(&server, kind);
-    let x509 = kind == Kind::X509;
-    let title = if x509 { "X.509" } else { "JWT" };
-    let title = if kind == Kind::Wit { "WIT" } else { title };
-    let key = if x509 { "root CA" } else { "key" };
-    let invalid = |text: &str| (Code::InvalidArgument, text.to_owned());
-    let early = |text: String| (Code::FailedPrecondition, text);
+    let words = Words::of(kind);
 
     let [active, prepared, old] = hand.states().await.unwrap();
     assert_eq!((prepared, old), (None, None));
@@ -247,65 +278,8 @@ async fn a_rotation_by_hand(kind: Kind) {
     let first = first.authority_id;
     assert_eq!(in_bundle(kind, &server.bundle().await), [first.as_str()]);
 
-    // Nothing is prepared, nothing is old.
-    assert_eq!(
-        said(hand.activate("").await),
-        invalid("no authority ID provided")
-    );
-    for id in ["nobody", &first] {
-        assert_eq!(
-            said(hand.activate(id).await),
-            invalid("unexpected authority ID")
-        );
-    }
-    assert_eq!(
-        said(hand.taint("").await),
-        invalid("no authority ID provided")
-    );
-    assert_eq!(
-        said(hand.taint("nobody").await),
-        invalid("unexpected authority ID")
-    );
-    assert_eq!(
-        said(hand.taint(&first).await),
-        invalid("unable to taint current local authority")
-    );
-    assert_eq!(
-        said(hand.revoke("").await),
-        invalid("invalid authority ID: no authority ID provided")
-    );
-    let unknown = if x509 {
-        "invalid authority ID: only Old local authority can be revoked".to_owned()
-    } else {
-        format!("invalid authority ID: no {title} authority found with provided authority ID")
-    };
-    assert_eq!(said(hand.revoke("nobody").await), invalid(&unknown));
-    assert_eq!(
-        said(hand.revoke(&first).await),
-        invalid("invalid authority ID: unable to use current authority")
-    );
-
-    // A second thought: the first one that was prepared never signs, and can be removed.
-    let thought = hand.prepare().await.unwrap().authority_id;
-    assert_eq!(
-        said(hand.taint(&thought).await),
-        invalid(
-            "only Old local authorities can be tainted: unsupported local authority status: PREPARED"
-        )
-    );
-    let at_once = if x509 {
-        unknown.as_str()
-    } else {
-        "invalid authority ID: unable to use a prepared key"
-    };
-    assert_eq!(said(hand.revoke(&thought).await), invalid(at_once));
-    let second = hand.prepare().await.unwrap().authority_id;
-    assert_eq!(
-        said(hand.activate(&thought).await),
-        invalid("unexpected authority ID")
-    );
-    hand.taint(&thought).await.unwrap();
-    hand.revoke(&thought).await.unwrap();
+    only_an_active_one(&mut hand, &words, &first).await;
+    let (thought, second) = a_second_thought(&mut hand, &words).await;
     assert_eq!(
         in_bundle(kind, &server.bundle().await),
         [first.as_str(), &second]
@@ -314,46 +288,7 @@ async fn a_rotation_by_hand(kind: Kind) {
         hand.ids().await,
         [Some(first.clone()), Some(second.clone()), None]
     );
-
-    let activated = hand.activate(&second).await.unwrap();
-    assert_eq!(activated.authority_id, second);
-    assert_eq!(
-        hand.ids().await,
-        [Some(second.clone()), None, Some(first.clone())]
-    );
-    assert_eq!(
-        said(hand.activate(&first).await),
-        early(
-            "only Prepared authorities can be activated: unsupported local authority status: OLD"
-                .into()
-        )
-    );
-    assert_eq!(
-        said(hand.revoke(&first).await),
-        early(format!(
-            "failed to revoke {title} authority: it is not possible to revoke an untainted {key}"
-        ))
-    );
-
-    let before = server.bundle().await.sequence_number;
-    let tainted = hand.taint(&first).await.unwrap();
-    assert_eq!(tainted.authority_id, first);
-    let bundle = server.bundle().await;
-    assert_eq!(bundle.sequence_number, before + 1, "BND-03");
-    assert_eq!(
-        in_bundle(kind, &bundle),
-        [format!("{first}!"), second.clone()]
-    );
-    assert_eq!(
-        said(hand.taint(&first).await),
-        early(format!(
-            "failed to taint {title} authority: {key} is already tainted"
-        ))
-    );
-    hand.revoke(&first).await.unwrap();
-    assert_eq!(in_bundle(kind, &server.bundle().await), [second.as_str()]);
-    assert_eq!(hand.ids().await, [Some(second.clone()), None, None]);
-    assert_eq!(said(hand.revoke(&first).await), invalid(&unknown));
+    a_compromise(&server, &mut hand, &words, (&first, &second)).await;
 
     let config = server.config().clone();
     assert!(server.stop().await.success());
@@ -375,6 +310,112 @@ async fn a_rotation_by_hand(kind: Kind) {
             (Event::AuthorityRevoke, first),
         ]
     );
+}
+
+/// Nothing is prepared, nothing is old.
+async fn only_an_active_one(hand: &mut Hand, words: &Words, first: &str) {
+    assert_eq!(
+        said(hand.activate("").await),
+        invalid("no authority ID provided")
+    );
+    for id in ["nobody", first] {
+        assert_eq!(
+            said(hand.activate(id).await),
+            invalid("unexpected authority ID")
+        );
+    }
+    assert_eq!(
+        said(hand.taint("").await),
+        invalid("no authority ID provided")
+    );
+    assert_eq!(
+        said(hand.taint("nobody").await),
+        invalid("unexpected authority ID")
+    );
+    assert_eq!(
+        said(hand.taint(first).await),
+        invalid("unable to taint current local authority")
+    );
+    assert_eq!(
+        said(hand.revoke("").await),
+        invalid("invalid authority ID: no authority ID provided")
+    );
+    assert_eq!(said(hand.revoke("nobody").await), invalid(&words.unknown));
+    assert_eq!(
+        said(hand.revoke(first).await),
+        invalid("invalid authority ID: unable to use current authority")
+    );
+}
+
+/// The first one that was prepared never signs, and can be removed. Returns it and the next.
+async fn a_second_thought(hand: &mut Hand, words: &Words) -> (String, String) {
+    let thought = hand.prepare().await.unwrap().authority_id;
+    assert_eq!(
+        said(hand.taint(&thought).await),
+        invalid(
+            "only Old local authorities can be tainted: unsupported local authority status: PREPARED"
+        )
+    );
+    let at_once = if hand.0 == Kind::X509 {
+        words.unknown.as_str()
+    } else {
+        "invalid authority ID: unable to use a prepared key"
+    };
+    assert_eq!(said(hand.revoke(&thought).await), invalid(at_once));
+    let second = hand.prepare().await.unwrap().authority_id;
+    assert_eq!(
+        said(hand.activate(&thought).await),
+        invalid("unexpected authority ID")
+    );
+    hand.taint(&thought).await.unwrap();
+    hand.revoke(&thought).await.unwrap();
+    (thought, second)
+}
+
+/// The second one signs, the first one is tainted and revoked.
+async fn a_compromise(
+    server: &ServerProcess,
+    hand: &mut Hand,
+    words: &Words,
+    (first, second): (&str, &str),
+) {
+    let (kind, title, key) = (hand.0, words.title, words.key);
+    let named = |id: &str| Some(id.to_owned());
+    let activated = hand.activate(second).await.unwrap();
+    assert_eq!(activated.authority_id, second);
+    assert_eq!(hand.ids().await, [named(second), None, named(first)]);
+    assert_eq!(
+        said(hand.activate(first).await),
+        early(
+            "only Prepared authorities can be activated: unsupported local authority status: OLD"
+        )
+    );
+    assert_eq!(
+        said(hand.revoke(first).await),
+        early(format!(
+            "failed to revoke {title} authority: it is not possible to revoke an untainted {key}"
+        ))
+    );
+
+    let before = server.bundle().await.sequence_number;
+    let tainted = hand.taint(first).await.unwrap();
+    assert_eq!(tainted.authority_id, first);
+    let bundle = server.bundle().await;
+    assert_eq!(bundle.sequence_number, before + 1, "BND-03");
+    assert_eq!(
+        in_bundle(kind, &bundle),
+        [format!("{first}!"), second.to_owned()]
+    );
+    assert_eq!(
+        said(hand.taint(first).await),
+        early(format!(
+            "failed to taint {title} authority: {key} is already tainted"
+        ))
+    );
+    hand.revoke(first).await.unwrap();
+    assert_eq!(in_bundle(kind, &server.bundle().await), [second]);
+    assert_eq!(hand.ids().await, [named(second), None, None]);
+    assert_eq!(said(hand.revoke(first).await), invalid(&words.unknown));
 }
 
 async fn records(config: &ServerConfig) -> Vec<Record> {
@@ -411,7 +452,7 @@ async fn what_the_server_does_not_have() {
     assert_eq!(said(wit.revoke("x").await).0, Code::Unimplemented);
 
     let mut client = LocalAuthorityClient::new(server.channel());
-    let none = (
+    let without = (
         Code::FailedPrecondition,
         "upstream authority is not configured".to_owned(),
     );
@@ -420,14 +461,14 @@ async fn what_the_server_does_not_have() {
     };
     assert_eq!(
         said(client.taint_x509_upstream_authority(request).await),
-        none
+        without
     );
     let request = RevokeX509UpstreamAuthorityRequest {
         subject_key_id: "ab".into(),
     };
     assert_eq!(
         said(client.revoke_x509_upstream_authority(request).await),
-        none
+        without
     );
 
     // Not everybody is an operator.
@@ -453,7 +494,7 @@ async fn signers(server: &ServerProcess) -> String {
     };
     let answer = server.svids().mint_x509svid(request).await.unwrap();
     let svid = answer.into_inner().svid.unwrap();
-    let leaf = Certificate::parse(&svid.cert_chain[0]).unwrap();
+    let leaf = Certificate::parse(svid.cert_chain.first().unwrap()).unwrap();
     muster_crypto::digest::hex(&leaf.authority_key_id.unwrap())
 }
 
