@@ -10,6 +10,7 @@ const FILES: &[&str] = &[
     "spire/api/agent/delegatedidentity/v1/delegatedidentity.proto",
     "spire/api/server/agent/v1/agent.proto",
     "spire/api/server/bundle/v1/bundle.proto",
+    "spire/api/server/debug/v1/debug.proto",
     "spire/api/server/entry/v1/entry.proto",
     "spire/api/server/localauthority/v1/localauthority.proto",
     "spire/api/server/svid/v1/svid.proto",

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use muster_keys::{DiskKeys, MemoryKeys};
 use muster_model::TrustDomain;
 use muster_peer::harden;
@@ -17,6 +18,7 @@ use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
 use muster_proto::muster::server::admin::v1::server_admin_server::ServerAdminServer;
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use muster_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
+use muster_proto::spire::api::server::debug::v1::debug_server::DebugServer;
 use muster_proto::spire::api::server::entry::v1::entry_server::EntryServer;
 use muster_proto::spire::api::server::localauthority::v1::local_authority_server::LocalAuthorityServer;
 use muster_proto::spire::api::server::logger::v1::logger_server::LoggerServer;
@@ -37,6 +39,7 @@ use crate::admission::Admission;
 use crate::api::admin::ServerAdminService;
 use crate::api::agent::AgentService;
 use crate::api::bundle::BundleService;
+use crate::api::debug::DebugService;
 use crate::api::entry::EntryService;
 use crate::api::local_authority::LocalAuthorityService;
 use crate::api::logger::LoggerService;
@@ -133,6 +136,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         signer: signer(&config, &keys),
         authorities: desk,
         own_authority: Notify::new(),
+        own_svid: ArcSwapOption::empty(),
         authority_ttl: config.authority.ttl,
         wit: config.wit.enabled,
         admission: Admission::new(),
@@ -403,13 +407,19 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
             .with_service_name("spire.api.server.entry.v1.Entry")
             .with_service_name("spire.api.server.svid.v1.SVID")
             .with_service_name("spire.api.server.localauthority.v1.LocalAuthority")
+            .with_service_name("spire.api.server.debug.v1.Debug")
             .with_service_name("spire.api.server.logger.v1.Logger")
             .with_service_name("muster.server.admin.v1.ServerAdmin")
             .with_service_name("grpc.health.v1.Health")
     };
     let logger = LoggerService::new(Arc::clone(server), level);
+    let debug = DebugService {
+        server: Arc::clone(server),
+        started_at: server.clock.now().wall,
+    };
     Ok(api(server)
         .add_service(LoggerServer::new(logger))
+        .add_service(DebugServer::new(debug))
         .add_service(health)
         .add_service(descriptors().build_v1().map_err(failed("reflection"))?)
         .add_service(

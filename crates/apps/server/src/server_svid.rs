@@ -24,10 +24,13 @@ const LOOK: Duration = Duration::from_secs(5);
 #[error("the server's own SVID could not be made: {0}")]
 pub(crate) struct ServerSvidError(String);
 
-/// The SVID that the server shows, as far as its renewal is concerned.
+/// The SVID that the server shows.
 pub(crate) struct OwnSvid {
     renew_at: Timestamp,
-    authority_id: String,
+    /// The authority that signed it: lower-case hex of its subject key identifier.
+    pub authority_id: String,
+    /// DER certificates, the leaf first.
+    pub chain: Arc<[Vec<u8>]>,
 }
 
 /// Signs a new SVID, and shows it from the next handshake on.
@@ -35,7 +38,7 @@ pub(crate) async fn renew(
     server: &Server,
     identity: &Identity,
     key_type: KeyType,
-) -> Result<OwnSvid, ServerSvidError> {
+) -> Result<Arc<OwnSvid>, ServerSvidError> {
     let broken = |error: &dyn std::fmt::Display| ServerSvidError(error.to_string());
     // An RSA key takes long to make.
     let key = tokio::task::spawn_blocking(move || PrivateKey::generate(key_type))
@@ -64,10 +67,13 @@ pub(crate) async fn renew(
         svid.not_after,
         svid.serial.as_str().as_bytes(),
     );
-    Ok(OwnSvid {
+    let own = Arc::new(OwnSvid {
         renew_at,
         authority_id,
-    })
+        chain: svid.chain,
+    });
+    server.own_svid.store(Some(Arc::clone(&own)));
+    Ok(own)
 }
 
 /// Renews for ever.
@@ -75,7 +81,7 @@ pub(crate) async fn run(
     server: Arc<Server>,
     identity: Identity,
     key_type: KeyType,
-    mut own: OwnSvid,
+    mut own: Arc<OwnSvid>,
 ) {
     loop {
         let left = own.renew_at.since(server.clock.now().wall);

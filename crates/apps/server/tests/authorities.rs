@@ -12,6 +12,8 @@ use muster_crypto::KeyType;
 use muster_keys::DiskKeys;
 use muster_model::TrustDomain;
 use muster_plugin::keys::{KeyId, KeyManager as _};
+use muster_proto::spire::api::server::debug::v1::GetInfoRequest;
+use muster_proto::spire::api::server::debug::v1::debug_client::DebugClient;
 use muster_proto::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use muster_proto::spire::api::server::localauthority::v1::{
     ActivateJwtAuthorityRequest, ActivateWitAuthorityRequest, ActivateX509AuthorityRequest,
@@ -578,6 +580,29 @@ async fn trusts_the_server(server: &ServerProcess, bundle: &types::Bundle) -> bo
     .unwrap();
     let stream = TcpStream::connect(server.address()).await.unwrap();
     connector.connect("server", stream).await.is_ok()
+}
+
+/// SPIRE's debug API says what the server shows, and by whom it is signed.
+#[tokio::test]
+async fn the_server_says_how_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(SERVER, ServerConfig::new(dir.path())).await;
+    let mut client = DebugClient::new(server.channel());
+    let info = client.get_info(GetInfoRequest {}).await.unwrap();
+    let info = info.into_inner();
+    let ids: Vec<_> = info
+        .svid_chain
+        .iter()
+        .map(|cert| cert.id.clone().unwrap().path)
+        .collect();
+    assert_eq!(ids, ["/spire/server", ""]);
+    assert!(info.svid_chain.iter().all(|cert| cert.expires_at > 0));
+    let counts = (
+        info.agents_count,
+        info.entries_count,
+        info.federated_bundles_count,
+    );
+    assert_eq!(counts, (0, 0, 1));
 }
 
 fn only_old(bundle: &types::Bundle, old: &str) -> types::Bundle {

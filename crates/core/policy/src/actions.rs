@@ -170,6 +170,9 @@ actions! {
     /// Bring back the configured log level.
     ResetLogLevel = "/spire.api.server.logger.v1.Logger/ResetLogLevel" [Local, Admin];
 
+    /// Read how the server stands.
+    GetServerInfo = "/spire.api.server.debug.v1.Debug/GetInfo" [Local, Admin];
+
     /// Ask what a workload is entitled to on a node.
     ExplainNode = "/muster.server.admin.v1.ServerAdmin/ExplainNode" [Local, Admin];
 

@@ -18,7 +18,7 @@ pub use actions::{
     BatchSetFederatedBundle, BatchUpdateEntry, BatchUpdateFederatedBundle, Bundles, CountAgents,
     CountBundles, CountEntries, CreateJoinToken, DeleteAgent, Entries, ExplainNode, GetAgent,
     GetAuthorizedEntries, GetBundle, GetEntry, GetFederatedBundle, GetJwtAuthorityState, GetLogger,
-    GetWitAuthorityState, GetX509AuthorityState, Journals, ListAgents, ListEntries,
+    GetServerInfo, GetWitAuthorityState, GetX509AuthorityState, Journals, ListAgents, ListEntries,
     ListFederatedBundles, MintJwtSvid, MintWitSvid, MintX509Svid, NewDownstreamX509Ca, NewJwtSvid,
     Nodes, PostStatus, PrepareJwtAuthority, PrepareWitAuthority, PrepareX509Authority, PromoteNode,
     Prune, PublishJwtAuthority, PublishWitAuthority, RenewAgent, ResetLogLevel, RevokeJwtAuthority,

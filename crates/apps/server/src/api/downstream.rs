@@ -234,6 +234,9 @@ fn check_root(root: &X509Authority, ours: &TrustDomain) -> Result<(), String> {
     if !certificate.is_ca {
         return Err("is not the certificate of a CA".to_owned());
     }
+    if certificate.subject_key_id.is_none() {
+        return Err("has no subject key identifier, by which it could be revoked".to_owned());
+    }
     let id = ours.id();
     match certificate
         .uri_names

@@ -5,6 +5,7 @@ pub(crate) mod admin;
 pub(crate) mod agent;
 pub(crate) mod attest;
 pub(crate) mod bundle;
+pub(crate) mod debug;
 mod downstream;
 pub(crate) mod entry;
 pub(crate) mod entry_list;
