@@ -3,6 +3,7 @@
 mod attest;
 mod broker;
 mod hardening;
+mod limits;
 mod sds;
 mod state;
 mod wit;
@@ -23,6 +24,7 @@ use muster_svid::lifetime::AVAILABILITY_TARGET_MIN;
 
 pub use self::attest::MoreAttestors;
 pub use self::broker::{Broker, BrokerConfig, PidReach, Profile, ReferenceType};
+pub use self::limits::LimitsConfig;
 pub use self::sds::SdsConfig;
 pub use self::state::StateConfig;
 pub use self::wit::WitConfig;
@@ -62,6 +64,8 @@ pub struct Config {
     pub attestors: MoreAttestors,
     /// How the Workload API answers.
     pub workload_api: WorkloadApiConfig,
+    /// What each neighbour may ask for.
+    pub limits: LimitsConfig,
     /// How Envoy is served.
     pub sds: SdsConfig,
     /// The Broker API, if it is served.
@@ -248,6 +252,11 @@ impl Config {
         let unix = read_unix(&root.table("attest").table("unix"));
         let attestors = MoreAttestors::read(&root.table("attest"));
         let workload_api = read_workload_api(&root.table("workload_api"));
+        let limits = limits::read(
+            &root.table("limits"),
+            workload_api.max_connections,
+            workload_api.max_calls,
+        );
         let sds = SdsConfig::read(&root.table("sds"));
         let broker = BrokerConfig::read(&root, &workload_socket);
         let delegates = broker::read_delegates(&root, trust_domain.as_ref());
@@ -268,6 +277,7 @@ impl Config {
                 unix,
                 attestors,
                 workload_api,
+                limits,
                 sds,
                 broker,
                 delegates,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_model::TrustDomain;
-use muster_peer::harden;
+use muster_peer::{Processes, harden};
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
 use muster_proto::spire::agent::debug::v1::debug_server::DebugServer;
@@ -40,6 +40,7 @@ use crate::metrics;
 use crate::refusals::Refusals;
 use crate::sds::{self, Sds};
 use crate::state::State;
+use crate::target::Targets;
 use crate::workload_api::{self, WorkloadApi};
 
 /// How long calls that are under way may take to end.
@@ -171,12 +172,14 @@ async fn serve_as(
     let pause = Pause::new();
     let events = Events::new();
     let refusals = Refusals::new(events.clone(), clock.clone());
-    let sockets = Sockets::open(&config, sockets, &refusals)?;
+    let processes = Processes::default();
+    let sockets = Sockets::open(&config, sockets, &refusals, &processes, &clock)?;
     let unstarted = Unstarted::new();
     let driver = unstarted.driver.clone();
     let started_at = clock.now().wall;
     let attestors = crate::attestors::all(config.unix, &config.attestors, &config.data_dir)
         .map_err(failed("workload attestors"))?;
+    let targets = Targets::new(attestors.clone(), processes);
     let (routes, names) = workload_services(&Common {
         config: &config,
         driver: &driver,
@@ -206,7 +209,7 @@ async fn serve_as(
     let debug = core.debug(started_at, &driver, &clock);
     let around = Surroundings {
         driver: driver.clone(),
-        attestors: attestors.clone(),
+        targets: targets.clone(),
         clock: clock.clone(),
         shutdown: shutdown.clone(),
         trust_domain: trust_domain.clone(),
@@ -215,7 +218,7 @@ async fn serve_as(
         node: core.node.clone(),
         most,
     };
-    let delegation = delegated::service(&around, events.clone(), refusals, authorized);
+    let delegation = delegated::service(&around, attestors, events.clone(), refusals, authorized);
     let brokers = brokers
         .map(|(config, sockets)| broker(&config, sockets, around))
         .transpose()?;
@@ -226,7 +229,7 @@ async fn serve_as(
         hardening,
         node: core.node,
         driver: driver.clone(),
-        attestors,
+        targets,
         settings,
         events,
         clock,

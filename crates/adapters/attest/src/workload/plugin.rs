@@ -144,6 +144,7 @@ impl PluginAttestor {
     async fn ask(&self, process: &Process) -> Result<Vec<String>, String> {
         let _place = self.places.acquire().await;
         let channel = self.channel().await?;
+        process.work.asked();
         let request = AttestRequest {
             pid: i32::try_from(process.pid).map_err(|error| error.to_string())?,
             uid: process.uid,

@@ -2,9 +2,10 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
 
-use muster_peer::{BindError, Limits, ListenOptions, Listener};
+use muster_peer::{BindError, Limits, ListenOptions, Listener, Processes};
+use muster_rt::Clock;
 use tokio::sync::watch;
 
 use super::{StartError, failed};
@@ -27,6 +28,8 @@ impl Sockets {
         config: &Config,
         inherited: Option<(OwnedFd, OwnedFd)>,
         refusals: &Refusals,
+        processes: &Processes,
+        clock: &Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
         let (workload, admin) = bind_both(config, inherited)?;
         let spare = workload
@@ -34,15 +37,25 @@ impl Sockets {
             .and_then(|first| Ok((first, admin.duplicate()?)))
             .map_err(failed("sockets"))?;
         let door = watch::Sender::new(false);
+        let open = |listener: Listener, unread| -> Result<Door, StartError> {
+            let limits = Limits {
+                open: config.workload_api.max_connections,
+                open_per_uid: config.limits.connections_per_user,
+                allowance: config.limits.allowance,
+                unread,
+                ..Limits::default()
+            };
+            let incoming = listener
+                .incoming(limits)
+                .map_err(failed("sockets"))?
+                .timed_by(clock.clone())
+                .known_in(processes)
+                .observed_by(refusals.observer());
+            Ok(Door::new(incoming, &door))
+        };
         Ok(Self {
-            workload: open(
-                config,
-                workload,
-                config.workload_api.unread_timeout,
-                refusals,
-                &door,
-            )?,
-            admin: open(config, admin, Limits::default().unread, refusals, &door)?,
+            workload: open(workload, config.workload_api.unread_timeout)?,
+            admin: open(admin, Limits::default().unread)?,
             spare,
             door,
         })
@@ -77,21 +90,4 @@ fn bind(
         Some(socket) => Listener::adopt_at(socket, path, options),
         None => Listener::bind(path, options),
     }
-}
-
-/// The connections of a socket, until a successor takes them.
-fn open(
-    config: &Config,
-    listener: Listener,
-    unread: Duration,
-    refusals: &Refusals,
-    door: &watch::Sender<bool>,
-) -> Result<Door, StartError> {
-    let limits = Limits {
-        open: config.workload_api.max_connections,
-        unread,
-        ..Limits::default()
-    };
-    let incoming = listener.incoming(limits).map_err(failed("sockets"))?;
-    Ok(Door::new(incoming.observed_by(refusals.observer()), door))
 }

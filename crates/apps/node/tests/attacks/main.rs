@@ -22,6 +22,8 @@ mod double;
 #[cfg(test)]
 mod executed;
 #[cfg(test)]
+mod flood;
+#[cfg(test)]
 mod forged;
 #[cfg(test)]
 mod gone;
