@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use muster_attest::node::plugin as node_plugin;
+use muster_attest::plugin::{self, PluginOptions};
 use muster_attest::workload::unix::{DigestLimit, ExecutableOptions, Traced, UnixOptions};
 use muster_crypto::{KeyType, Secret};
 use muster_model::{SpiffeId, TrustDomain};
@@ -141,6 +143,8 @@ impl fmt::Display for ServerAddress {
 pub struct Join {
     /// The join token, if there is one.
     pub token: Option<Token>,
+    /// The program that proves what the node is, if there is one.
+    pub plugin: Option<PluginOptions>,
     /// How the node knows its server the first time.
     pub trust: FirstTrust,
 }
@@ -311,6 +315,15 @@ fn read_join(table: &Table<'_>) -> Join {
             "remove token or token_file",
         );
     }
+    let plugin = table.optional_table("plugin");
+    if plugin.is_some() && (table.has("token") || table.has("token_file")) {
+        table.reject(
+            "plugin",
+            "a node joins by a token or by a plugin",
+            "remove the token, or join.plugin",
+        );
+    }
+    let plugin = plugin.and_then(|table| plugin::read(&table, node_plugin::name));
     let bundle = table.optional("bundle", config::absolute_path());
     let insecure = table.default("insecure_bootstrap", config::boolean(), false);
     if insecure && table.has("bundle") {
@@ -322,6 +335,7 @@ fn read_join(table: &Table<'_>) -> Join {
     }
     Join {
         token: token.map(Token::Given).or(file.map(Token::File)),
+        plugin,
         trust: match bundle {
             Some(path) => FirstTrust::Bundle(path),
             None if insecure => FirstTrust::Insecure,
@@ -442,6 +456,15 @@ mod tests {
             (
                 "[join]\nbundle = \"/x\"\ninsecure_bootstrap = true",
                 "insecure_bootstrap",
+            ),
+            (
+                "[join]\ntoken = \"x\"\n[join.plugin]\nname = \"a\"\nsocket = \"/s\"",
+                "by a token or by a plugin",
+            ),
+            ("[join.plugin]\nname = \"a\"", "either"),
+            (
+                "[join.plugin]\nname = \"join_token\"\nsocket = \"/s\"",
+                "itself",
             ),
             ("[attest.unix]\nsize_limit = 1", "discover_path"),
             (

@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use muster_attest::node::plugin::PluginServer;
+use muster_attest::plugin::PluginOptions;
 use muster_keys::{DiskKeys, MemoryKeys};
 use muster_model::TrustDomain;
 use muster_peer::harden;
 use muster_peer::{Incoming, ListenOptions, Listener};
 use muster_plugin::keys::KeyManager;
+use muster_plugin::node::ServerNodeAttestor;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
 use muster_proto::muster::server::admin::v1::server_admin_server::ServerAdminServer;
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
@@ -60,6 +63,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Connections that may wait to be accepted; the kernel has a bound of its own, usually 4096.
 const BACKLOG: u32 = 16_384;
+/// The folder in `data_dir` where the plugins that the server starts have their sockets.
+const PLUGINS: &str = "plugins";
 /// Streams on one connection.
 const STREAMS: u32 = 1024;
 
@@ -143,6 +148,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         crowd: Crowd::default(),
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
+        node_attestors: node_attestors(&config)?,
         renew_grace: config.node.renew_grace,
         refusals,
         shutdown: shutdown.clone(),
@@ -216,10 +222,14 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     }
     drop((serving, server));
 
+    announce(&config, address);
+    Ok(supervisor.run().await.exit_code())
+}
+
+fn announce(config: &Config, address: SocketAddr) {
     tracing::info!(
         trust_domain = %config.trust_domain, %address, admin_socket = %config.admin_socket.display(), "serving"
     );
-    Ok(supervisor.run().await.exit_code())
 }
 
 /// Writes until the shutdown has begun and whoever serves has let go.
@@ -249,6 +259,21 @@ async fn serve_metrics(
         supervisor.essential("metrics", exporter.run(shutdown.clone()));
     }
     Ok(())
+}
+
+/// The programs that attest nodes; those that the server runs are started.
+fn node_attestors(config: &Config) -> Result<Vec<Arc<dyn ServerNodeAttestor>>, StartError> {
+    let plugins = &config.node.plugins;
+    if plugins.is_empty() {
+        return Ok(Vec::new());
+    }
+    let folder = config.data_dir.join(PLUGINS);
+    files::private_directory(&folder).map_err(failed("node attestors"))?;
+    let attestor = |options: &PluginOptions| {
+        let plugin = PluginServer::new(options.clone(), &folder, config.trust_domain.clone());
+        Arc::new(plugin) as Arc<dyn ServerNodeAttestor>
+    };
+    Ok(plugins.iter().map(attestor).collect())
 }
 
 fn signer(config: &Config, keys: &Arc<dyn KeyManager>) -> Signer {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use muster_model::{SpiffeId, TrustDomain};
+use muster_plugin::node::ServerNodeAttestor;
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
 use tokio::sync::Notify;
@@ -47,6 +48,8 @@ pub(crate) struct Server {
     pub wit: bool,
     /// Identities that administer over TLS.
     pub admin_ids: BTreeSet<SpiffeId>,
+    /// How nodes prove themselves, beside join tokens.
+    pub node_attestors: Vec<Arc<dyn ServerNodeAttestor>>,
     /// How long after its SVID has expired a node may still renew it.
     pub renew_grace: Duration,
     /// Refused callers, for the record.

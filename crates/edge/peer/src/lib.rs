@@ -27,6 +27,7 @@
 //! Deliberately not here: what the facts about a caller mean (`adapters/attest`), and who may call
 //! (`apps`). This is the only crate with `unsafe`, all of it in `sys.rs`.
 
+mod activation;
 mod allowance;
 pub mod authority;
 mod caller;
@@ -46,6 +47,7 @@ mod refused;
 mod stream;
 mod sys;
 
+pub use activation::{Activated, ActivationError, Unfit, activated};
 pub use allowance::{Allowance, CallPlace, OverLimit, Rate};
 pub use authority::AuthorityRewriter;
 pub use caller::{Assurance, Caller, PeerInfo, Refusal};

@@ -32,6 +32,19 @@ const SCM_MAX_FD: usize = 253;
 /// alignment to spare, in eight-byte words.
 const CONTROL_WORDS: usize = (SCM_MAX_FD * size_of::<libc::c_int>() + 256) / 8;
 
+/// Takes over a descriptor that this process was started with; it is closed on `exec` from now on.
+///
+/// Nobody else may own it: its number comes from who started us, and each is taken once.
+pub(crate) fn inherited(descriptor: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: F_SETFD takes an integer; a descriptor that is not open gives EBADF.
+    let set = unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+    if set == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, as just seen, and the caller says that nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
 /// The sender's identity as the kernel attached it to the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Credentials {

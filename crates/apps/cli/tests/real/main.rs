@@ -10,3 +10,5 @@ mod common;
 mod dev;
 #[cfg(test)]
 mod files;
+#[cfg(test)]
+mod plugin;

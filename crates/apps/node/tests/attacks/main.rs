@@ -38,6 +38,10 @@ mod observed;
 #[cfg(test)]
 mod pids;
 #[cfg(test)]
+#[expect(dead_code, reason = "shared with the scenarios, which use all of it")]
+#[path = "../scenarios/proof.rs"]
+mod proof;
+#[cfg(test)]
 mod readers;
 #[cfg(test)]
 mod replaced;

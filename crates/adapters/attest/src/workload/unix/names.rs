@@ -84,13 +84,12 @@ impl Names {
         let deadline = Instant::now() + PATIENCE;
         let mut names = Vec::with_capacity(ids.len());
         for id in ids {
-            let name = match self.fresh(*id) {
-                Some(answer) => answer.name,
-                None => {
-                    asked = Asked::Yes;
-                    work.asked();
-                    self.ask(*id, deadline).await
-                }
+            let name = if let Some(answer) = self.fresh(*id) {
+                answer.name
+            } else {
+                asked = Asked::Yes;
+                work.asked();
+                self.ask(*id, deadline).await
             };
             names.push(name);
         }
