@@ -2,14 +2,15 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use hyper_util::rt::TokioIo;
-use muster_model::{Bundle, TrustDomain};
+use muster_model::{Bundle, Timestamp, TrustDomain};
 use muster_rt::Clock;
 use muster_svid::x509::X509Svid;
-use muster_tls::{ConfigError, Connector, Identity, IdentityError, Rejected};
+use muster_tls::{ConfigError, Connector, Identity, IdentityError, Rejected, Urgency};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
@@ -17,8 +18,13 @@ use tonic::transport::{Channel, Endpoint};
 use crate::config::ServerAddress;
 use crate::watched::{Rejection, Watched};
 
-/// How long a connection may take to be there: name, TCP and TLS, each.
+/// How long the name and the TCP connection may take to be there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the TLS handshake may take: a server to which all nodes come back at once lets those
+/// wait that can, and whoever gives up loses its place.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// An identity that ends so soon does not wait.
+const SOON: Duration = Duration::from_mins(1);
 /// How often an idle connection is asked whether it is alive.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long it may take to answer.
@@ -38,6 +44,27 @@ pub(crate) struct Upstream {
     trust: Trust,
     channel: watch::Sender<Channel>,
     rejection: Rejection,
+    haste: Haste,
+}
+
+/// Whether the server is to be told that the node cannot wait for its next connection; clones share
+/// it.
+#[derive(Clone)]
+struct Haste {
+    /// In Unix seconds, when the first of all identities here ends that the node serves or shows.
+    first_end: Arc<AtomicI64>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Haste {
+    fn urgency(&self) -> Urgency {
+        let soon = self.clock.now().wall.plus(SOON).unix_seconds();
+        if self.first_end.load(Ordering::Relaxed) <= soon {
+            Urgency::Now
+        } else {
+            Urgency::CanWait
+        }
+    }
 }
 
 /// The bundle by which the server is known; clones share it.
@@ -68,7 +95,12 @@ impl Upstream {
         let identity = Identity::none();
         let connector = verifying(&trust_domain, &identity, &trust, &clock)?;
         let rejection = Rejection::default();
-        let channel = watch::Sender::new(channel(&address, connector, &rejection));
+        let haste = Haste {
+            // It has nothing yet.
+            first_end: Arc::new(AtomicI64::new(0)),
+            clock: clock.clone(),
+        };
+        let channel = watch::Sender::new(channel(&address, connector, &rejection, &haste));
         Ok(Self {
             address,
             trust_domain,
@@ -77,6 +109,7 @@ impl Upstream {
             trust,
             channel,
             rejection,
+            haste,
         })
     }
 
@@ -87,7 +120,12 @@ impl Upstream {
             self.trust_domain.server_id(),
             Arc::new(move || clock.now().wall),
         )?;
-        Ok(channel(&self.address, connector, &self.rejection))
+        Ok(channel(
+            &self.address,
+            connector,
+            &self.rejection,
+            &self.haste,
+        ))
     }
 
     /// The connection to use now.
@@ -105,8 +143,12 @@ impl Upstream {
         self.identity.set(svid)?;
         let connector = verifying(&self.trust_domain, &self.identity, &self.trust, &self.clock)?;
         self.rejection.clear();
-        self.channel
-            .send_replace(channel(&self.address, connector, &self.rejection));
+        self.channel.send_replace(channel(
+            &self.address,
+            connector,
+            &self.rejection,
+            &self.haste,
+        ));
         Ok(())
     }
 
@@ -115,9 +157,20 @@ impl Upstream {
         self.identity.clear();
         let connector = verifying(&self.trust_domain, &self.identity, &self.trust, &self.clock)?;
         self.rejection.clear();
-        self.channel
-            .send_replace(channel(&self.address, connector, &self.rejection));
+        self.channel.send_replace(channel(
+            &self.address,
+            connector,
+            &self.rejection,
+            &self.haste,
+        ));
         Ok(())
+    }
+
+    /// From the next connection on, the server is told whether the node can wait: when the first of
+    /// the identities ends that it serves or shows; the beginning of time if one is missing.
+    pub(crate) fn first_end(&self, at: Timestamp) {
+        let at = at.unix_seconds();
+        self.haste.first_end.store(at, Ordering::Relaxed);
     }
 
     /// Why the last connection failed, if an identity was the reason.
@@ -170,15 +223,20 @@ fn verifying(
     )
 }
 
-fn channel(address: &ServerAddress, connector: Connector, rejection: &Rejection) -> Channel {
-    let (address, rejection) = (address.clone(), rejection.clone());
+fn channel(
+    address: &ServerAddress,
+    connector: Connector,
+    rejection: &Rejection,
+    haste: &Haste,
+) -> Channel {
+    let (address, rejection, haste) = (address.clone(), rejection.clone(), haste.clone());
     let connect = tower::service_fn(move |_uri: http::Uri| {
         let (address, connector) = (address.clone(), connector.clone());
-        let rejection = rejection.clone();
+        let (rejection, urgency) = (rejection.clone(), haste.urgency());
         async move {
-            let within = |what: &'static str| {
+            let within = |what: &'static str, limit: Duration| {
                 move |_elapsed| {
-                    let seconds = CONNECT_TIMEOUT.as_secs();
+                    let seconds = limit.as_secs();
                     io::Error::new(
                         io::ErrorKind::TimedOut,
                         format!("{what} took more than {seconds} s"),
@@ -188,12 +246,12 @@ fn channel(address: &ServerAddress, connector: Connector, rejection: &Rejection)
             let tcp = TcpStream::connect((address.host.as_str(), address.port));
             let tcp = tokio::time::timeout(CONNECT_TIMEOUT, tcp)
                 .await
-                .map_err(within("the TCP connection"))??;
+                .map_err(within("the TCP connection", CONNECT_TIMEOUT))??;
             tcp.set_nodelay(true)?;
-            let tls = connector.connect(&address.host, tcp);
-            let tls = tokio::time::timeout(CONNECT_TIMEOUT, tls)
+            let tls = connector.connect_as(urgency, &address.host, tcp);
+            let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls)
                 .await
-                .map_err(within("the TLS handshake"))?
+                .map_err(within("the TLS handshake", HANDSHAKE_TIMEOUT))?
                 .inspect_err(|error| rejection.note(error))?;
             Ok::<_, io::Error>(TokioIo::new(Watched::new(tls, rejection)))
         }

@@ -171,10 +171,18 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     let tcp_ready = ready.expect("API port");
     let (alive, end) = (serving.clone(), shutdown.clone());
     let routes = api(&server);
-    let (crowd, clock) = (server.crowd.clone(), Arc::clone(&clock));
+    let (crowd, admission) = (server.crowd.clone(), server.admission.clone());
+    let clock = Arc::clone(&clock);
     supervisor.essential("API port", async move {
         let _alive = alive;
-        let incoming = listen::accept(tcp, acceptor, listen::Limits::default(), crowd, clock);
+        let incoming = listen::accept(
+            tcp,
+            acceptor,
+            listen::Limits::default(),
+            crowd,
+            admission,
+            clock,
+        );
         tcp_ready.declare();
         transport()
             .add_routes(routes)

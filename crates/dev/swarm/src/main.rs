@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use muster_swarm::proc::{Pid, raise_file_limit};
-use muster_swarm::report::{Figure, table};
+use muster_swarm::report::{Figure, table, verdict};
 use muster_swarm::scenario::{churn, idle, restart, storm, streams};
 use muster_swarm::{Cage, Failure, Program, fill, leave_core};
 
@@ -86,9 +86,9 @@ enum Scenario {
         /// Of a hundred nodes, how many hold nothing that is still good.
         #[arg(long, default_value_t = 30)]
         expired: usize,
-        /// Nodes by which the peak is measured.
-        #[arg(long, default_value_t = 2000)]
-        peak: usize,
+        /// Nodes by which the peak is measured; all, if it is left out.
+        #[arg(long)]
+        peak: Option<usize>,
     },
     /// A server starts with very many entries.
     Restart {
@@ -144,6 +144,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         println!("{}", serde_json::to_string_pretty(&figures)?);
     } else {
         print!("{}", table(&figures));
+        // For whoever reads figures, a bar that is missed is one of them.
+        println!("{}", verdict(&figures)?);
     }
     Ok(())
 }
@@ -217,7 +219,7 @@ async fn play(scenario: Scenario) -> Result<Vec<Figure>, Failure> {
                 nodes,
                 svids,
                 expired_per_cent: expired,
-                peak_nodes: peak,
+                peak_nodes: peak.unwrap_or(nodes),
             };
             storm::run(program, sizes, cage).await
         }
