@@ -89,6 +89,9 @@ enum Scenario {
         /// Nodes by which the peak is measured; all, if it is left out.
         #[arg(long)]
         peak: Option<usize>,
+        /// Write there what became of each node, as CSV.
+        #[arg(long, value_name = "FILE")]
+        csv: Option<PathBuf>,
     },
     /// A server starts with very many entries.
     Restart {
@@ -213,6 +216,7 @@ async fn play(scenario: Scenario) -> Result<Vec<Figure>, Failure> {
             svids,
             expired,
             peak,
+            csv,
         } => {
             let (program, cage) = subject.split();
             let sizes = storm::Sizes {
@@ -221,7 +225,7 @@ async fn play(scenario: Scenario) -> Result<Vec<Figure>, Failure> {
                 expired_per_cent: expired,
                 peak_nodes: peak.unwrap_or(nodes),
             };
-            storm::run(program, sizes, cage).await
+            storm::run(program, sizes, cage, csv.as_deref()).await
         }
         Scenario::Restart { subject, entries } => {
             let (program, cage) = subject.split();

@@ -15,7 +15,7 @@ use muster_proto::spire::api::types;
 use muster_wire::{entry, id, status};
 use tonic::{Request, Response, Status};
 
-use super::svid::{BY_TURN, entry_of_node};
+use super::svid::{BY_SLICE, BY_TURN, entry_of_node};
 use crate::admission::Asking;
 use crate::api::not_served;
 use crate::errors;
@@ -98,14 +98,16 @@ pub(super) async fn batch_new(
                         break;
                     }
                 };
-                for params in part {
-                    results.push(match new(server, &op, node, params, &mut records).await {
-                        Ok(svid) => batch_new_witsvid_response::Result {
-                            status: Some(status::ok()),
-                            svid: Some(svid),
-                        },
-                        Err(fault) => refused(&fault),
-                    });
+                for slice in part.chunks(BY_SLICE) {
+                    for params in slice {
+                        results.push(match new(server, &op, node, params, &mut records).await {
+                            Ok(svid) => batch_new_witsvid_response::Result {
+                                status: Some(status::ok()),
+                                svid: Some(svid),
+                            },
+                            Err(fault) => refused(&fault),
+                        });
+                    }
                     // A large batch must not keep others from their turn.
                     tokio::task::yield_now().await;
                 }

@@ -7,9 +7,13 @@
 //! waited for it, by the second of the core that others left ([`ledger`]); what the server did not
 //! use counts against it. After the storm, nodes stay connected as far as the server has room.
 
+mod account;
 mod judge;
 mod ledger;
 
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +30,7 @@ use crate::clock::{Stopwatch, wall};
 use crate::node::Known;
 use crate::report::Figure;
 use crate::server::{Dialect, Place};
-use crate::times::{millis, rate};
+use crate::times::{millis, number, rate};
 use crate::{Cage, Failure, Fleet, Link, Node, Program, entries};
 
 use judge::judge;
@@ -76,7 +80,14 @@ struct Fate {
 }
 
 /// Plays it.
-pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figure>, Failure> {
+///
+/// With `csv`, what became of each node is written there, in milliseconds since the storm began.
+pub async fn run(
+    program: Program,
+    sizes: Sizes,
+    cage: Cage,
+    csv: Option<&Path>,
+) -> Result<Vec<Figure>, Failure> {
     let dialect = program.dialect();
     let place = Place::new(program)?;
     let (server, _) = place.start(cage).await?;
@@ -91,15 +102,15 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
     let before = server.pid.resident()?;
     server.kill().await?;
 
-    // All nodes stand ready before the server is back.
+    // All nodes stand ready: they come the moment that the server is back.
     let ready = Arc::new(Barrier::new(fleet.nodes.len() + 1));
     let (served, mut heard) = mpsc::unbounded_channel();
     let (over, end) = watch::channel(());
     let mut storm: JoinSet<Result<(), Failure>> = JoinSet::new();
-    for (place, node) in fleet.nodes.iter().enumerate() {
+    for (number, node) in fleet.nodes.iter().enumerate() {
         let (node, address, clock) = (Arc::clone(node), address.clone(), Arc::clone(&clock));
         let (ready, served, mut end) = (Arc::clone(&ready), served.clone(), end.clone());
-        let expired = place % 100 < sizes.expired_per_cent;
+        let expired = is_expired(number, sizes);
         storm.spawn(async move {
             ready.wait().await;
             let (fate, mut here) = come_back(dialect, &node, &address, &clock, expired).await?;
@@ -112,9 +123,9 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
             Ok(())
         });
     }
-    ready.wait().await;
     let (mut server, restart) = place.start(cage).await?;
-    let began = clock.elapsed();
+    let (began, began_at) = (clock.elapsed(), wall());
+    ready.wait().await;
     let keeper = Keeper::start(cage.core, server.pid, Arc::clone(&clock));
     let cpu = server.pid.cpu()?;
     let mut fates: Vec<Fate> = Vec::with_capacity(fleet.nodes.len());
@@ -158,9 +169,47 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
             "%",
         ),
     ];
+    if let Some(csv) = csv {
+        fs::write(csv, table(&fates, began))?;
+    }
     figures.extend(judge(fates, began, &ledger, peak, sizes));
     server.stop().await?;
+    if dialect == Dialect::Muster {
+        let expired = fleet.nodes.iter().enumerate();
+        let expired = expired
+            .filter(|(place, _)| is_expired(*place, sizes))
+            .map(|(_, node)| node.id.clone())
+            .collect();
+        let overtaken = account::overtaken(&place.database(), began_at, &expired).await?;
+        let what = "storm: expired nodes overtaken by an early renewal that came later";
+        figures.push(Figure::cost(what, number(overtaken), "").at_most(0.0));
+    }
     Ok(figures)
+}
+
+/// Whether the node of that number holds nothing that is still good.
+fn is_expired(number: usize, sizes: Sizes) -> bool {
+    number % 100 < sizes.expired_per_cent
+}
+
+/// What became of each node, one a line.
+fn table(fates: &[Fate], began: Duration) -> String {
+    let mut text = String::from("expired,connected,asked,served,deferred,broken\n");
+    for fate in fates {
+        let since = |at: Duration| at.saturating_sub(began).as_millis();
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(
+            text,
+            "{},{},{},{},{},{}",
+            u8::from(fate.expired),
+            since(fate.connected),
+            since(fate.asked),
+            since(fate.done),
+            fate.deferred,
+            fate.broken
+        );
+    }
+    text
 }
 
 /// Lets nodes come in good order: how many SVIDs they got, and from when to when.
