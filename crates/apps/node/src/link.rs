@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use muster_model::{EntryId, Revision, SpiffeId, Timestamp, TrustDomain};
+use muster_model::{EntryId, Revision, SpiffeId, TrustDomain};
 use muster_policy::NodeRefusal;
 use muster_proto::muster::node::v1::node_view_client::NodeViewClient;
 use muster_proto::muster::node::v1::{WatchRequest, WatchResponse};
-use muster_roster::{Event, Stats, Step, ViewDigest};
+use muster_roster::{Event, Step, ViewDigest};
 use muster_rt::lifecycle::Shutdown;
 use muster_svid::x509::X509Svid;
 use muster_tls::Rejected;
@@ -471,7 +471,7 @@ impl Follower {
             return StreamEnd::Stopped;
         };
         let own = self.node.borrow().as_ref().map(|svid| svid.not_after);
-        self.upstream.first_end(first_end(&stats, own));
+        self.upstream.haste().note(&stats, own);
         let opened = tokio::time::timeout(OPEN_TIMEOUT, self.open(revision, digest)).await;
         let mut stream = match opened {
             Ok(Ok(stream)) => stream,
@@ -542,17 +542,6 @@ impl Follower {
         };
         Ok(client.watch(request).await?.into_inner())
     }
-}
-
-/// When the first of the identities ends that the node serves or shows; the beginning of time if one
-/// is missing.
-fn first_end(stats: &Stats, own: Option<Timestamp>) -> Timestamp {
-    // Before its first view a node does not know what is missing.
-    if stats.revision == Revision::default() || stats.x509_missing > 0 {
-        return Timestamp::EPOCH;
-    }
-    let ends = own.into_iter().chain(stats.first_x509_expiry);
-    ends.min().unwrap_or(Timestamp::EPOCH)
 }
 
 /// Whether an entry with this parent is surely not the node's.

@@ -2,20 +2,20 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use hyper_util::rt::TokioIo;
-use muster_model::{Bundle, Timestamp, TrustDomain};
+use muster_model::{Bundle, TrustDomain};
 use muster_rt::Clock;
 use muster_svid::x509::X509Svid;
-use muster_tls::{ConfigError, Connector, Identity, IdentityError, Rejected, Urgency};
+use muster_tls::{ConfigError, Connector, Identity, IdentityError, Rejected};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::config::ServerAddress;
+use crate::haste::Haste;
 use crate::watched::{Rejection, Watched};
 
 /// How long the name and the TCP connection may take to be there.
@@ -23,8 +23,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the TLS handshake may take: a server to which all nodes come back at once lets those
 /// wait that can, and whoever gives up loses its place.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
-/// An identity that ends so soon does not wait.
-const SOON: Duration = Duration::from_mins(1);
 /// How often an idle connection is asked whether it is alive.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long it may take to answer.
@@ -45,26 +43,6 @@ pub(crate) struct Upstream {
     channel: watch::Sender<Channel>,
     rejection: Rejection,
     haste: Haste,
-}
-
-/// Whether the server is to be told that the node cannot wait for its next connection; clones share
-/// it.
-#[derive(Clone)]
-struct Haste {
-    /// In Unix seconds, when the first of all identities here ends that the node serves or shows.
-    first_end: Arc<AtomicI64>,
-    clock: Arc<dyn Clock>,
-}
-
-impl Haste {
-    fn urgency(&self) -> Urgency {
-        let soon = self.clock.now().wall.plus(SOON).unix_seconds();
-        if self.first_end.load(Ordering::Relaxed) <= soon {
-            Urgency::Now
-        } else {
-            Urgency::CanWait
-        }
-    }
 }
 
 /// The bundle by which the server is known; clones share it.
@@ -95,11 +73,7 @@ impl Upstream {
         let identity = Identity::none();
         let connector = verifying(&trust_domain, &identity, &trust, &clock)?;
         let rejection = Rejection::default();
-        let haste = Haste {
-            // It has nothing yet.
-            first_end: Arc::new(AtomicI64::new(0)),
-            clock: clock.clone(),
-        };
+        let haste = Haste::new(clock.clone());
         let channel = watch::Sender::new(channel(&address, connector, &rejection, &haste));
         Ok(Self {
             address,
@@ -166,11 +140,9 @@ impl Upstream {
         Ok(())
     }
 
-    /// From the next connection on, the server is told whether the node can wait: when the first of
-    /// the identities ends that it serves or shows; the beginning of time if one is missing.
-    pub(crate) fn first_end(&self, at: Timestamp) {
-        let at = at.unix_seconds();
-        self.haste.first_end.store(at, Ordering::Relaxed);
+    /// What the server is told before a handshake, by how the node stands.
+    pub(crate) fn haste(&self) -> &Haste {
+        &self.haste
     }
 
     /// Why the last connection failed, if an identity was the reason.

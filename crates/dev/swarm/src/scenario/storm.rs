@@ -21,9 +21,9 @@ use muster_model::Timestamp;
 use muster_proto::muster::node::v1::WatchResponse;
 use muster_tls::Urgency;
 use muster_wire::status::retry_after;
-use tokio::sync::{Barrier, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::{Code, Streaming};
 
 use crate::clock::{Stopwatch, wall};
@@ -36,6 +36,9 @@ use crate::{Cage, Failure, Fleet, Link, Node, Program, entries};
 use judge::judge;
 use ledger::Keeper;
 
+/// In so many ticks of that length all nodes have set out.
+const TICKS: usize = 100;
+const TICK: Duration = Duration::from_millis(10);
 /// Nodes at a time, while the peak is measured.
 const IN_ORDER: usize = 16;
 /// How soon a node that found no server tries again, at first and at last.
@@ -102,8 +105,8 @@ pub async fn run(
     let before = server.pid.resident()?;
     server.kill().await?;
 
-    // All nodes stand ready: they come the moment that the server is back.
-    let ready = Arc::new(Barrier::new(fleet.nodes.len() + 1));
+    // All nodes stand ready: they come when the server is back.
+    let ready = Arc::new(Semaphore::new(0));
     let (served, mut heard) = mpsc::unbounded_channel();
     let (over, end) = watch::channel(());
     let mut storm: JoinSet<Result<(), Failure>> = JoinSet::new();
@@ -112,7 +115,7 @@ pub async fn run(
         let (ready, served, mut end) = (Arc::clone(&ready), served.clone(), end.clone());
         let expired = is_expired(number, sizes);
         storm.spawn(async move {
-            ready.wait().await;
+            ready.acquire().await?.forget();
             let (fate, mut here) = come_back(dialect, &node, &address, &clock, expired).await?;
             served.send(fate)?;
             // It stays until all is over, or until the server has no room for it.
@@ -125,7 +128,7 @@ pub async fn run(
     }
     let (mut server, restart) = place.start(cage).await?;
     let (began, began_at) = (clock.elapsed(), wall());
-    ready.wait().await;
+    let releasing = tokio::spawn(release(ready, fleet.nodes.len()));
     let keeper = Keeper::start(cage.core, server.pid, Arc::clone(&clock));
     let cpu = server.pid.cpu()?;
     let mut fates: Vec<Fate> = Vec::with_capacity(fleet.nodes.len());
@@ -149,6 +152,7 @@ pub async fn run(
         )
     })??;
     let ledger = keeper.close();
+    releasing.await?;
     let cpu = server.pid.cpu()?.saturating_sub(cpu);
     let lasted = clock.elapsed().saturating_sub(began);
     let highest = server.pid.peak()?;
@@ -185,6 +189,20 @@ pub async fn run(
         figures.push(Figure::cost(what, number(overtaken), "").at_most(0.0));
     }
     Ok(figures)
+}
+
+/// Lets all nodes go within the second in which they find their server. They share one program and
+/// its core: if all spoke before any listened, the server would wait for them.
+async fn release(ready: Arc<Semaphore>, nodes: usize) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut left = nodes;
+    while left > 0 {
+        ticks.tick().await;
+        let next = left.min(nodes.div_ceil(TICKS));
+        ready.add_permits(next);
+        left -= next;
+    }
 }
 
 /// Whether the node of that number holds nothing that is still good.
