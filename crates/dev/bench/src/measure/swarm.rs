@@ -57,7 +57,7 @@ pub(super) async fn measure(
             ("--nodes", of("1000", "500", "100")),
             ("--seconds", of("20", "20", "5")),
         ],
-        "storm" => vec![("--nodes", of("10000", "500", "200"))],
+        "storm" => vec![("--nodes", of("10000", "200", "100"))],
         _ => vec![("--entries", of("1000000", "1000000", "50000"))],
     };
     if scenario == "storm" {
