@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_crypto::{KeyType, PrivateKey};
-use muster_model::{EntryId, SpiffeId, Timestamp};
+use muster_model::{EntryId, SerialNumber, SpiffeId, Timestamp};
+use muster_policy::NodeRefusal;
 use muster_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use muster_proto::spire::api::server::svid::v1::{
     BatchNewX509svidRequest, NewJwtsvidRequest, NewX509svidParams, batch_new_x509svid_response,
@@ -174,6 +175,7 @@ impl Signer {
         loop {
             let client =
                 SvidClient::new(self.upstream.channel()).max_decoding_message_size(MESSAGE_MAX);
+            let shown = self.shown();
             let status = match tokio::time::timeout(RPC_TIMEOUT, rpc(client)).await {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(status)) => status,
@@ -189,7 +191,7 @@ impl Signer {
                     tokio::time::sleep(wait).await;
                     waited += wait;
                 }
-                Some(_) | None => return Err(self.fault(what, status)),
+                Some(_) | None => return Err(self.fault(what, status, shown.as_ref())),
             }
         }
     }
@@ -224,9 +226,21 @@ impl Signer {
             .ok_or(SignFault::Unavailable)
     }
 
-    fn fault(&self, what: &'static str, status: Status) -> SignFault {
+    /// The serial number of the node's own SVID.
+    fn shown(&self) -> Option<SerialNumber> {
+        self.node.borrow().as_ref().map(|svid| svid.serial.clone())
+    }
+
+    /// What a status comes to for a call that was made when the node's SVID had the number `shown`.
+    fn fault(&self, what: &'static str, status: Status, shown: Option<&SerialNumber>) -> SignFault {
         tracing::warn!(rpc = what, code = ?status.code(), error = words::status(&status), "the server did not sign");
         let fault = fault_of(status.code());
+        // An SVID that another attestation has replaced is refused, and that says nothing of the node.
+        if wire_status::node_refusal(&status) == Some(NodeRefusal::NotActive)
+            && shown != self.shown().as_ref()
+        {
+            return SignFault::Unavailable;
+        }
         if status.code() == Code::PermissionDenied {
             self.verdicts.send_replace(Some(status));
         }

@@ -294,7 +294,7 @@ async fn first_words(socket: &TcpStream) -> io::Result<Urgency> {
 async fn is_gone(socket: &TcpStream) -> bool {
     // At once: what it said is there to be read.
     let ready = socket.ready(Interest::READABLE).await;
-    ready.is_ok_and(|ready| ready.is_read_closed())
+    ready.is_ok_and(tokio::io::Ready::is_read_closed)
 }
 
 async fn shake(

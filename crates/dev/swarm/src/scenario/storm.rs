@@ -107,17 +107,17 @@ pub async fn run(
 
     // All nodes stand ready: they come when the server is back.
     let ready = Arc::new(Semaphore::new(0));
-    let (served, mut heard) = mpsc::unbounded_channel();
+    let (tell, mut told) = mpsc::unbounded_channel();
     let (over, end) = watch::channel(());
     let mut storm: JoinSet<Result<(), Failure>> = JoinSet::new();
     for (number, node) in fleet.nodes.iter().enumerate() {
         let (node, address, clock) = (Arc::clone(node), address.clone(), Arc::clone(&clock));
-        let (ready, served, mut end) = (Arc::clone(&ready), served.clone(), end.clone());
+        let (ready, tell, mut end) = (Arc::clone(&ready), tell.clone(), end.clone());
         let expired = is_expired(number, sizes);
         storm.spawn(async move {
             ready.acquire().await?.forget();
             let (fate, mut here) = come_back(dialect, &node, &address, &clock, expired).await?;
-            served.send(fate)?;
+            tell.send(fate)?;
             // It stays until all is over, or until the server has no room for it.
             tokio::select! {
                 _over = end.changed() => {}
@@ -135,7 +135,7 @@ pub async fn run(
     let weathered = async {
         while fates.len() < fleet.nodes.len() {
             tokio::select! {
-                fate = heard.recv() => fates.extend(fate),
+                fate = told.recv() => fates.extend(fate),
                 // One that stays no longer has been served, or the server refuses it.
                 Some(left) = storm.join_next() => left??,
             }
@@ -276,7 +276,7 @@ impl Here {
         if let Some(Some(stream)) = &mut self.view {
             while let Ok(Some(_news)) = stream.message().await {}
         } else {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
