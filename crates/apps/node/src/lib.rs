@@ -17,6 +17,7 @@ mod delegated;
 mod driver;
 mod events;
 mod handover;
+mod haste;
 mod join;
 mod link;
 mod material;

@@ -27,8 +27,8 @@ use crate::state::{State, StateError};
 use crate::upstream::{MESSAGE_MAX, Upstream, UpstreamError};
 use crate::words;
 
-/// How long the server may take to begin its stream.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the server may take to begin its stream, the connection included.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(45);
 /// A stream that lived so long was a good one: the next failure is the first again.
 const GOOD_STREAM: Duration = Duration::from_secs(10);
 /// A wait that is worth to be cut short when the roster wants its view again.
@@ -518,6 +518,11 @@ impl Follower {
         let Ok((revision, digest)) = self.driver.standing().await else {
             return StreamEnd::Stopped;
         };
+        let Ok(holding) = self.driver.stats().await else {
+            return StreamEnd::Stopped;
+        };
+        let own = self.node.borrow().as_ref().map(|svid| svid.not_after);
+        self.upstream.haste().note(&holding, own);
         let opened = tokio::time::timeout(OPEN_TIMEOUT, self.open(revision, digest)).await;
         let mut stream = match opened {
             Ok(Ok(stream)) => stream,

@@ -96,6 +96,7 @@ mod tests {
             revision: Revision(7),
             entries: 1,
             x509_svids: 1,
+            x509_missing: 0,
             jwt_svids: 1,
             wit_svids: 0,
             streams: 0,

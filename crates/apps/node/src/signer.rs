@@ -10,8 +10,7 @@ use muster_model::{EntryId, SerialNumber, SpiffeId, Timestamp};
 use muster_policy::NodeRefusal;
 use muster_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use muster_proto::spire::api::server::svid::v1::{
-    BatchNewX509svidRequest, BatchNewX509svidResponse, NewJwtsvidRequest, NewX509svidParams,
-    batch_new_x509svid_response,
+    BatchNewX509svidRequest, NewJwtsvidRequest, NewX509svidParams, batch_new_x509svid_response,
 };
 use muster_roster::{Event, RequestId, SignFault, ToSign};
 use muster_svid::x509::{X509Svid, build_csr};
@@ -19,7 +18,8 @@ use muster_wire::status as wire_status;
 use muster_wire::urgency::EXPIRES_AT;
 use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
-use tonic::{Code, Request, Status};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
 
 use crate::driver::{Driver, Stopped};
 use crate::material::{HeldJwt, HeldX509, Renewal};
@@ -114,12 +114,7 @@ impl Signer {
             availability_target: self.availability_target,
         };
         let key_type = self.key_type;
-        // The first to expire decides; 0 says that there is one without any.
-        let expires_at = entries
-            .iter()
-            .map(|e| e.expires_at.map_or(0, Timestamp::unix_seconds))
-            .min()
-            .unwrap_or(0);
+        let expires_at = first_expiry(&entries);
         let names: Vec<EntryId> = entries.into_iter().map(|e| e.entry).collect();
         let count = names.len();
         // RSA keys take seconds: never on a thread that serves.
@@ -132,7 +127,13 @@ impl Signer {
                 csr: csr.clone().into(),
             })
             .collect();
-        let answer = self.batch(params, expires_at).await?;
+        let message = BatchNewX509svidRequest { params };
+        let answer = self
+            .ask("BatchNewX509SVID", |mut client| {
+                let request = dated(message.clone(), expires_at);
+                async move { client.batch_new_x509svid(request).await }
+            })
+            .await?;
         if answer.results.len() != count {
             tracing::error!(
                 asked = count,
@@ -160,56 +161,54 @@ impl Signer {
         .await
     }
 
-    /// Has a batch signed. A server that signs for others first is asked again when it says: the
-    /// roster keeps what nobody waits for in a lane of its own, which nothing else needs meanwhile.
-    async fn batch(
+    /// Has the server sign. One that signs for others first is asked again when it says: the roster
+    /// keeps what nobody waits for in a lane of its own, which nothing else needs meanwhile.
+    async fn ask<T, Rpc>(
         &self,
-        params: Vec<NewX509svidParams>,
-        expires_at: i64,
-    ) -> Result<BatchNewX509svidResponse, SignFault> {
+        what: &'static str,
+        rpc: impl Fn(SvidClient<Channel>) -> Rpc,
+    ) -> Result<T, SignFault>
+    where
+        Rpc: Future<Output = Result<Response<T>, Status>>,
+    {
         let mut waited = Duration::ZERO;
         loop {
-            let message = BatchNewX509svidRequest {
-                params: params.clone(),
-            };
-            let mut request = Request::new(message);
-            request
-                .metadata_mut()
-                .insert(EXPIRES_AT, MetadataValue::from(expires_at));
-            let mut client =
+            let client =
                 SvidClient::new(self.upstream.channel()).max_decoding_message_size(MESSAGE_MAX);
             let shown = self.shown();
-            let rpc = client.batch_new_x509svid(request);
-            let status = match tokio::time::timeout(RPC_TIMEOUT, rpc).await {
+            let status = match tokio::time::timeout(RPC_TIMEOUT, rpc(client)).await {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(status)) => status,
-                Err(_elapsed) => return Err(no_answer("BatchNewX509SVID")),
+                Err(_elapsed) => return Err(no_answer(what)),
             };
             match wire_status::retry_after(&status) {
                 Some(wait) if waited + wait <= DEFERRED_MAX => {
                     tracing::debug!(
+                        rpc = what,
                         seconds = wait.as_secs(),
                         "the server signs for others first; asking again"
                     );
                     tokio::time::sleep(wait).await;
                     waited += wait;
                 }
-                Some(_) | None => {
-                    return Err(self.fault("BatchNewX509SVID", status, shown.as_ref()));
-                }
+                Some(_) | None => return Err(self.fault(what, status, shown.as_ref())),
             }
         }
     }
 
     async fn jwt(&self, entry: &ToSign, audience: &[String]) -> Result<HeldJwt, SignFault> {
         let node = self.node_id()?;
-        let mut client =
-            SvidClient::new(self.upstream.channel()).max_decoding_message_size(MESSAGE_MAX);
-        let rpc = client.new_jwtsvid(NewJwtsvidRequest {
+        let message = NewJwtsvidRequest {
             entry_id: entry.entry.as_str().to_owned(),
             audience: audience.to_vec(),
-        });
-        let answer = self.timed("NewJWTSVID", rpc).await?.into_inner();
+        };
+        let expires_at = first_expiry(std::slice::from_ref(entry));
+        let answer = self
+            .ask("NewJWTSVID", |mut client| {
+                let request = dated(message.clone(), expires_at);
+                async move { client.new_jwtsvid(request).await }
+            })
+            .await?;
         let token = answer.svid.map(|svid| svid.token).unwrap_or_default();
         let authorities = self.upstream.trust().bundle();
         let authorities = authorities.as_ref().map_or(&[][..], |b| &b.jwt_authorities);
@@ -225,18 +224,6 @@ impl Signer {
         node.as_ref()
             .map(|svid| svid.spiffe_id.clone())
             .ok_or(SignFault::Unavailable)
-    }
-
-    async fn timed<T>(
-        &self,
-        what: &'static str,
-        rpc: impl Future<Output = Result<T, Status>>,
-    ) -> Result<T, SignFault> {
-        let shown = self.shown();
-        match tokio::time::timeout(RPC_TIMEOUT, rpc).await {
-            Ok(answer) => answer.map_err(|status| self.fault(what, status, shown.as_ref())),
-            Err(_elapsed) => Err(no_answer(what)),
-        }
     }
 
     /// The serial number of the node's own SVID.
@@ -259,6 +246,23 @@ impl Signer {
         }
         fault
     }
+}
+
+/// When the first of the SVIDs that are to be replaced expires; 0 says that there is one without any.
+fn first_expiry(entries: &[ToSign]) -> i64 {
+    let expiries = entries
+        .iter()
+        .map(|e| e.expires_at.map_or(0, Timestamp::unix_seconds));
+    expiries.min().unwrap_or(0)
+}
+
+/// A request that says how urgent it is.
+fn dated<T>(message: T, expires_at: i64) -> Request<T> {
+    let mut request = Request::new(message);
+    request
+        .metadata_mut()
+        .insert(EXPIRES_AT, MetadataValue::from(expires_at));
+    request
 }
 
 fn no_answer(what: &'static str) -> SignFault {

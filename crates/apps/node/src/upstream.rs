@@ -15,10 +15,14 @@ use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::config::ServerAddress;
+use crate::haste::Haste;
 use crate::watched::{Rejection, Watched};
 
-/// How long a connection may take to be there: name, TCP and TLS, each.
+/// How long the name and the TCP connection may take to be there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the TLS handshake may take: a server to which all nodes come back at once lets those
+/// wait that can, and whoever gives up loses its place.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often an idle connection is asked whether it is alive.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long it may take to answer.
@@ -38,6 +42,7 @@ pub(crate) struct Upstream {
     trust: Trust,
     channel: watch::Sender<Channel>,
     rejection: Rejection,
+    haste: Haste,
 }
 
 /// The bundle by which the server is known; clones share it.
@@ -68,7 +73,8 @@ impl Upstream {
         let identity = Identity::none();
         let connector = verifying(&trust_domain, &identity, &trust, &clock)?;
         let rejection = Rejection::default();
-        let channel = watch::Sender::new(channel(&address, connector, &rejection));
+        let haste = Haste::new(clock.clone());
+        let channel = watch::Sender::new(channel(&address, connector, &rejection, &haste));
         Ok(Self {
             address,
             trust_domain,
@@ -77,6 +83,7 @@ impl Upstream {
             trust,
             channel,
             rejection,
+            haste,
         })
     }
 
@@ -87,7 +94,12 @@ impl Upstream {
             self.trust_domain.server_id(),
             Arc::new(move || clock.now().wall),
         )?;
-        Ok(channel(&self.address, connector, &self.rejection))
+        Ok(channel(
+            &self.address,
+            connector,
+            &self.rejection,
+            &self.haste,
+        ))
     }
 
     /// The connection to use now.
@@ -105,8 +117,12 @@ impl Upstream {
         self.identity.set(svid)?;
         let connector = verifying(&self.trust_domain, &self.identity, &self.trust, &self.clock)?;
         self.rejection.clear();
-        self.channel
-            .send_replace(channel(&self.address, connector, &self.rejection));
+        self.channel.send_replace(channel(
+            &self.address,
+            connector,
+            &self.rejection,
+            &self.haste,
+        ));
         Ok(())
     }
 
@@ -115,9 +131,18 @@ impl Upstream {
         self.identity.clear();
         let connector = verifying(&self.trust_domain, &self.identity, &self.trust, &self.clock)?;
         self.rejection.clear();
-        self.channel
-            .send_replace(channel(&self.address, connector, &self.rejection));
+        self.channel.send_replace(channel(
+            &self.address,
+            connector,
+            &self.rejection,
+            &self.haste,
+        ));
         Ok(())
+    }
+
+    /// What the server is told before a handshake, by how the node stands.
+    pub(crate) fn haste(&self) -> &Haste {
+        &self.haste
     }
 
     /// Why the last connection failed, if an identity was the reason.
@@ -170,15 +195,20 @@ fn verifying(
     )
 }
 
-fn channel(address: &ServerAddress, connector: Connector, rejection: &Rejection) -> Channel {
-    let (address, rejection) = (address.clone(), rejection.clone());
+fn channel(
+    address: &ServerAddress,
+    connector: Connector,
+    rejection: &Rejection,
+    haste: &Haste,
+) -> Channel {
+    let (address, rejection, haste) = (address.clone(), rejection.clone(), haste.clone());
     let connect = tower::service_fn(move |_uri: http::Uri| {
         let (address, connector) = (address.clone(), connector.clone());
-        let rejection = rejection.clone();
+        let (rejection, urgency) = (rejection.clone(), haste.urgency());
         async move {
-            let within = |what: &'static str| {
+            let within = |what: &'static str, limit: Duration| {
                 move |_elapsed| {
-                    let seconds = CONNECT_TIMEOUT.as_secs();
+                    let seconds = limit.as_secs();
                     io::Error::new(
                         io::ErrorKind::TimedOut,
                         format!("{what} took more than {seconds} s"),
@@ -188,12 +218,12 @@ fn channel(address: &ServerAddress, connector: Connector, rejection: &Rejection)
             let tcp = TcpStream::connect((address.host.as_str(), address.port));
             let tcp = tokio::time::timeout(CONNECT_TIMEOUT, tcp)
                 .await
-                .map_err(within("the TCP connection"))??;
+                .map_err(within("the TCP connection", CONNECT_TIMEOUT))??;
             tcp.set_nodelay(true)?;
-            let tls = connector.connect(&address.host, tcp);
-            let tls = tokio::time::timeout(CONNECT_TIMEOUT, tls)
+            let tls = connector.connect_as(urgency, &address.host, tcp);
+            let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls)
                 .await
-                .map_err(within("the TLS handshake"))?
+                .map_err(within("the TLS handshake", HANDSHAKE_TIMEOUT))?
                 .inspect_err(|error| rejection.note(error))?;
             Ok::<_, io::Error>(TokioIo::new(Watched::new(tls, rejection)))
         }

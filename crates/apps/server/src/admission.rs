@@ -1,10 +1,11 @@
 //! When many want SVIDs signed at once, whoever is left without a good one soonest comes first
 //! (`docs/adr/0005-storm.md`).
 //!
-//! A request takes a [`Turn`] before it signs and gives it up after. There are few turns; those who
+//! A request takes a [`Turn`] before it signs, whatever it has signed, and gives it up after. There are few turns; those who
 //! wait for one stand in a [`Queue`] by the instant at which they are due. A renewal that can wait
 //! is sent away with the time after which to come again rather than kept in memory.
 
+mod asking;
 mod queue;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,18 +13,13 @@ use std::time::Duration;
 
 use muster_model::{SpiffeId, Timestamp};
 use muster_wire::status;
-use muster_wire::urgency::EXPIRES_AT;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tonic::Status;
-use tonic::metadata::MetadataMap;
 
 use crate::admission::queue::{Bounds, Queue};
+use crate::listen::Gate;
 
-/// A caller that does not say (SPIRE's agents never do) comes after those that hold nothing, and
-/// before those that have long.
-const UNSAID: Duration = Duration::from_mins(1);
-/// A hint further away is as good as this one.
-const FURTHEST: Duration = Duration::from_hours(24);
+pub(crate) use asking::Asking;
 
 /// Requests of one node that may wait at once; a node sends a few.
 const BY_CALLER: usize = 64;
@@ -32,13 +28,16 @@ const BY_CALLER: usize = 64;
 const WAITING_BY_CORE: usize = 40_000;
 /// Signatures by second and core, until it is known better.
 const BY_SECOND_AND_CORE: usize = 5000;
+/// Signatures that wait, by core, are enough for the signers: a quarter of a second's work. With as
+/// many, connections that can wait are left outside.
+const ENOUGH_BY_CORE: usize = 1000;
 /// Turns by core: one signs while another waits for its key manager.
 const TURNS_BY_CORE: usize = 2;
 
 /// What a request that waited is told.
 enum Word {
-    /// Its turn has come; it is counted already.
-    Go,
+    /// Its turn has come. Should nobody hear it any more, the turn goes on to the next.
+    Go(Turn),
     /// To come again after that long.
     Later(Duration),
 }
@@ -48,12 +47,18 @@ struct State {
     queue: Queue<oneshot::Sender<Word>>,
 }
 
+struct Shared {
+    state: Mutex<State>,
+    enough: usize,
+    eased: Notify,
+}
+
 /// The turns of one server; clones share them.
 #[derive(Clone)]
-pub(crate) struct Admission(Arc<Mutex<State>>);
+pub(crate) struct Admission(Arc<Shared>);
 
 /// Leave to sign; given up when dropped.
-pub(crate) struct Turn(Admission);
+pub(crate) struct Turn(Option<Admission>);
 
 impl Admission {
     /// Turns for as many cores as this process may use.
@@ -68,10 +73,26 @@ impl Admission {
             by_caller: BY_CALLER,
             by_second: BY_SECOND_AND_CORE * cores,
         };
-        Self(Arc::new(Mutex::new(State {
-            free: TURNS_BY_CORE * cores,
-            queue: Queue::new(bounds),
-        })))
+        Self(Arc::new(Shared {
+            state: Mutex::new(State {
+                free: TURNS_BY_CORE * cores,
+                queue: Queue::new(bounds),
+            }),
+            enough: ENOUGH_BY_CORE * cores,
+            eased: Notify::new(),
+        }))
+    }
+
+    /// Who may come in, by how much there is to be signed. It never keeps out who cannot wait for
+    /// the sake of what can.
+    pub(crate) fn gate(&self) -> Gate {
+        self.0.gate(&self.state().queue)
+    }
+
+    /// Resolves when [`Admission::gate`] has opened further, also when that was since the last time
+    /// and nobody waited.
+    pub(crate) async fn eased(&self) {
+        self.0.eased.notified().await;
     }
 
     /// Waits for a turn to make `signatures` for `caller`, which are due at `due`; or says when to
@@ -87,7 +108,7 @@ impl Admission {
             let mut state = self.state();
             if state.free > 0 && state.queue.is_empty() {
                 state.free -= 1;
-                return Ok(Turn(self.clone()));
+                return Ok(Turn(Some(self.clone())));
             }
             // Those who gave up must not keep others out.
             state.queue.retain(|waiting| !waiting.is_closed());
@@ -102,7 +123,7 @@ impl Admission {
             waiting
         };
         match waiting.await {
-            Ok(Word::Go) => Ok(Turn(self.clone())),
+            Ok(Word::Go(turn)) => Ok(turn),
             Ok(Word::Later(wait)) => Err(status::later(
                 format!(
                     "the server signs for callers that are due earlier; come again in {} s",
@@ -115,49 +136,63 @@ impl Admission {
         }
     }
 
-    fn give_back(&self) {
-        let mut state = self.state();
-        while let Some(next) = state.queue.next() {
-            if next.send(Word::Go).is_ok() {
+    /// Hands a turn on to whoever is due first.
+    fn hand_on(&self) {
+        loop {
+            let next = {
+                let mut state = self.state();
+                let gate = self.0.gate(&state.queue);
+                let next = state.queue.next();
+                if next.is_none() {
+                    state.free += 1;
+                }
+                if self.0.gate(&state.queue) != gate {
+                    self.0.eased.notify_one();
+                }
+                next
+            };
+            let Some(next) = next else {
                 return;
+            };
+            match next.send(Word::Go(Turn(Some(self.clone())))) {
+                // It has gone: the turn is the next one's.
+                Err(Word::Go(mut turn)) => turn.0 = None,
+                Err(Word::Later(_)) | Ok(()) => return,
             }
         }
-        state.free += 1;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn gate(&self, queue: &Queue<oneshot::Sender<Word>>) -> Gate {
+        if queue.signatures() < self.enough {
+            Gate::Open
+        } else if queue.signatures_soon() < self.enough {
+            Gate::Urgent
+        } else {
+            Gate::Shut
+        }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.give_back();
-    }
-}
-
-/// When a request to sign is due, as far as its caller says.
-///
-/// Nothing but the order depends on it, and an order of arrivals is the most that can be gained:
-/// what claims to be late is due now. Whoever always claims so stands among those who really are,
-/// with at most so many requests as any other.
-pub(crate) fn due(metadata: &MetadataMap, now: Timestamp) -> Timestamp {
-    let said = metadata
-        .get(EXPIRES_AT)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse::<i64>().ok());
-    match said {
-        None => now.plus(UNSAID),
-        Some(seconds) => Timestamp::from_unix_seconds(seconds.max(0))
-            .max(now)
-            .min(now.plus(FURTHEST)),
+        if let Some(admission) = self.0.take() {
+            admission.hand_on();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
+    use futures::future::BoxFuture;
     use muster_model::TrustDomain;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -168,24 +203,6 @@ mod tests {
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_unix_seconds(seconds)
-    }
-
-    #[test]
-    fn a_hint_is_held_within_what_is_harmless() {
-        let check = |text: Option<&'static str>, expected: i64| {
-            let mut metadata = MetadataMap::new();
-            if let Some(text) = text {
-                metadata.insert(EXPIRES_AT, text.parse().unwrap());
-            }
-            assert_eq!(due(&metadata, at(1000)), at(expected), "{text:?}");
-        };
-        check(Some("1500"), 1500);
-        check(Some("0"), 1000);
-        check(Some("-9223372036854775808"), 1000);
-        check(Some("9223372036854775807"), 1000 + 86_400);
-        check(Some("999"), 1000);
-        check(Some("soon"), 1060);
-        check(None, 1060);
     }
 
     #[test]
@@ -241,5 +258,134 @@ mod tests {
             wait >= Duration::from_secs(1) && wait <= Duration::from_mins(1),
             "{wait:?}"
         );
+    }
+
+    /// What comes, goes and ends in the worlds below.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Comes(Coming),
+        GivesUp(prop::sample::Index),
+        Ends(prop::sample::Index),
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    struct Coming {
+        caller: usize,
+        due: i64,
+        signatures: usize,
+    }
+
+    /// The time of the worlds: what is due then had expired when it came.
+    const NOW: i64 = 10_000;
+
+    fn step() -> impl Strategy<Value = Step> {
+        // Expired, unsaid, early.
+        let due = prop_oneof![Just(NOW), Just(NOW + 60), NOW + 61..NOW + 3600];
+        let coming = (0..40_usize, due, 1..3000_usize).prop_map(|(caller, due, signatures)| {
+            Step::Comes(Coming {
+                caller,
+                due,
+                signatures,
+            })
+        });
+        prop_oneof![
+            4 => coming,
+            1 => any::<prop::sample::Index>().prop_map(Step::GivesUp),
+            3 => any::<prop::sample::Index>().prop_map(Step::Ends),
+        ]
+    }
+
+    struct World {
+        admission: Admission,
+        waiting: Vec<(i64, BoxFuture<'static, Result<Turn, Status>>)>,
+        held: Vec<Turn>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            Self {
+                admission: Admission::of(1),
+                waiting: Vec::new(),
+                held: Vec::new(),
+            }
+        }
+
+        fn take(&mut self, step: &Step) {
+            match step {
+                Step::Comes(coming) => {
+                    let (admission, coming) = (self.admission.clone(), *coming);
+                    let turn = async move {
+                        let caller = caller(coming.caller);
+                        admission
+                            .turn(&caller, at(coming.due), coming.signatures, at(NOW))
+                            .await
+                    };
+                    let mut turn = turn.boxed();
+                    match (&mut turn).now_or_never() {
+                        None => self.waiting.push((coming.due, turn)),
+                        Some(Ok(turn)) => self.held.push(turn),
+                        Some(Err(_comes_again)) => {}
+                    }
+                }
+                Step::GivesUp(which) if !self.waiting.is_empty() => {
+                    drop(self.waiting.swap_remove(which.index(self.waiting.len())));
+                }
+                Step::Ends(which) if !self.held.is_empty() => {
+                    drop(self.held.swap_remove(which.index(self.held.len())));
+                }
+                Step::GivesUp(_) | Step::Ends(_) => {}
+            }
+        }
+
+        /// Who waits looks whether it is its turn; when those were due that it is.
+        fn look(&mut self) -> Vec<i64> {
+            let mut began = Vec::new();
+            for (due, mut turn) in std::mem::take(&mut self.waiting) {
+                match (&mut turn).now_or_never() {
+                    None => self.waiting.push((due, turn)),
+                    Some(Err(_comes_again)) => {}
+                    Some(Ok(turn)) => {
+                        began.push(due);
+                        self.held.push(turn);
+                    }
+                }
+            }
+            began
+        }
+    }
+
+    proptest! {
+        /// No request begins while one waits that is due earlier, whichever of the two came first:
+        /// nothing that has expired is overtaken by an early renewal. And the gate never keeps out
+        /// who cannot wait because of what can.
+        #[test]
+        fn nothing_expired_is_overtaken(steps in prop::collection::vec(step(), 1..300)) {
+            let mut world = World::new();
+            for step in steps {
+                world.take(&step);
+                let began = world.look();
+                let first = world.waiting.iter().map(|(due, _)| *due).min();
+                for due in began {
+                    prop_assert!(first.is_none_or(|first| due <= first), "{due} before {first:?}");
+                }
+                // Those that gave up are forgotten when the next one comes.
+                world.admission.state().queue.retain(|waiting| !waiting.is_closed());
+                let soon = world.waiting.iter().filter(|(due, _)| *due <= NOW + 60).count();
+                prop_assert!(soon > 0 || world.admission.gate() != Gate::Shut);
+            }
+        }
+
+        /// Whoever gives up, at whatever moment, no turn is lost and none is made up.
+        #[test]
+        fn turns_are_neither_lost_nor_made_up(steps in prop::collection::vec(step(), 1..300)) {
+            let mut world = World::new();
+            for step in &steps {
+                world.take(step);
+            }
+            world.look();
+            let free = world.admission.state().free;
+            prop_assert_eq!(free + world.held.len(), 2);
+            prop_assert!(free == 0 || world.waiting.is_empty());
+        }
     }
 }

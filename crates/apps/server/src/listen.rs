@@ -1,8 +1,10 @@
 //! The TCP port: accepts connections, bounds the handshakes, and hands on what is authenticated.
 //!
 //! A connection that was accepted waits as a bare socket until it is its source's turn: a handshake
-//! costs memory and the time of a core, a socket costs neither. One that is silent gets no turn. When ten thousand nodes come back
-//! at once, or one address opens as many, the handshakes under way stay few.
+//! costs memory and the time of a core, a socket costs neither. One that is silent gets no turn, and
+//! the first message says who cannot wait ([`Urgency`]). When ten thousand nodes come back at once,
+//! or one address opens as many, the handshakes under way stay few; and no more come in while there
+//! is enough to sign ([`Gate`]), so that signing goes on at its pace from the first second.
 
 mod fair;
 
@@ -14,21 +16,26 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use muster_rt::Clock;
-use muster_tls::{Acceptor, Peer, ServerStream};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use muster_tls::{Acceptor, HELLO_MAX, Peer, ServerStream, Urgency};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
+use crate::admission::Admission;
 use crate::crowd::{self, Crowd, Line};
 use crate::listen::fair::{FairQueue, Source};
+
+pub(crate) use fair::Gate;
 
 /// How often it is looked whether connections wait for room.
 const CROWDED: Duration = Duration::from_millis(100);
 /// How many nodes are asked to leave at a time: as many as can come in until the next look.
 const ROOM_AT_ONCE: usize = 64;
+/// How soon it is looked again at a first message that came in part, at first; then ever later.
+const REST_OF_HELLO: Duration = Duration::from_millis(10);
 
 /// Bounds on connections that have not proved anything yet.
 #[derive(Clone, Copy, Debug)]
@@ -92,12 +99,13 @@ impl fmt::Debug for TlsConnection {
 /// A client certificate was verified in the handshake against the bundle of its trust domain.
 ///
 /// When there is no room for another, nodes of `crowd` are asked to leave; `clock` tells for how
-/// long they have been there.
+/// long they have been there. `admission` knows how much is to be signed already.
 pub(crate) fn accept(
     listener: TcpListener,
     acceptor: Acceptor,
     limits: Limits,
     crowd: Crowd,
+    admission: Admission,
     clock: Arc<dyn Clock>,
 ) -> ReceiverStream<io::Result<TlsConnection>> {
     let (established, incoming) = mpsc::channel(64);
@@ -107,6 +115,7 @@ pub(crate) fn accept(
         limits,
         established,
         crowd,
+        admission,
         clock,
     };
     tokio::spawn(port.run());
@@ -127,6 +136,7 @@ struct Port {
     limits: Limits,
     established: mpsc::Sender<io::Result<TlsConnection>>,
     crowd: Crowd,
+    admission: Admission,
     clock: Arc<dyn Clock>,
 }
 
@@ -134,7 +144,7 @@ impl Port {
     async fn run(self) {
         let sockets = Arc::new(Semaphore::new(self.limits.sockets));
         let places = Arc::new(Semaphore::new(self.limits.connections));
-        let mut queue = FairQueue::new(self.limits.handshakes);
+        let mut queue: FairQueue<Accepted> = FairQueue::new(self.limits.handshakes);
         let (done, mut ended) = mpsc::unbounded_channel();
         // No more than there are sockets.
         let (speaks, mut spoken) = mpsc::unbounded_channel();
@@ -142,14 +152,21 @@ impl Port {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             while let Ok(place) = Arc::clone(&places).try_acquire_owned()
-                && let Some((source, accepted)) = queue.pop()
+                && let Some((source, accepted)) = queue.pop(self.admission.gate())
             {
-                self.begin(source, accepted, place, done.clone());
+                if is_gone(&accepted.socket).await {
+                    queue.done(source);
+                } else {
+                    self.begin(source, accepted, place, done.clone());
+                }
             }
             let crowded = !queue.is_empty();
             tokio::select! {
                 Some(source) = ended.recv() => queue.done(source),
-                Some((source, accepted)) = spoken.recv() => queue.push(source, accepted),
+                Some((source, urgency, accepted)) = spoken.recv() => {
+                    queue.push(source, urgency, accepted);
+                }
+                () = self.admission.eased(), if crowded => {}
                 Some((source, accepted)) = self.accept(&sockets) => {
                     self.listen_to(source, accepted, speaks.clone());
                 }
@@ -165,15 +182,14 @@ impl Port {
         &self,
         source: Source,
         accepted: Accepted,
-        speaks: mpsc::UnboundedSender<(Source, Accepted)>,
+        speaks: mpsc::UnboundedSender<(Source, Urgency, Accepted)>,
     ) {
         let limit = self.limits.handshake_timeout;
         tokio::spawn(async move {
-            let mut first = [0];
-            let heard = tokio::time::timeout(limit, accepted.socket.peek(&mut first)).await;
-            if matches!(heard, Ok(Ok(1))) {
+            let heard = tokio::time::timeout(limit, first_words(&accepted.socket)).await;
+            if let Ok(Ok(urgency)) = heard {
                 // The port may have been closed.
-                speaks.send((source, accepted)).ok();
+                speaks.send((source, urgency, accepted)).ok();
             }
         });
     }
@@ -247,6 +263,38 @@ impl Port {
             }
         });
     }
+}
+
+/// What the first message says; it stays where it is, for the handshake.
+async fn first_words(socket: &TcpStream) -> io::Result<Urgency> {
+    let mut again = REST_OF_HELLO;
+    loop {
+        let heard = std::future::poll_fn(|cx| {
+            // Here, and not in what is kept while a connection is silent.
+            let mut bytes = [0; HELLO_MAX];
+            let mut first = ReadBuf::new(&mut bytes);
+            socket.poll_peek(cx, &mut first).map_ok(|length| {
+                if length == 0 {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+                }
+                Ok(Urgency::of_hello(first.filled()))
+            })
+        })
+        .await??;
+        match heard {
+            Some(urgency) => return Ok(urgency),
+            // What has been read of stays readable: the kernel would say so again and again.
+            None => tokio::time::sleep(again).await,
+        }
+        again *= 2;
+    }
+}
+
+/// Whether the client has given up while it waited: a handshake would be for nobody.
+async fn is_gone(socket: &TcpStream) -> bool {
+    // At once: what it said is there to be read.
+    let ready = socket.ready(Interest::READABLE).await;
+    ready.is_ok_and(tokio::io::Ready::is_read_closed)
 }
 
 async fn shake(

@@ -36,6 +36,7 @@ use muster_store_sqlite::SqliteStore;
 use muster_tls::{Acceptor, Identity};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 
 use crate::admission::Admission;
@@ -180,10 +181,9 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     let tcp_ready = ready.expect("API port");
     let (alive, end) = (serving.clone(), shutdown.clone());
     let routes = api(&server);
-    let (crowd, clock) = (server.crowd.clone(), Arc::clone(&clock));
+    let incoming = incoming(&server, tcp, acceptor);
     supervisor.essential("API port", async move {
         let _alive = alive;
-        let incoming = listen::accept(tcp, acceptor, listen::Limits::default(), crowd, clock);
         tcp_ready.declare();
         transport()
             .add_routes(routes)
@@ -323,6 +323,22 @@ fn bind(config: &Config) -> Result<Sockets, StartError> {
         .incoming(muster_peer::Limits::default())
         .map_err(failed("admin socket"))?;
     Ok(Sockets { tcp, admin })
+}
+
+/// The connections of the API port, in the order in which the server has room for them.
+fn incoming(
+    server: &Server,
+    tcp: TcpListener,
+    acceptor: Acceptor,
+) -> ReceiverStream<std::io::Result<listen::TlsConnection>> {
+    listen::accept(
+        tcp,
+        acceptor,
+        listen::Limits::default(),
+        server.crowd.clone(),
+        server.admission.clone(),
+        Arc::clone(&server.clock),
+    )
 }
 
 /// Listens with a queue that holds a storm: a connection that finds it full is tried again by its

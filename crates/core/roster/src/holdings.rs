@@ -157,6 +157,12 @@ impl<K: Kind> Holdings<K> {
         self.subscribed
     }
 
+    /// How many are wanted of which none is held.
+    pub(crate) fn missing(&self) -> usize {
+        let missing = |h: &&Holding<K>| h.current.is_none() && h.stage != Stage::Rest;
+        self.entries.values().filter(missing).count()
+    }
+
     /// The earliest end of validity of what is held.
     pub(crate) fn first_expiry(&self) -> Option<Timestamp> {
         let held = self.entries.values().filter_map(|h| h.current.as_ref());

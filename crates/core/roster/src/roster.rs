@@ -53,6 +53,8 @@ pub struct Stats {
     pub entries: usize,
     /// X509-SVIDs held.
     pub x509_svids: usize,
+    /// X509-SVIDs that are wanted and not there, or no longer good.
+    pub x509_missing: usize,
     /// JWT-SVIDs held.
     pub jwt_svids: usize,
     /// WIT-SVIDs held.
@@ -201,6 +203,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             revision: self.view.revision,
             entries: self.view.entries.len(),
             x509_svids: self.holdings.held(),
+            x509_missing: self.holdings.missing(),
             jwt_svids: self.tokens.held(),
             wit_svids: self.wits.held(),
             streams: self.calls.len() - waiting,

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::measure::{Figure, Sizes};
+use crate::measure::{Figure, Sizes, Swarm};
 use crate::process::{load_average, raise_file_limit};
 use crate::report::Report;
 use crate::subject::Kind;
@@ -42,7 +42,8 @@ struct Arguments {
     /// The `muster` to measure; `muster-server` stands beside it.
     #[arg(long, value_name = "FILE", default_value = "muster")]
     muster: PathBuf,
-    /// Also measure SPIRE, whose `spire-server` and `spire-agent` are in this folder.
+    /// Also measure SPIRE, whose `spire-server` and `spire-agent` are in this folder. Swarms are then
+    /// as large as it weathers within minutes, on both sides.
     #[arg(long, value_name = "DIR")]
     peer: Option<PathBuf>,
     /// Small counts, for a run under a minute. The figures are coarse.
@@ -99,11 +100,14 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
     }
     raise_file_limit();
-    let sizes = if arguments.quick {
+    let mut sizes = if arguments.quick {
         Sizes::QUICK
     } else {
         Sizes::FULL
     };
+    if arguments.peer.is_some() && sizes.swarm == Swarm::Full {
+        sizes.swarm = Swarm::Beside;
+    }
     let before = load_average()?;
     let ours = measure_one(&Kind::Muster(arguments.muster.clone()), &sizes, arguments)?;
     let peer = match &arguments.peer {
@@ -121,6 +125,12 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(file) = &arguments.json {
         std::fs::write(file, report.json()?)?;
         println!("{}", file.display());
+    }
+    let verdict = report.verdict();
+    println!("{}", verdict.words);
+    // Small counts are for seeing that it runs.
+    if verdict.missed > 0 && !arguments.quick {
+        return Err("a bar is missed".into());
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::Failure;
 
 /// A node that says nothing for so long has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// Frame types and flags of RFC 9113, section 6.

@@ -20,7 +20,39 @@ pub(crate) struct Report {
     pub(crate) peer: Vec<Figure>,
 }
 
+/// The end of a report.
+pub(crate) struct Verdict {
+    /// How many bars are missed.
+    pub(crate) missed: usize,
+    /// The line that says so.
+    pub(crate) words: String,
+}
+
 impl Report {
+    /// Whether our figures clear their bars.
+    pub(crate) fn verdict(&self) -> Verdict {
+        let barred: Vec<&Figure> = self.ours.iter().filter(|f| f.bar.is_some()).collect();
+        let missed: Vec<&str> = barred
+            .iter()
+            .filter(|figure| figure.bar.is_some_and(|bar| !clears(figure, bar)))
+            .map(|figure| figure.what.as_str())
+            .collect();
+        let words = if missed.is_empty() {
+            format!("verdict: pass, all of {} bars are cleared", barred.len())
+        } else {
+            format!(
+                "verdict: FAIL, {} of {} bars are missed: {}",
+                missed.len(),
+                barred.len(),
+                missed.join("; ")
+            )
+        };
+        Verdict {
+            missed: missed.len(),
+            words,
+        }
+    }
+
     /// A table for a person.
     pub(crate) fn table(&self) -> String {
         let mut text = String::new();
@@ -138,6 +170,24 @@ mod tests {
             verdict(&figure(4.9, true, Bar::AtLeast(5.0))),
             "FAIL (at least 5)"
         );
+    }
+
+    #[test]
+    fn the_verdict_names_what_is_missed() {
+        let report = |values: &[f64]| Report {
+            quick: false,
+            load_before: String::new(),
+            load_after: String::new(),
+            ours: values
+                .iter()
+                .map(|value| figure(*value, false, Bar::AtMost(5.0)))
+                .collect(),
+            peer: vec![figure(9.0, false, Bar::AtMost(5.0))],
+        };
+        assert_eq!(report(&[1.0, 2.0]).verdict().missed, 0);
+        let verdict = report(&[1.0, 6.0]).verdict();
+        assert_eq!(verdict.missed, 1);
+        assert_eq!(verdict.words, "verdict: FAIL, 1 of 2 bars are missed: x");
     }
 
     #[test]

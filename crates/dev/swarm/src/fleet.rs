@@ -13,7 +13,7 @@ use muster_proto::spire::api::server::bundle::v1::GetBundleRequest;
 use muster_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use muster_proto::spire::api::types::AttestationData;
 use muster_svid::x509::{Certificate, X509Svid, build_csr};
-use muster_tls::{Connector, Identity};
+use muster_tls::{Connector, Identity, Urgency};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
@@ -59,7 +59,8 @@ impl Fleet {
         let unheeded = Arc::new(Traffic::default());
         let mut doors = Vec::new();
         for _ in 0..DOORS {
-            doors.push(channel(&server.address, &nobody, &unheeded).await?);
+            let door = channel(&server.address, &nobody, &unheeded, Urgency::Now);
+            doors.push(door.await?);
         }
         let mut nodes = Vec::with_capacity(count);
         let mut attesting = JoinSet::new();

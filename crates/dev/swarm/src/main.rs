@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use muster_swarm::proc::{Pid, raise_file_limit};
-use muster_swarm::report::{Figure, table};
+use muster_swarm::report::{Figure, table, verdict};
 use muster_swarm::scenario::{churn, idle, restart, storm, streams};
 use muster_swarm::{Cage, Failure, Program, fill, leave_core};
 
@@ -86,9 +86,12 @@ enum Scenario {
         /// Of a hundred nodes, how many hold nothing that is still good.
         #[arg(long, default_value_t = 30)]
         expired: usize,
-        /// Nodes by which the peak is measured.
-        #[arg(long, default_value_t = 2000)]
-        peak: usize,
+        /// Nodes by which the peak is measured; all, if it is left out.
+        #[arg(long)]
+        peak: Option<usize>,
+        /// Write there what became of each node, as CSV.
+        #[arg(long, value_name = "FILE")]
+        csv: Option<PathBuf>,
     },
     /// A server starts with very many entries.
     Restart {
@@ -144,6 +147,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         println!("{}", serde_json::to_string_pretty(&figures)?);
     } else {
         print!("{}", table(&figures));
+        // For whoever reads figures, a bar that is missed is one of them.
+        println!("{}", verdict(&figures)?);
     }
     Ok(())
 }
@@ -211,15 +216,16 @@ async fn play(scenario: Scenario) -> Result<Vec<Figure>, Failure> {
             svids,
             expired,
             peak,
+            csv,
         } => {
             let (program, cage) = subject.split();
             let sizes = storm::Sizes {
                 nodes,
                 svids,
                 expired_per_cent: expired,
-                peak_nodes: peak,
+                peak_nodes: peak.unwrap_or(nodes),
             };
-            storm::run(program, sizes, cage).await
+            storm::run(program, sizes, cage, csv.as_deref()).await
         }
         Scenario::Restart { subject, entries } => {
             let (program, cage) = subject.split();

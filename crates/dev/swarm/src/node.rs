@@ -15,10 +15,11 @@ use muster_proto::spire::api::server::entry::v1::SyncAuthorizedEntriesRequest;
 use muster_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use muster_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use muster_proto::spire::api::server::svid::v1::{BatchNewX509svidRequest, NewX509svidParams};
-use muster_tls::Connector;
+use muster_tls::{Connector, Urgency};
 use muster_wire::urgency::EXPIRES_AT;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
@@ -30,6 +31,7 @@ use crate::{Failure, Traffic};
 /// As `muster-node` does.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest message: a view of 10,000 entries.
 const MESSAGE_MAX: usize = 64 * 1024 * 1024;
 
@@ -59,7 +61,12 @@ pub(crate) struct Known(BTreeMap<String, i64>);
 impl Node {
     /// Connects with the node's SVID, the handshake included.
     pub async fn connect(&self, address: &str) -> Result<Link, Failure> {
-        let channel = channel(address, &self.connector, &self.traffic).await?;
+        self.connect_as(Urgency::CanWait, address).await
+    }
+
+    /// The same, for a node that says whether it can wait.
+    pub async fn connect_as(&self, urgency: Urgency, address: &str) -> Result<Link, Failure> {
+        let channel = channel(address, &self.connector, &self.traffic, urgency).await?;
         Ok(Link {
             channel,
             csr: Arc::clone(&self.csr),
@@ -188,6 +195,7 @@ pub(crate) async fn channel(
     address: &str,
     connector: &Connector,
     traffic: &Arc<Traffic>,
+    urgency: Urgency,
 ) -> Result<Channel, Failure> {
     let shared = (address.to_owned(), connector.clone(), Arc::clone(traffic));
     let connect = service_fn(move |_uri| {
@@ -195,9 +203,10 @@ pub(crate) async fn channel(
         async move {
             let tcp = TcpStream::connect(&address).await?;
             tcp.set_nodelay(true)?;
-            let tls = connector
-                .connect(&address, Counted::new(tcp, traffic))
-                .await?;
+            let shaking = connector.connect_as(urgency, &address, Counted::new(tcp, traffic));
+            let tls = timeout(HANDSHAKE_TIMEOUT, shaking)
+                .await
+                .map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
             Ok::<_, io::Error>(TokioIo::new(tls))
         }
     });

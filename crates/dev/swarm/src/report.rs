@@ -81,6 +81,25 @@ impl Figure {
     }
 }
 
+/// One line that says whether all bars are cleared, and which are not.
+pub fn verdict(figures: &[Figure]) -> Result<String, String> {
+    let bars = figures.iter().filter(|figure| figure.bar.is_some()).count();
+    let failed: Vec<&str> = figures
+        .iter()
+        .filter(|figure| !figure.clears())
+        .map(|figure| figure.what.as_str())
+        .collect();
+    if failed.is_empty() {
+        Ok(format!("verdict: pass, {bars} of {bars} bars are cleared"))
+    } else {
+        Err(format!(
+            "verdict: FAIL, {} of {bars} bars are missed: {}",
+            failed.len(),
+            failed.join("; ")
+        ))
+    }
+}
+
 /// A table for a person.
 pub fn table(figures: &[Figure]) -> String {
     let mut text = String::new();
@@ -118,6 +137,15 @@ mod tests {
         assert!(!Figure::cost("x", 5.1, "s").at_most(5.0).clears());
         assert!(!Figure::gain("x", 4.9, "/s").at_least(5.0).clears());
         let text = table(&[Figure::gain("x", 4.9, "/s").at_least(5.0)]);
+        let missed = verdict(&[
+            Figure::gain("x", 4.9, "/s").at_least(5.0),
+            Figure::cost("y", 1.0, "s").at_most(5.0),
+            Figure::new("z", 1.0, ""),
+        ]);
+        assert_eq!(
+            missed,
+            Err("verdict: FAIL, 1 of 2 bars are missed: x".to_owned())
+        );
         assert!(
             text.contains("4.90 /s") && text.contains("FAIL (at least 5)"),
             "{text}"

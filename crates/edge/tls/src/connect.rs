@@ -14,7 +14,8 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::provider::{Clock, VERSIONS, alpn, provider};
+use crate::provider::{Clock, VERSIONS, provider};
+use crate::urgency::{Urgency, taken};
 use crate::verifier::{ClientVerifier, Demand, ServerTrust, ServerVerifier};
 use crate::{BundleSource, ConfigError, Identity, Peer, WallClock};
 
@@ -77,7 +78,7 @@ impl Acceptor {
             .with_protocol_versions(VERSIONS)?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(identity));
-        config.alpn_protocols = alpn();
+        config.alpn_protocols = taken();
         // A resumed session would skip the verifier (X509V-11, BEP-12): no tickets, no session memory.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -142,7 +143,7 @@ impl Connector {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::new(identity));
-        config.alpn_protocols = alpn();
+        config.alpn_protocols = Urgency::CanWait.offers();
         config.resumption = Resumption::disabled();
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }
@@ -153,11 +154,25 @@ impl Connector {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        self.connect_as(Urgency::CanWait, host, stream).await
+    }
+
+    /// The same; a server that is stormed is told whether this client can wait for its handshake.
+    pub async fn connect_as<S>(
+        &self,
+        urgency: Urgency,
+        host: &str,
+        stream: S,
+    ) -> io::Result<ClientStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         // An IP address is never sent, so this one says: no name.
         let name = ServerName::try_from(host.to_owned()).unwrap_or_else(|_not_a_name| {
             ServerName::from(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED))
         });
-        self.0.connect(name, stream).await
+        let connector = self.0.with_alpn(urgency.offers());
+        connector.connect(name, stream).await
     }
 }
 

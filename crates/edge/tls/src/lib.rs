@@ -14,12 +14,14 @@ mod connect;
 mod identity;
 mod peer;
 mod provider;
+mod urgency;
 mod verifier;
 
 pub use alert::Rejected;
 pub use connect::{Acceptor, ClientStream, Connector, ServerStream};
 pub use identity::{Identity, IdentityError};
 pub use peer::{BundleSource, Peer, WallClock};
+pub use urgency::{HELLO_MAX, Urgency};
 
 /// Why a TLS configuration cannot be made: the cryptographic provider and the protocol versions
 /// do not fit each other, which no input can cause.

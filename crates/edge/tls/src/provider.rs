@@ -15,11 +15,6 @@ use crate::WallClock;
 /// TLS 1.3, and 1.2 for old peers.
 pub(crate) const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 
-/// gRPC alone is spoken.
-pub(crate) fn alpn() -> Vec<Vec<u8>> {
-    vec![b"h2".to_vec()]
-}
-
 /// AWS-LC with X25519MLKEM768 as the first key exchange, so that what is recorded today is not
 /// read by the quantum computer of tomorrow. Never installed as the process's default: a library
 /// that does so decides for others.

@@ -4,16 +4,14 @@ use std::sync::Arc;
 
 use muster_crypto::{JwsAlgorithm, PrivateKey};
 use muster_model::EntryId;
-use muster_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use muster_proto::spire::api::server::svid::v1::{
     BatchNewWitsvidRequest, NewWitsvidParams, batch_new_witsvid_response,
 };
 use muster_roster::{Event, RequestId, SignFault, ToSign};
 use tonic::Code;
 
-use super::{Signer, blocking, fault_of, ignore_stopped};
+use super::{Signer, blocking, dated, fault_of, first_expiry, ignore_stopped};
 use crate::material::HeldWit;
-use crate::upstream::MESSAGE_MAX;
 
 type Results = Vec<(EntryId, Result<Arc<HeldWit>, SignFault>)>;
 
@@ -33,6 +31,7 @@ impl Signer {
     async fn wit(&self, entries: Vec<ToSign>) -> Result<Results, SignFault> {
         let node = self.node_id()?;
         let key_type = self.wit_key_type;
+        let expires_at = first_expiry(&entries);
         let names: Vec<EntryId> = entries.into_iter().map(|e| e.entry).collect();
         let count = names.len();
         // RSA keys take seconds: never on a thread that serves.
@@ -58,10 +57,13 @@ impl Signer {
                     .to_owned(),
             })
             .collect();
-        let mut client =
-            SvidClient::new(self.upstream.channel()).max_decoding_message_size(MESSAGE_MAX);
-        let rpc = client.batch_new_witsvid(BatchNewWitsvidRequest { params });
-        let answer = self.timed("BatchNewWITSVID", rpc).await?.into_inner();
+        let message = BatchNewWitsvidRequest { params };
+        let answer = self
+            .ask("BatchNewWITSVID", |mut client| {
+                let request = dated(message.clone(), expires_at);
+                async move { client.batch_new_witsvid(request).await }
+            })
+            .await?;
         if answer.results.len() != count {
             tracing::error!(
                 asked = count,

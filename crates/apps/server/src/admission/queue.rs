@@ -22,6 +22,8 @@ type Place = (Timestamp, u64);
 struct Waiting<T> {
     caller: SpiffeId,
     signatures: usize,
+    /// Whether it was due soon when it came.
+    soon: bool,
     item: T,
 }
 
@@ -37,6 +39,8 @@ pub(crate) struct Queue<T> {
     waiting: BTreeMap<Place, Waiting<T>>,
     callers: HashMap<SpiffeId, usize>,
     signatures: usize,
+    /// Those of them that were due soon when they came.
+    signatures_soon: usize,
     arrivals: u64,
     /// Until when the time of the signers is promised to those who were sent away.
     promised: Timestamp,
@@ -74,6 +78,9 @@ impl Pace {
     }
 }
 
+/// What is due within this time is due soon.
+pub(crate) const SOON: Duration = Duration::from_mins(1);
+
 /// The shortest and the longest wait that a refused caller is told.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_mins(1);
@@ -86,6 +93,7 @@ impl<T> Queue<T> {
             waiting: BTreeMap::new(),
             callers: HashMap::new(),
             signatures: 0,
+            signatures_soon: 0,
             arrivals: 0,
             promised: Timestamp::EPOCH,
             pace: Pace {
@@ -100,6 +108,16 @@ impl<T> Queue<T> {
     /// Whether nobody waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// How many signatures wait.
+    pub(crate) fn signatures(&self) -> usize {
+        self.signatures
+    }
+
+    /// How many of them were due within [`SOON`] when they came.
+    pub(crate) fn signatures_soon(&self) -> usize {
+        self.signatures_soon
     }
 
     /// Lets a request for `signatures` wait that is due at `due`.
@@ -129,10 +147,15 @@ impl<T> Queue<T> {
             return Entered { refused };
         }
         *self.callers.entry(caller.clone()).or_default() += 1;
+        let soon = due <= now.plus(SOON);
         self.signatures += signatures;
+        if soon {
+            self.signatures_soon += signatures;
+        }
         let waiting = Waiting {
             caller,
             signatures,
+            soon,
             item,
         };
         self.waiting.insert((due, self.arrivals), waiting);
@@ -176,6 +199,9 @@ impl<T> Queue<T> {
 
     fn leave(&mut self, waiting: &Waiting<T>) {
         self.signatures -= waiting.signatures;
+        if waiting.soon {
+            self.signatures_soon -= waiting.signatures;
+        }
         if let Some(own) = self.callers.get_mut(&waiting.caller) {
             *own -= 1;
             if *own == 0 {
@@ -387,6 +413,7 @@ mod tests {
                 }
                 prop_assert!(queue.signatures <= BOUNDS.signatures);
                 prop_assert_eq!(queue.signatures, queue.waiting.values().map(|w| w.signatures).sum::<usize>());
+                prop_assert_eq!(queue.signatures_soon, queue.waiting.values().filter(|w| w.soon).map(|w| w.signatures).sum::<usize>());
                 prop_assert_eq!(queue.waiting.len(), queue.callers.values().sum::<usize>());
                 prop_assert!(queue.callers.values().all(|own| *own <= BOUNDS.by_caller));
             }

@@ -23,7 +23,7 @@ use muster_svid::x509::{Certificate, SigningRequest};
 use muster_wire::{bundle as wire_bundle, entry};
 use tonic::{Request, Response, Status};
 
-use crate::admission;
+use crate::admission::Asking;
 use crate::api::svid::parse_csr;
 use crate::api::{not_served, wit};
 use crate::errors;
@@ -36,7 +36,7 @@ pub(super) async fn new_x509_ca(
     server: &Arc<Server>,
     request: Request<NewDownstreamX509caRequest>,
 ) -> Result<Response<NewDownstreamX509caResponse>, Status> {
-    let metadata = request.metadata().clone();
+    let asking = Asking::of(&request);
     operate(
         server,
         request,
@@ -45,9 +45,8 @@ pub(super) async fn new_x509_ca(
             let csr = parse_csr(&message.csr)?;
             check_name(&csr, &server.trust_domain)?;
             let ttl = entry::read_ttl(message.preferred_ttl).unwrap_or(server.authority_ttl);
-            let due = admission::due(&metadata, op.now);
             let signed = {
-                let _turn = server.admission.turn(caller, due, 1, op.now).await?;
+                let _turn = asking.turn(server, &op, 1).await?;
                 let signing = server.signer.sign_downstream(&csr.public_key, ttl, op.now);
                 signing
                     .await

@@ -20,10 +20,9 @@ use muster_svid::x509::SigningRequest;
 use muster_wire::{id, status};
 use tonic::{Request, Response, Status};
 
-use crate::admission;
+use crate::admission::Asking;
 use crate::api::{downstream, wit};
 use crate::errors;
-use crate::listen::TlsOrigin;
 use crate::operation::{Operation, operate};
 use crate::server::Server;
 use crate::signer::{Leaf, SignedJwt, SignedX509};
@@ -31,7 +30,10 @@ use crate::signer::{Leaf, SignedJwt, SignedX509};
 /// How many certificates one call may ask for: SPIRE's agents ask for 500 at most.
 const MAX_BATCH: usize = 1000;
 /// How many of them are signed in one turn.
-const BY_TURN: usize = 100;
+pub(super) const BY_TURN: usize = 100;
+/// How many of those without letting other tasks run: a millisecond's work. With less, a batch that
+/// began would wait for every handshake under way after each signature.
+pub(super) const BY_SLICE: usize = 8;
 
 /// The service.
 pub(crate) struct SvidService(pub Arc<Server>);
@@ -47,12 +49,7 @@ impl svid_server::Svid for SvidService {
         request: Request<BatchNewX509svidRequest>,
     ) -> Result<Response<BatchNewX509svidResponse>, Status> {
         let server = &self.0;
-        let metadata = request.metadata().clone();
-        // Who waits for SVIDs is not asked to leave.
-        let _busy = request
-            .extensions()
-            .get::<TlsOrigin>()
-            .map(|origin| origin.line.busy());
+        let asking = Asking::of(&request);
         operate(
             server,
             request,
@@ -67,13 +64,10 @@ impl svid_server::Svid for SvidService {
                     )));
                 }
                 let node = op.caller_id()?;
-                let due = admission::due(&metadata, op.now);
                 let mut results = Vec::with_capacity(message.params.len());
                 let mut records = Vec::with_capacity(message.params.len());
                 for part in message.params.chunks(BY_TURN) {
-                    // Between two parts, whoever is due earlier goes first.
-                    let turn = server.admission.turn(node, due, part.len(), op.now).await;
-                    let _turn = match turn {
+                    let _turn = match asking.turn(server, &op, part.len()).await {
                         Ok(turn) => turn,
                         Err(later) if results.is_empty() => return Err(later),
                         // What is signed is not thrown away.
@@ -82,16 +76,17 @@ impl svid_server::Svid for SvidService {
                             break;
                         }
                     };
-                    for params in part {
-                        results.push(
-                            match new_x509(server, &op, node, params, &mut records).await {
+                    for slice in part.chunks(BY_SLICE) {
+                        for params in slice {
+                            let signed = new_x509(server, &op, node, params, &mut records).await;
+                            results.push(match signed {
                                 Ok(svid) => batch_new_x509svid_response::Result {
                                     status: Some(status::ok()),
                                     svid: Some(svid),
                                 },
                                 Err(fault) => refused(&fault),
-                            },
-                        );
+                            });
+                        }
                         // A large batch must not keep other tasks from their turn.
                         tokio::task::yield_now().await;
                     }
@@ -118,6 +113,7 @@ impl svid_server::Svid for SvidService {
         request: Request<NewJwtsvidRequest>,
     ) -> Result<Response<NewJwtsvidResponse>, Status> {
         let server = &self.0;
+        let asking = Asking::of(&request);
         operate(
             server,
             request,
@@ -128,15 +124,8 @@ impl svid_server::Svid for SvidService {
                 let entry = entry_of_node(&op.roll, op.caller_id()?, &message.entry_id)?;
                 let ttl = entry.jwt_svid_ttl.unwrap_or(server.lifetimes.jwt_ttl);
                 let token_id = entry.jwt_svid_include_jti.then(random::uuid_bytes);
-                let signed = sign_jwt(
-                    server,
-                    &op,
-                    &entry.spiffe_id,
-                    &message.audience,
-                    ttl,
-                    token_id,
-                )
-                .await?;
+                let claims = (&entry.spiffe_id, message.audience.as_slice(), token_id);
+                let signed = sign_jwt(server, &op, &asking, claims, ttl).await?;
                 let svid = write_jwt(&entry.spiffe_id, signed, &entry.hint);
                 Ok(NewJwtsvidResponse { svid: Some(svid) })
             },
@@ -152,6 +141,7 @@ impl svid_server::Svid for SvidService {
         request: Request<MintX509svidRequest>,
     ) -> Result<Response<MintX509svidResponse>, Status> {
         let server = &self.0;
+        let asking = Asking::of(&request);
         operate(
             server,
             request,
@@ -188,11 +178,13 @@ impl svid_server::Svid for SvidService {
                     subject: (!csr.subject.is_empty()).then_some(&csr.subject),
                     ttl,
                 };
+                let turn = asking.turn(server, &op, 1).await?;
                 let signed = server
                     .signer
                     .sign_x509(&leaf, op.now)
                     .await
                     .map_err(|e| e.status("X509-SVID"))?;
+                drop(turn);
                 let record = x509_record(&op, &spiffe_id, &signed);
                 server
                     .roll
@@ -215,6 +207,7 @@ impl svid_server::Svid for SvidService {
         request: Request<MintJwtsvidRequest>,
     ) -> Result<Response<MintJwtsvidResponse>, Status> {
         let server = &self.0;
+        let asking = Asking::of(&request);
         operate(
             server,
             request,
@@ -223,8 +216,8 @@ impl svid_server::Svid for SvidService {
                     .map_err(|why| Status::invalid_argument(format!("invalid SPIFFE ID: {why}")))?;
                 let ttl =
                     muster_wire::entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.jwt_ttl);
-                let signed =
-                    sign_jwt(server, &op, &spiffe_id, &message.audience, ttl, None).await?;
+                let claims = (&spiffe_id, message.audience.as_slice(), None);
+                let signed = sign_jwt(server, &op, &asking, claims, ttl).await?;
                 Ok(MintJwtsvidResponse {
                     svid: Some(write_jwt(&spiffe_id, signed, "")),
                 })
@@ -325,21 +318,22 @@ pub(super) fn parse_csr(der: &[u8]) -> Result<SigningRequest, Status> {
 async fn sign_jwt<A>(
     server: &Server,
     op: &Operation<A>,
-    spiffe_id: &SpiffeId,
-    audience: &[String],
+    asking: &Asking,
+    (spiffe_id, audience, token_id): (&SpiffeId, &[String], Option<[u8; 16]>),
     ttl: Duration,
-    token_id: Option<[u8; 16]>,
 ) -> Result<SignedJwt, Status> {
     if audience.iter().all(String::is_empty) {
         return Err(Status::invalid_argument(
             "at least one audience is required",
         ));
     }
+    let turn = asking.turn(server, op, 1).await?;
     let signed = server
         .signer
         .sign_jwt(spiffe_id, audience, ttl, token_id, op.now)
         .await
         .map_err(|e| e.status("JWT-SVID"))?;
+    drop(turn);
     let record = op
         .record(Event::SvidIssueJwt, spiffe_id.as_str())
         .with(

@@ -15,7 +15,8 @@ use muster_proto::spire::api::types;
 use muster_wire::{entry, id, status};
 use tonic::{Request, Response, Status};
 
-use super::svid::entry_of_node;
+use super::svid::{BY_SLICE, BY_TURN, entry_of_node};
+use crate::admission::Asking;
 use crate::api::not_served;
 use crate::errors;
 use crate::operation::{Operation, operate};
@@ -35,6 +36,7 @@ pub(super) async fn mint(
     if !server.wit {
         return not_served::<policy::MintWitSvid, _, _>(server, request, PROFILE).await;
     }
+    let asking = Asking::of(&request);
     operate(
         server,
         request,
@@ -43,7 +45,9 @@ pub(super) async fn mint(
                 .map_err(|why| Status::invalid_argument(format!("invalid SPIFFE ID: {why}")))?;
             let key = Confirmation::read(&message.public_key, &message.signing_algorithm)?;
             let ttl = entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.wit_ttl);
+            let turn = asking.turn(server, &op, 1).await?;
             let signed = sign(server, &op, &spiffe_id, &key, ttl).await?;
+            drop(turn);
             let record = record(&op, &spiffe_id, &signed);
             // On the record before the answer leaves.
             server
@@ -67,6 +71,7 @@ pub(super) async fn batch_new(
     if !server.wit {
         return not_served::<policy::BatchNewWitSvid, _, _>(server, request, PROFILE).await;
     }
+    let asking = Asking::of(&request);
     operate(
         server,
         request,
@@ -83,19 +88,29 @@ pub(super) async fn batch_new(
             let node = op.caller_id()?;
             let mut results = Vec::with_capacity(message.params.len());
             let mut records = Vec::with_capacity(message.params.len());
-            for params in &message.params {
-                results.push(match new(server, &op, node, params, &mut records).await {
-                    Ok(svid) => batch_new_witsvid_response::Result {
-                        status: Some(status::ok()),
-                        svid: Some(svid),
-                    },
-                    Err(fault) => batch_new_witsvid_response::Result {
-                        status: Some(status::item(fault.code(), fault.message())),
-                        svid: None,
-                    },
-                });
-                // A large batch must not keep others from their turn.
-                tokio::task::yield_now().await;
+            for part in message.params.chunks(BY_TURN) {
+                let _turn = match asking.turn(server, &op, part.len()).await {
+                    Ok(turn) => turn,
+                    Err(later) if results.is_empty() => return Err(later),
+                    // What is signed is not thrown away.
+                    Err(later) => {
+                        results.resize_with(message.params.len(), || refused(&later));
+                        break;
+                    }
+                };
+                for slice in part.chunks(BY_SLICE) {
+                    for params in slice {
+                        results.push(match new(server, &op, node, params, &mut records).await {
+                            Ok(svid) => batch_new_witsvid_response::Result {
+                                status: Some(status::ok()),
+                                svid: Some(svid),
+                            },
+                            Err(fault) => refused(&fault),
+                        });
+                    }
+                    // A large batch must not keep others from their turn.
+                    tokio::task::yield_now().await;
+                }
             }
             // On the record before the answer leaves.
             if !records.is_empty() {
@@ -109,6 +124,14 @@ pub(super) async fn batch_new(
         },
     )
     .await
+}
+
+/// The outcome of a WIT-SVID that was not signed.
+fn refused(fault: &Status) -> batch_new_witsvid_response::Result {
+    batch_new_witsvid_response::Result {
+        status: Some(status::item(fault.code(), fault.message())),
+        svid: None,
+    }
 }
 
 /// One WIT-SVID of a batch.

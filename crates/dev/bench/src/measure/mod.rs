@@ -66,8 +66,19 @@ pub(crate) struct Sizes {
     pub(crate) entries: usize,
     /// How long a peer may take for its entries.
     pub(crate) peer_entries: Duration,
-    /// Whether a swarm has thousands.
-    pub(crate) swarm_is_full: bool,
+    /// How many a swarm has.
+    pub(crate) swarm: Swarm,
+}
+
+/// The size of a swarm: the same for all that are measured in one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Swarm {
+    /// Thousands, as the bars mean it.
+    Full,
+    /// As many as SPIRE weathers within minutes.
+    Beside,
+    /// As many as are there in seconds.
+    Quick,
 }
 
 impl Sizes {
@@ -82,7 +93,7 @@ impl Sizes {
         streams: 10_000,
         entries: 100_000,
         peer_entries: Duration::from_mins(2),
-        swarm_is_full: true,
+        swarm: Swarm::Full,
     };
     /// The same in under a minute.
     pub(crate) const QUICK: Self = Self {
@@ -95,7 +106,7 @@ impl Sizes {
         streams: 200,
         entries: 5000,
         peer_entries: Duration::from_secs(10),
-        swarm_is_full: false,
+        swarm: Swarm::Quick,
     };
 }
 

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use serde::Deserialize;
 use tokio::process::Command;
 
-use super::{Bar, Figure, Sizes};
+use super::{Bar, Figure, Sizes, Swarm};
 use crate::Failure;
 use crate::subject::{Domain, Kind};
 
@@ -39,33 +39,31 @@ pub(super) async fn measure(
             ["--spire".into(), server.display().to_string()]
         }
     });
-    let ours = kind.is_ours();
-    let of = |full: &str, quick: &str, peer: &str| -> String {
-        let value = match (sizes.swarm_is_full, ours) {
-            (true, true) => full,
-            (true, false) => peer,
-            (false, _) => quick,
+    let of = |full: &str, beside: &str, quick: &str| -> String {
+        let value = match sizes.swarm {
+            Swarm::Full => full,
+            Swarm::Beside => beside,
+            Swarm::Quick => quick,
         };
         value.to_owned()
     };
-    let options = match scenario {
+    let mut options = match scenario {
         "idle" => vec![
-            ("--nodes", of("5000", "100", "1000")),
-            ("--big", of("10000", "500", "10000")),
-            ("--seconds", of("60", "10", "60")),
+            ("--nodes", of("5000", "500", "100")),
+            ("--big", of("10000", "10000", "500")),
+            ("--seconds", of("60", "60", "10")),
         ],
         "churn" => vec![
-            ("--nodes", of("1000", "100", "1000")),
-            ("--seconds", of("20", "5", "20")),
+            ("--nodes", of("1000", "500", "100")),
+            ("--seconds", of("20", "20", "5")),
         ],
-        "storm" => vec![
-            ("--nodes", of("10000", "200", "500")),
-            ("--peak", of("2000", "100", "200")),
-            ("--core", "0".into()),
-            ("--memory", "512".into()),
-        ],
-        _ => vec![("--entries", of("1000000", "50000", "0"))],
+        "storm" => vec![("--nodes", of("10000", "200", "100"))],
+        _ => vec![("--entries", of("1000000", "1000000", "50000"))],
     };
+    if scenario == "storm" {
+        options.push(("--core", "0".into()));
+        options.push(("--memory", "512".into()));
+    }
     for (name, value) in options {
         arguments.extend([name.to_owned(), value]);
     }
@@ -74,7 +72,11 @@ pub(super) async fn measure(
 
 /// Plays workloads against a node that runs already and has an identity for this user.
 pub(super) async fn streams(domain: &Domain, sizes: &Sizes) -> Result<Vec<Figure>, Failure> {
-    let count = if sizes.swarm_is_full { 10_000 } else { 200 };
+    let count = match sizes.swarm {
+        Swarm::Full => 10_000,
+        Swarm::Beside => 1000,
+        Swarm::Quick => 200,
+    };
     play(&[
         "streams".into(),
         "--socket".into(),

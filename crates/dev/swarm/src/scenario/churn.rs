@@ -123,12 +123,14 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
             "churn: acknowledged -> its node knows, p99",
             times.quantile(99),
             "ms",
-        ),
+        )
+        .at_most(50.0),
         Figure::gain(
             "churn: new entries that their nodes heard of",
             number(times.count()) / number(wanted.max(1)) * 100.0,
             "%",
-        ),
+        )
+        .at_least(100.0),
         Figure::cost(
             "churn: server, time on a core by change",
             cpu.as_secs_f64() * 1e6 / number(changes.max(1)),

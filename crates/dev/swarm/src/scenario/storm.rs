@@ -3,27 +3,42 @@
 //!
 //! Two rates are compared: *peak*, what the server signs when the same work comes in good order, a
 //! few nodes at a time; and *goodput*, what it signs in the storm. What a node does is the same in
-//! both: a handshake, its view, one batch signed.
+//! both: a handshake, its view, one batch signed. Both count what arrived while its node still
+//! waited for it, by the second of the core that others left ([`ledger`]); what the server did not
+//! use counts against it. After the storm, nodes stay connected as far as the server has room.
 
+mod account;
+mod judge;
+mod ledger;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use muster_model::Timestamp;
 use muster_proto::muster::node::v1::WatchResponse;
+use muster_tls::Urgency;
 use muster_wire::status::retry_after;
-use tokio::sync::Barrier;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::{Code, Streaming};
 
 use crate::clock::{Stopwatch, wall};
 use crate::node::Known;
 use crate::report::Figure;
 use crate::server::{Dialect, Place};
-use crate::times::{Times, millis, number, rate};
+use crate::times::{millis, number, rate};
 use crate::{Cage, Failure, Fleet, Link, Node, Program, entries};
 
+use judge::judge;
+use ledger::Keeper;
+
+/// In so many ticks of that length all nodes have set out.
+const TICKS: usize = 100;
+const TICK: Duration = Duration::from_millis(10);
 /// Nodes at a time, while the peak is measured.
 const IN_ORDER: usize = 16;
 /// How soon a node that found no server tries again, at first and at last.
@@ -33,9 +48,8 @@ const AGAIN_AT_LAST: Duration = Duration::from_secs(1);
 const BACKOFF: Duration = Duration::from_secs(1);
 /// How long the storm may last.
 const PATIENCE: Duration = Duration::from_mins(10);
-/// An answer that comes so much earlier than another was not let past it: the time that a request
-/// may be under way, and one batch may be in the works.
-const TOLERANCE: Duration = Duration::from_millis(500);
+/// How long a node waits for an answer, as `muster-node` does.
+const RPC_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a node that renews early has left.
 const EARLY: Duration = Duration::from_mins(20);
 
@@ -62,11 +76,21 @@ struct Fate {
     asked: Duration,
     /// Its SVIDs were there.
     done: Duration,
+    /// How often it was told to come again.
     deferred: usize,
+    /// How often it lost its connection, or its patience.
+    broken: usize,
 }
 
 /// Plays it.
-pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figure>, Failure> {
+///
+/// With `csv`, what became of each node is written there, in milliseconds since the storm began.
+pub async fn run(
+    program: Program,
+    sizes: Sizes,
+    cage: Cage,
+    csv: Option<&Path>,
+) -> Result<Vec<Figure>, Failure> {
     let dialect = program.dialect();
     let place = Place::new(program)?;
     let (server, _) = place.start(cage).await?;
@@ -75,46 +99,68 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
     let address = server.address.clone();
 
     let clock = Arc::new(Stopwatch::start());
-    let peak = peak(dialect, &fleet, &address, sizes).await?;
+    let keeper = Keeper::start(cage.core, server.pid, Arc::clone(&clock));
+    let (signed, from, to) = in_good_order(dialect, &fleet, &address, &clock, sizes).await?;
+    let peak = rate(signed, keeper.close().left(from, to));
     let before = server.pid.resident()?;
     server.kill().await?;
 
-    // All nodes stand ready before the server is back.
-    let ready = Arc::new(Barrier::new(fleet.nodes.len() + 1));
-    let here = Arc::new(AtomicUsize::new(0));
-    let mut storm = JoinSet::new();
-    for (place, node) in fleet.nodes.iter().enumerate() {
+    // All nodes stand ready: they come when the server is back.
+    let ready = Arc::new(Semaphore::new(0));
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let (over, end) = watch::channel(());
+    let mut storm: JoinSet<Result<(), Failure>> = JoinSet::new();
+    for (number, node) in fleet.nodes.iter().enumerate() {
         let (node, address, clock) = (Arc::clone(node), address.clone(), Arc::clone(&clock));
-        let (ready, here) = (Arc::clone(&ready), Arc::clone(&here));
-        let expired = place % 100 < sizes.expired_per_cent;
+        let (ready, tell, mut end) = (Arc::clone(&ready), tell.clone(), end.clone());
+        let expired = is_expired(number, sizes);
         storm.spawn(async move {
-            ready.wait().await;
-            come_back(dialect, &node, &address, &clock, expired, &here).await
+            ready.acquire().await?.forget();
+            let (fate, mut here) = come_back(dialect, &node, &address, &clock, expired).await?;
+            tell.send(fate)?;
+            // It stays until all is over, or until the server has no room for it.
+            tokio::select! {
+                _over = end.changed() => {}
+                () = here.stay() => {}
+            }
+            Ok(())
         });
     }
-    ready.wait().await;
     let (mut server, restart) = place.start(cage).await?;
-    let began = clock.elapsed();
+    let (began, began_at) = (clock.elapsed(), wall());
+    let releasing = tokio::spawn(release(ready, fleet.nodes.len()));
+    let keeper = Keeper::start(cage.core, server.pid, Arc::clone(&clock));
     let cpu = server.pid.cpu()?;
-    let mut fates = Vec::with_capacity(fleet.nodes.len());
+    let mut fates: Vec<Fate> = Vec::with_capacity(fleet.nodes.len());
     let weathered = async {
-        while let Some(fate) = storm.join_next().await {
-            fates.push(fate??);
+        while fates.len() < fleet.nodes.len() {
+            tokio::select! {
+                fate = told.recv() => fates.extend(fate),
+                // One that stays no longer has been served, or the server refuses it.
+                Some(left) = storm.join_next() => left??,
+            }
         }
         Ok::<_, Failure>(())
     };
-    timeout(PATIENCE, weathered).await.map_err(|_| {
-        let here = here.load(Ordering::Relaxed);
+    let outcome = timeout(PATIENCE, weathered).await;
+    server.check()?;
+    outcome.map_err(|_| {
+        let here = fates.len();
         format!(
             "the storm lasts too long: {here} of {} nodes came back",
             sizes.nodes
         )
     })??;
-    server.check()?;
+    let ledger = keeper.close();
+    releasing.await?;
     let cpu = server.pid.cpu()?.saturating_sub(cpu);
     let lasted = clock.elapsed().saturating_sub(began);
     let highest = server.pid.peak()?;
     let settled = server.pid.resident()?;
+    drop(over);
+    while let Some(left) = storm.join_next().await {
+        left??;
+    }
     let mut figures = vec![
         Figure::gain("storm: peak, SVIDs signed in good order", peak, "/s"),
         Figure::new("storm: server resident, before", before, "MiB"),
@@ -127,136 +173,86 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
             "%",
         ),
     ];
-    figures.extend(judge(fates, began, peak, sizes));
+    if let Some(csv) = csv {
+        fs::write(csv, table(&fates, began))?;
+    }
+    figures.extend(judge(fates, began, &ledger, peak, sizes));
     server.stop().await?;
+    if dialect == Dialect::Muster {
+        let expired = fleet.nodes.iter().enumerate();
+        let expired = expired
+            .filter(|(place, _)| is_expired(*place, sizes))
+            .map(|(_, node)| node.id.clone())
+            .collect();
+        let overtaken = account::overtaken(&place.database(), began_at, &expired).await?;
+        let what = "storm: expired nodes overtaken by an early renewal that came later";
+        figures.push(Figure::cost(what, number(overtaken), "").at_most(0.0));
+    }
     Ok(figures)
 }
 
-/// What the fates of the nodes amount to.
-fn judge(mut fates: Vec<Fate>, began: Duration, peak: f64, sizes: Sizes) -> Vec<Figure> {
-    let end = fates.iter().map(|fate| fate.done).max().unwrap_or(began);
-    let lasted = end.saturating_sub(began);
-    let goodput = rate(fates.len() * sizes.svids, lasted);
-    let mut expired = Times::default();
-    let mut early = Times::default();
-    for fate in &fates {
-        let times = if fate.expired {
-            &mut expired
-        } else {
-            &mut early
-        };
-        times.add(fate.done.saturating_sub(began));
+/// Lets all nodes go within the second in which they find their server. They share one program and
+/// its core: if all spoke before any listened, the server would wait for them.
+async fn release(ready: Arc<Semaphore>, nodes: usize) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut left = nodes;
+    while left > 0 {
+        ticks.tick().await;
+        let next = left.min(nodes.div_ceil(TICKS));
+        ready.add_permits(next);
+        left -= next;
     }
-    let mut handshakes = Times::default();
-    let mut waits = Times::default();
-    for fate in &fates {
-        handshakes.add(fate.connected.saturating_sub(began));
-        if fate.expired {
-            waits.add(fate.done.saturating_sub(fate.asked));
-        }
-    }
-    let deferred: usize = fates.iter().map(|fate| fate.deferred).sum();
-    let overtaken = overtaken(&mut fates);
-    vec![
-        Figure::new("storm: nodes that came at once", number(fates.len()), ""),
-        Figure::new("storm: lasted", lasted.as_secs_f64(), "s"),
-        Figure::gain("storm: goodput, SVIDs signed", goodput, "/s"),
-        Figure::gain("storm: goodput, of the peak", goodput / peak * 100.0, "%").at_least(80.0),
-        Figure::cost("storm: connected, p50", handshakes.quantile(50), "ms"),
-        Figure::cost("storm: connected, last", handshakes.quantile(100), "ms"),
-        Figure::cost(
-            "storm: expired nodes served, p50",
-            expired.quantile(50),
-            "ms",
-        ),
-        Figure::cost(
-            "storm: expired nodes served, last",
-            expired.quantile(100),
-            "ms",
-        ),
-        Figure::cost(
-            "storm: early renewals served, p50",
-            early.quantile(50),
-            "ms",
-        ),
-        Figure::cost(
-            "storm: early renewals served, p95",
-            early.quantile(95),
-            "ms",
-        ),
-        Figure::cost(
-            "storm: early renewals served, last",
-            early.quantile(100),
-            "ms",
-        ),
-        Figure::cost(
-            "storm: an expired node waited for its SVIDs, p99",
-            waits.quantile(99),
-            "ms",
-        ),
-        Figure::new(
-            "storm: early renewals told to come again",
-            number(deferred),
-            "",
-        ),
-        Figure::cost(
-            "storm: expired nodes overtaken by an early renewal",
-            number(overtaken),
-            "",
-        )
-        .at_most(0.0),
-    ]
 }
 
-/// How many expired nodes waited while an early renewal that had asked after them was answered.
-fn overtaken(fates: &mut [Fate]) -> usize {
-    // By the time of asking, latest first: what comes before in this order asked later.
-    fates.sort_by_key(|fate| std::cmp::Reverse(fate.asked));
-    let mut soonest = Duration::MAX;
-    let mut pending = std::collections::VecDeque::new();
-    let mut count = 0;
-    for fate in fates.iter() {
-        if !fate.expired {
-            pending.push_back(*fate);
-            continue;
-        }
-        while let Some(early) = pending.front()
-            && early.asked > fate.asked + TOLERANCE
-        {
-            soonest = soonest.min(early.done);
-            pending.pop_front();
-        }
-        if soonest.saturating_add(TOLERANCE) < fate.done {
-            count += 1;
-        }
-    }
-    count
+/// Whether the node of that number holds nothing that is still good.
+fn is_expired(number: usize, sizes: Sizes) -> bool {
+    number % 100 < sizes.expired_per_cent
 }
 
-/// What the server signs by the second when nodes come in good order.
-async fn peak(
+/// What became of each node, one a line.
+fn table(fates: &[Fate], began: Duration) -> String {
+    let mut text = String::from("expired,connected,asked,served,deferred,broken\n");
+    for fate in fates {
+        let since = |at: Duration| at.saturating_sub(began).as_millis();
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(
+            text,
+            "{},{},{},{},{},{}",
+            u8::from(fate.expired),
+            since(fate.connected),
+            since(fate.asked),
+            since(fate.done),
+            fate.deferred,
+            fate.broken
+        );
+    }
+    text
+}
+
+/// Lets nodes come in good order: how many SVIDs they got, and from when to when.
+async fn in_good_order(
     dialect: Dialect,
     fleet: &Fleet,
     address: &str,
+    clock: &Arc<Stopwatch>,
     sizes: Sizes,
-) -> Result<f64, Failure> {
+) -> Result<(usize, Duration, Duration), Failure> {
     if dialect == Dialect::Spire {
         // SPIRE's server knows new entries after five seconds.
         sleep(Duration::from_secs(7)).await;
     }
-    let clock = Arc::new(Stopwatch::start());
+    let from = clock.elapsed();
     let mut coming = JoinSet::new();
     let mut done = 0;
-    let here = Arc::new(AtomicUsize::new(0));
     for node in fleet.nodes.iter().take(sizes.peak_nodes) {
         if coming.len() >= IN_ORDER {
             coming.join_next().await.transpose()?.transpose()?;
             done += 1;
         }
-        let (node, address, clock) = (Arc::clone(node), address.to_owned(), Arc::clone(&clock));
-        let here = Arc::clone(&here);
+        let (node, address, clock) = (Arc::clone(node), address.to_owned(), Arc::clone(clock));
         coming.spawn(async move {
-            come_back(dialect, &node, &address, &clock, true, &here)
+            come_back(dialect, &node, &address, &clock, true)
                 .await
                 .map(|_| ())
         });
@@ -265,7 +261,24 @@ async fn peak(
         last??;
         done += 1;
     }
-    Ok(rate(done * sizes.svids, clock.elapsed()))
+    Ok((done * sizes.svids, from, clock.elapsed()))
+}
+
+/// A node that is connected and has what it came for.
+struct Here {
+    _link: Link,
+    view: Option<View>,
+}
+
+impl Here {
+    /// Resolves when the server ends the node's stream; never, for a node that only asks.
+    async fn stay(&mut self) {
+        if let Some(Some(stream)) = &mut self.view {
+            while let Ok(Some(_news)) = stream.message().await {}
+        } else {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// Connects as soon as there is a server, asks for its view, and has its SVIDs signed.
@@ -275,20 +288,25 @@ async fn come_back(
     address: &str,
     clock: &Stopwatch,
     expired: bool,
-    here: &AtomicUsize,
-) -> Result<Fate, Failure> {
-    let mut link = reach(node, address).await;
+) -> Result<(Fate, Here), Failure> {
+    let urgency = if expired && dialect == Dialect::Muster {
+        Urgency::Now
+    } else {
+        Urgency::CanWait
+    };
+    let mut link = reach(node, address, urgency).await;
     let connected = clock.elapsed();
     let mut view = None;
     let mut asked = None;
-    let mut deferred = 0;
+    let (mut deferred, mut broken) = (0, 0);
     loop {
         let outcome = serve(dialect, node, &link, &mut view, expired, || {
             asked.get_or_insert_with(|| clock.elapsed());
         });
-        let failure = match outcome.await {
-            Ok(()) => break,
-            Err(failure) => failure,
+        let failure = match timeout(RPC_TIMEOUT, outcome).await {
+            Ok(Ok(())) => break,
+            Ok(Err(failure)) => failure,
+            Err(_elapsed) => Setback::Gone,
         };
         match failure {
             Setback::Later(wait) => {
@@ -296,27 +314,29 @@ async fn come_back(
                 sleep(wait).await;
             }
             Setback::Gone => {
+                broken += 1;
                 view = None;
-                link = reach(node, address).await;
+                link = reach(node, address, urgency).await;
             }
             Setback::Refused(why) => return Err(format!("{}: {why}", node.id).into()),
         }
     }
-    here.fetch_add(1, Ordering::Relaxed);
     let done = clock.elapsed();
-    Ok(Fate {
+    let fate = Fate {
         expired,
         connected,
         asked: asked.unwrap_or(done),
         done,
         deferred,
-    })
+        broken,
+    };
+    Ok((fate, Here { _link: link, view }))
 }
 
-async fn reach(node: &Node, address: &str) -> Link {
+async fn reach(node: &Node, address: &str, urgency: Urgency) -> Link {
     let mut again = AGAIN;
     loop {
-        match node.connect(address).await {
+        match node.connect_as(urgency, address).await {
             Ok(link) => return link,
             Err(_not_there) => sleep(again).await,
         }
@@ -382,34 +402,4 @@ async fn serve(
     asking();
     link.sign(&node.entries, expires_at).await?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fate(expired: bool, asked: u64, done: u64) -> Fate {
-        Fate {
-            expired,
-            connected: Duration::ZERO,
-            asked: Duration::from_secs(asked),
-            done: Duration::from_secs(done),
-            deferred: 0,
-        }
-    }
-
-    #[test]
-    fn an_expired_node_is_overtaken_by_an_early_renewal_that_asked_later() {
-        let check = |fates: &[Fate], expected| {
-            assert_eq!(overtaken(&mut fates.to_vec()), expected);
-        };
-        check(&[fate(true, 1, 9), fate(false, 3, 5)], 1);
-        // It had asked before.
-        check(&[fate(true, 3, 9), fate(false, 1, 5)], 0);
-        // It was answered later.
-        check(&[fate(true, 1, 5), fate(false, 3, 9)], 0);
-        // Another expired node may come first.
-        check(&[fate(true, 1, 9), fate(true, 3, 5)], 0);
-        check(&[fate(true, 1, 9), fate(true, 2, 9), fate(false, 4, 5)], 2);
-    }
 }
