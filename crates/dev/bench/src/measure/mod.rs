@@ -3,6 +3,7 @@
 mod arrival;
 mod connections;
 mod entries;
+mod policy;
 mod signing;
 mod streams;
 mod swarm;
@@ -19,13 +20,14 @@ use crate::clock::Stopwatch;
 use crate::subject::Kind;
 
 /// The measurements, by the names that `--only` takes.
-pub(crate) const NAMES: [&str; 11] = [
+pub(crate) const NAMES: [&str; 12] = [
     "arrival",
     "signing",
     "connections",
     "streams",
     "tokens",
     "entries",
+    "policy",
     "swarm-idle",
     "swarm-churn",
     "swarm-storm",
@@ -58,6 +60,8 @@ pub(crate) struct Sizes {
     pub(crate) entries: usize,
     /// How long a peer may take for its entries.
     pub(crate) peer_entries: Duration,
+    /// Decisions by each set of policies, one after another.
+    pub(crate) decisions: usize,
     /// Whether a swarm has thousands.
     pub(crate) swarm_is_full: bool,
 }
@@ -72,6 +76,7 @@ impl Sizes {
         streams: 1000,
         entries: 100_000,
         peer_entries: Duration::from_mins(2),
+        decisions: 20_000,
         swarm_is_full: true,
     };
     /// The same in under a minute.
@@ -83,6 +88,7 @@ impl Sizes {
         streams: 200,
         entries: 5000,
         peer_entries: Duration::from_secs(10),
+        decisions: 2000,
         swarm_is_full: false,
     };
 }
@@ -206,6 +212,12 @@ pub(crate) async fn all(
         let outcome = entries::measure(kind, sizes).await;
         figures.extend(outcome.map_err(|error| format!("{} entries: {error}", kind.name()))?);
         told("entries", &watch);
+    }
+    // No process takes part, so that there is nothing to compare with.
+    if wanted("policy") && kind.is_ours() {
+        let watch = Stopwatch::start();
+        figures.extend(policy::measure(sizes).await?);
+        told("policy", &watch);
     }
     for (name, scenario) in SWARMS {
         // Only our own database can be filled before a start.

@@ -1,0 +1,96 @@
+//! How long a decision takes, in this process.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use muster_cedar::{Limits, Moment, PolicySet, decide, decide_unsliced};
+
+use crate::house::Asked;
+use crate::{Dice, House, many};
+
+/// Times of decisions by one set.
+#[derive(Clone, Debug)]
+pub struct Times {
+    /// Policies in the set.
+    pub policies: usize,
+    /// How long the set took to load.
+    pub load: Duration,
+    /// Half of the decisions took no longer.
+    pub p50: Duration,
+    /// Of a hundred decisions, 99 took no longer.
+    pub p99: Duration,
+    /// The same half for decisions that also make their [`Moment`].
+    pub p50_with_moment: Duration,
+    /// One decision by the whole set, without slices, at the median of a few.
+    pub unsliced: Duration,
+    /// How many of the requests were allowed.
+    pub allowed: usize,
+    /// How many requests there were.
+    pub decided: usize,
+}
+
+/// Decides `rounds` random requests by a set of so many policies, one after the other.
+pub fn decisions(policies: usize, rounds: usize) -> Result<Times, Box<dyn Error + Send + Sync>> {
+    let mut dice = Dice::new(1);
+    // About fifty policies for each class, as a house of that size may have.
+    let house = House::new(&mut dice, policies.div_ceil(50).max(4));
+    let text = many(&mut dice, &house, policies);
+    let started = now();
+    let set = PolicySet::load(&text, &Limits::default())?;
+    let load = started.elapsed();
+    let requests = (0..1000)
+        .map(|_| house.ask(&mut dice))
+        .collect::<Result<Vec<Asked>, _>>()?;
+    let mut allowed = 0_usize;
+    let mut kept = Vec::with_capacity(rounds);
+    for asked in requests.iter().cycle().take(rounds) {
+        let facts = asked.facts();
+        let started = now();
+        let decision = decide(&set, &facts, &asked.now);
+        kept.push(started.elapsed());
+        allowed = allowed.saturating_add(usize::from(decision.allows()));
+    }
+    let mut made = Vec::with_capacity(rounds);
+    for asked in requests.iter().cycle().take(rounds) {
+        let facts = asked.facts();
+        let at = asked.now.timestamp();
+        let started = now();
+        let _decision = decide(&set, &facts, &Moment::at(at));
+        made.push(started.elapsed());
+    }
+    let mut whole = Vec::new();
+    for asked in requests.iter().take(20) {
+        let facts = asked.facts();
+        let started = now();
+        let _decision = decide_unsliced(&set, &facts, &asked.now);
+        whole.push(started.elapsed());
+    }
+    Ok(Times {
+        policies,
+        load,
+        p50: quantile(&mut kept, 50),
+        p99: quantile(&mut kept, 99),
+        p50_with_moment: quantile(&mut made, 50),
+        unsliced: quantile(&mut whole, 50),
+        allowed,
+        decided: rounds,
+    })
+}
+
+/// The time that `per_cent` of all do not exceed (nearest rank).
+fn quantile(times: &mut [Duration], per_cent: usize) -> Duration {
+    times.sort_unstable();
+    let rank = times.len().saturating_mul(per_cent).div_ceil(100).max(1);
+    times
+        .get(rank.saturating_sub(1))
+        .copied()
+        .unwrap_or_default()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the clock of the house tells milliseconds, and a decision takes microseconds"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
