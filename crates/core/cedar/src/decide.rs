@@ -6,6 +6,7 @@ use cedar_policy_core::extensions::Extensions;
 use serde::{Deserialize, Serialize};
 
 use crate::facts::Situation;
+use crate::guards;
 use crate::known::{Known, Principal, Resource, subject as subject_known};
 use crate::set::{PolicySet, SetDigest};
 use crate::slice::Answer;
@@ -190,6 +191,7 @@ fn sliced(set: &PolicySet, facts: &Facts<'_>, now: &Moment) -> Result<Decision, 
         &resource.side(),
         &request,
         &entities,
+        guards::look(facts, now),
     );
     Ok(Decision::of(answer, set.digest()))
 }

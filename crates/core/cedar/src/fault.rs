@@ -28,6 +28,9 @@ pub enum FaultKind {
     Template,
     /// The policy does not fit the schema.
     Type,
+    /// A text in it contains characters that change the direction of writing, so that it reads otherwise
+    /// than it shows.
+    Deceptive,
     /// The text or a policy is too long.
     TooLong,
     /// There are too many policies.
@@ -49,6 +52,7 @@ impl FaultKind {
             Self::ReservedId => "reserved_id",
             Self::Template => "template",
             Self::Type => "type",
+            Self::Deceptive => "deceptive",
             Self::TooLong => "too_long",
             Self::TooMany => "too_many",
             Self::TooDeep => "too_deep",

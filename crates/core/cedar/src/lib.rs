@@ -10,10 +10,11 @@
 //! by rules that operators write, whether what an *agent* asks for is right for its task. A request
 //! passes the first, then this, then the invariants that stand in Rust.
 //!
-//! How it stays fast: `slice.rs` evaluates only policies whose scope fits, `known.rs` prepares what
+//! How it stays fast: `slice.rs` evaluates only policies whose scope fits, `guards.rs` knows when no guard
+//! would hold, `known.rs` prepares what
 //! changes rarely, `value.rs` builds what changes with each request without parsing anything. What each
 //! of these does is checked against Cedar's public interface over the whole set
-//! ([`decide_unsliced`], `tests/sliced.rs`), and against Cedar in other languages by
+//! ([`decide_unsliced`], `tests/sliced.rs` of `muster-policies`), and against Cedar in other languages by
 //! `cargo xtask interop --only cedar`.
 //!
 //! Deliberately not here: where policies and records are stored, who may change them, and what happens
@@ -24,6 +25,7 @@ mod decide;
 mod export;
 pub mod facts;
 mod fault;
+mod guards;
 mod known;
 mod replay;
 mod scan;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr as _;
 
-use cedar_policy::{Policy, PolicyId, PolicySet as CedarSet, ValidationMode};
+use cedar_policy::{Policy, PolicyId, PolicySet as CedarSet, ValidationMode, ValidationWarning};
 use miette::Diagnostic;
 use muster_crypto::digest::sha256;
 use serde_json::Value;
@@ -282,19 +282,35 @@ fn validate(
             remedy.unwrap_or_else(|| "compare with the schema in docs/policy.md".to_owned()),
         )
     };
-    let faults: Vec<Fault> = result
+    let mut faults: Vec<Fault> = result
         .validation_errors()
         .take(MOST_FAULTS)
         .map(|error| fault(error.policy_id(), error))
         .collect();
+    let mut warnings = Vec::new();
+    for warning in result.validation_warnings() {
+        let said = fault(warning.policy_id(), warning);
+        match warning {
+            // A forbid that never has a say is worse than none.
+            ValidationWarning::InvalidActionApplication(_) => faults.push(said.with_remedy(
+                "look up in the table of actions in docs/policy.md who asks for what on what",
+            )),
+            ValidationWarning::BidiCharsInString(_)
+            | ValidationWarning::BidiCharsInIdentifier(_) => {
+                let said = Fault {
+                    kind: FaultKind::Deceptive,
+                    ..said
+                };
+                faults.push(said.with_remedy("take those characters out"));
+            }
+            _ => warnings.push(said),
+        }
+    }
     if !faults.is_empty() {
+        faults.truncate(MOST_FAULTS);
         return Err(LoadError::new(faults));
     }
-    let mut warnings: Vec<Fault> = result
-        .validation_warnings()
-        .take(MOST_FAULTS)
-        .map(|warning| fault(warning.policy_id(), warning))
-        .collect();
+    warnings.truncate(MOST_FAULTS);
     warnings.sort_by_key(|warning| warning.place);
     Ok(warnings)
 }

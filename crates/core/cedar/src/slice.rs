@@ -4,10 +4,10 @@
 //! error: the scope comes first in its condition, and the rest is then not evaluated. So policies are
 //! put into drawers by their scope, once, when a set is loaded, and a request opens those drawers that
 //! its own names, types and everything above them fit. What is in them is evaluated by Cedar's own
-//! evaluator, whole condition and all, and combined as Cedar combines: a forbid that holds decides,
-//! else a permit that holds, else nothing does.
+//! evaluator, and combined as Cedar combines: a forbid that holds decides, else a permit that holds,
+//! else nothing does.
 //!
-//! `tests/sliced.rs` holds this against Cedar's authorizer over the whole set.
+//! `tests/sliced.rs` of `muster-policies` holds this against Cedar's authorizer over the whole set.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use cedar_policy_core::extensions::Extensions;
 
 use crate::Action;
 use crate::facts::Words;
-use crate::vocabulary::{Kind, VOCABULARY};
+use crate::vocabulary::{Kind, RESERVED, VOCABULARY};
 
 /// What one side of a scope demands, by number, so that looking a pair of them up is cheap.
 type Number = u32;
@@ -43,7 +43,9 @@ pub(crate) struct Side<'a> {
 pub(crate) struct Candidate {
     id: String,
     effect: Effect,
-    condition: Expr,
+    /// Without the scope, where the drawer says all that the scope says; `None` holds always.
+    condition: Option<Expr>,
+    guard: bool,
 }
 
 /// The drawers.
@@ -76,7 +78,8 @@ impl Index {
         let candidate = Arc::new(Candidate {
             id: AsRef::<str>::as_ref(policy.id()).to_owned(),
             effect: policy.effect(),
-            condition: AsRef::<CorePolicy>::as_ref(policy).condition(),
+            condition: condition(policy),
+            guard: AsRef::<str>::as_ref(policy.id()).starts_with(RESERVED),
         });
         let mut fullest = 0;
         for (action, uid) in &VOCABULARY.actions {
@@ -134,6 +137,7 @@ impl Index {
         resource: &Side<'_>,
         request: &Request,
         entities: &CoreEntities,
+        guards: Guards,
     ) -> Answer {
         let mut answer = Answer::default();
         let request = AsRef::<CoreRequest>::as_ref(request).clone();
@@ -147,11 +151,15 @@ impl Index {
         });
         let candidates = pairs
             .filter_map(|(principal, resource)| self.drawers.get(&(action, principal, resource)))
-            .flatten();
+            .flatten()
+            .filter(|candidate| guards == Guards::Evaluated || !candidate.guard);
         for candidate in candidates {
-            let value = evaluator
-                .interpret(&candidate.condition, &slots)
-                .map(|value| value.value);
+            let value = match &candidate.condition {
+                None => Ok(ValueKind::Lit(Literal::Bool(true))),
+                Some(condition) => evaluator
+                    .interpret(condition, &slots)
+                    .map(|value| value.value),
+            };
             let id = || candidate.id.clone();
             match (value, candidate.effect) {
                 (Ok(ValueKind::Lit(Literal::Bool(false))), _) => {}
@@ -167,6 +175,33 @@ impl Index {
             }
         }
         answer
+    }
+}
+
+/// Whether the guards are evaluated, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guards {
+    /// They are.
+    Evaluated,
+    /// None of them would hold.
+    Clear,
+}
+
+/// What is left of a condition in the drawer of its policy.
+fn condition(policy: &Policy) -> Option<Expr> {
+    let core = AsRef::<CorePolicy>::as_ref(policy);
+    // A drawer holds what is equal to a name with what is under it, and does not look at the type.
+    let told_by_drawer = !matches!(
+        policy.principal_constraint(),
+        PrincipalConstraint::Eq(_) | PrincipalConstraint::IsIn(..)
+    ) && !matches!(
+        policy.resource_constraint(),
+        ResourceConstraint::Eq(_) | ResourceConstraint::IsIn(..)
+    );
+    if told_by_drawer {
+        core.non_scope_constraints().cloned()
+    } else {
+        Some(core.condition())
     }
 }
 

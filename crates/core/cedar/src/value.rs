@@ -39,10 +39,15 @@ pub(crate) fn date(millis: Millis) -> RestrictedExpression {
     RestrictedExpression::new_datetime(civil(millis))
 }
 
+/// The nearest instant that Cedar can write.
+pub(crate) fn within_years(millis: Millis) -> Millis {
+    millis.clamp(FIRST, LAST)
+}
+
 /// An instant in the one form of RFC 3339 that Cedar reads, with milliseconds and in UTC; what is
 /// outside the years 0 to 9999 becomes their first or last instant.
 pub(crate) fn civil(millis: Millis) -> String {
-    let millis = millis.clamp(FIRST, LAST);
+    let millis = within_years(millis);
     let (days, rest) = (millis.div_euclid(DAY), millis.rem_euclid(DAY));
     // The days of the proleptic Gregorian calendar, counted in eras of 400 years that begin on the
     // first of March of year 0, so that the leap day is the last of its year.

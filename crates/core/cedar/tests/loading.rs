@@ -90,16 +90,20 @@ fn what_does_not_fit_the_schema_is_refused_with_its_place() {
             .all(|fault| fault.kind == FaultKind::Type),
         "{error}"
     );
-    // A kind of task is in no class: that is no error, but it can never hold.
-    let set = load(&FINE.replace("TaskKind", "AgentClass")).unwrap();
-    assert_eq!(set.warnings().len(), 1, "{:?}", set.warnings());
-    // Nobody opens a task of a tool.
-    let text = FINE.replace(
-        "resource in Muster::TaskKind::\"code\"",
+    // A kind of task is in no class, and nobody opens a task of a tool: such a policy would be one that
+    // never has a say.
+    for other in [
+        "resource in Muster::AgentClass::\"code\"",
         "resource is Muster::Tool",
-    );
+    ] {
+        let text = FINE.replace("resource in Muster::TaskKind::\"code\"", other);
+        let said = refuses(&text, &[(FaultKind::Type, 1, 1, Some("a"))]);
+        assert!(said.contains("the table of actions"), "{said}");
+    }
+    // Text that shows in another order than it is read.
+    let text = FINE.replace("TaskKind::\"code\"", "TaskKind::\"\u{202e}edoc\"");
     let error = load(&text).unwrap_err();
-    assert_eq!(error.faults[0].kind, FaultKind::Type, "{error}");
+    assert_eq!(error.faults[0].kind, FaultKind::Deceptive, "{error}");
     // A task is not always there.
     let text = FINE.replace("task.open", "svid.issue");
     let said = load(&text).unwrap_err().to_string();

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use muster_cedar::{Limits, Moment, PolicySet, decide, decide_unsliced};
+use muster_cedar::{Action, Limits, Moment, PolicySet, decide, decide_unsliced};
 
 use crate::house::Asked;
 use crate::{Dice, House, many};
@@ -38,9 +38,18 @@ pub fn decisions(policies: usize, rounds: usize) -> Result<Times, Box<dyn Error 
     let started = now();
     let set = PolicySet::load(&text, &Limits::default())?;
     let load = started.elapsed();
-    let requests = (0..1000)
-        .map(|_| house.ask(&mut dice))
-        .collect::<Result<Vec<Asked>, _>>()?;
+    let mut requests: Vec<Asked> = Vec::new();
+    while requests.len() < 1000 {
+        // Those that are made today, and that policies are asked about.
+        let asked = house.ask(&mut dice)?;
+        let action = asked.facts().action;
+        if matches!(
+            action,
+            Action::TaskOpen | Action::AgentSpawn | Action::SvidIssue
+        ) {
+            requests.push(asked);
+        }
+    }
     let mut allowed = 0_usize;
     let mut kept = Vec::with_capacity(rounds);
     for asked in requests.iter().cycle().take(rounds) {
