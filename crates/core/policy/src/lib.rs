@@ -12,15 +12,19 @@ mod caller;
 mod decide;
 
 pub use actions::{
-    ALL, Action, ActionRow, AppendBundle, AttestAgent, BanAgent, BatchCreateEntry,
-    BatchCreateFederatedBundle, BatchDeleteEntry, BatchDeleteFederatedBundle, BatchNewWitSvid,
-    BatchNewX509Svid, BatchSetFederatedBundle, BatchUpdateEntry, BatchUpdateFederatedBundle,
-    Bundles, CountAgents, CountBundles, CountEntries, CreateJoinToken, DeleteAgent, Entries,
-    ExplainNode, GetAgent, GetAuthorizedEntries, GetBundle, GetEntry, GetFederatedBundle,
-    GetLogger, Journals, ListAgents, ListEntries, ListFederatedBundles, MintJwtSvid, MintWitSvid,
-    MintX509Svid, NewDownstreamX509Ca, NewJwtSvid, Nodes, PostStatus, PromoteNode, Prune,
-    PublishJwtAuthority, PublishWitAuthority, RenewAgent, ResetLogLevel, RotateAuthority,
-    SetLogLevel, SyncAuthorizedEntries, Tokens, WatchNodeView, Writes,
+    ALL, Action, ActionRow, ActivateJwtAuthority, ActivateWitAuthority, ActivateX509Authority,
+    AppendBundle, AttestAgent, BanAgent, BatchCreateEntry, BatchCreateFederatedBundle,
+    BatchDeleteEntry, BatchDeleteFederatedBundle, BatchNewWitSvid, BatchNewX509Svid,
+    BatchSetFederatedBundle, BatchUpdateEntry, BatchUpdateFederatedBundle, Bundles, CountAgents,
+    CountBundles, CountEntries, CreateJoinToken, DeleteAgent, Entries, ExplainNode, GetAgent,
+    GetAuthorizedEntries, GetBundle, GetEntry, GetFederatedBundle, GetJwtAuthorityState, GetLogger,
+    GetServerInfo, GetWitAuthorityState, GetX509AuthorityState, Journals, ListAgents, ListEntries,
+    ListFederatedBundles, MintJwtSvid, MintWitSvid, MintX509Svid, NewDownstreamX509Ca, NewJwtSvid,
+    Nodes, PostStatus, PrepareJwtAuthority, PrepareWitAuthority, PrepareX509Authority, PromoteNode,
+    Prune, PublishJwtAuthority, PublishWitAuthority, RenewAgent, ResetLogLevel, RevokeJwtAuthority,
+    RevokeWitAuthority, RevokeX509Authority, RevokeX509UpstreamAuthority, RotateAuthority,
+    SetLogLevel, SyncAuthorizedEntries, TaintJwtAuthority, TaintWitAuthority, TaintX509Authority,
+    TaintX509UpstreamAuthority, Tokens, WatchNodeView, Writes,
 };
 pub use caller::{Caller, Class, NodeCheck, NodeRefusal};
 pub use decide::{Denial, Permit, Principal, decide};

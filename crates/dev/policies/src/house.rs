@@ -124,7 +124,7 @@ impl House {
         let classes: Vec<ClassFacts> = (0..classes)
             .map(|number| class(dice, number, &users))
             .collect();
-        let agents = (0..classes.len().clamp(4, 64))
+        let agents = (0..classes.len().clamp(4, 1000))
             .map(|number| agent(dice, number, &classes, &nodes))
             .collect();
         let servers: Vec<ServerFacts> = (0..3)

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use muster_cedar::{Action, Limits, Moment, PolicySet, decide, decide_unsliced};
+use muster_cedar::{Action, Limits, Moment, PolicySet, Reason, decide, decide_unsliced};
 
 use crate::house::Asked;
 use crate::{Dice, House, many};
@@ -21,6 +21,8 @@ pub struct Times {
     pub p99: Duration,
     /// The same half for decisions that also make their [`Moment`].
     pub p50_with_moment: Duration,
+    /// The same half for requests that a guard refuses, which are not among the others.
+    pub p50_guarded: Duration,
     /// One decision by the whole set, without slices, at the median of a few.
     pub unsliced: Duration,
     /// How many of the requests were allowed.
@@ -32,24 +34,32 @@ pub struct Times {
 /// Decides `rounds` random requests by a set of so many policies, one after the other.
 pub fn decisions(policies: usize, rounds: usize) -> Result<Times, Box<dyn Error + Send + Sync>> {
     let mut dice = Dice::new(1);
-    // About fifty policies for each class, as a house of that size may have.
-    let house = House::new(&mut dice, policies.div_ceil(50).max(4));
+    // Ten policies for each class, beside those for teams and for everyone.
+    let house = House::new(&mut dice, policies.div_ceil(10).max(4));
     let text = many(&mut dice, &house, policies);
     let started = now();
     let set = PolicySet::load(&text, &Limits::default())?;
     let load = started.elapsed();
+    let guards = PolicySet::load("", &Limits::default())?;
     let mut requests: Vec<Asked> = Vec::new();
-    while requests.len() < 1000 {
+    let mut refused: Vec<Asked> = Vec::new();
+    while requests.len() < 1000 || refused.len() < 1000 {
         // Those that are made today, and that policies are asked about.
         let asked = house.ask(&mut dice)?;
         let action = asked.facts().action;
-        if matches!(
+        let asked_today = matches!(
             action,
             Action::TaskOpen | Action::AgentSpawn | Action::SvidIssue
-        ) {
+        );
+        let reason = decide(&guards, &asked.facts(), &asked.now).reason;
+        if asked_today && reason == Reason::Guarded {
+            refused.push(asked);
+        } else if asked_today {
             requests.push(asked);
         }
     }
+    requests.truncate(1000);
+    refused.truncate(1000);
     let mut allowed = 0_usize;
     let mut kept = Vec::with_capacity(rounds);
     for asked in requests.iter().cycle().take(rounds) {
@@ -67,6 +77,13 @@ pub fn decisions(policies: usize, rounds: usize) -> Result<Times, Box<dyn Error 
         let _decision = decide(&set, &facts, &Moment::at(at));
         made.push(started.elapsed());
     }
+    let mut guarded = Vec::with_capacity(rounds);
+    for asked in refused.iter().cycle().take(rounds) {
+        let facts = asked.facts();
+        let started = now();
+        let _decision = decide(&set, &facts, &asked.now);
+        guarded.push(started.elapsed());
+    }
     let mut whole = Vec::new();
     for asked in requests.iter().take(20) {
         let facts = asked.facts();
@@ -80,6 +97,7 @@ pub fn decisions(policies: usize, rounds: usize) -> Result<Times, Box<dyn Error 
         p50: quantile(&mut kept, 50),
         p99: quantile(&mut kept, 99),
         p50_with_moment: quantile(&mut made, 50),
+        p50_guarded: quantile(&mut guarded, 50),
         unsliced: quantile(&mut whole, 50),
         allowed,
         decided: rounds,

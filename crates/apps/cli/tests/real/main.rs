@@ -1,6 +1,8 @@
 //! The command as a person and a script meet it: real processes, real sockets.
 
 #[cfg(test)]
+mod authority;
+#[cfg(test)]
 mod commands;
 #[cfg(test)]
 mod common;
@@ -8,3 +10,5 @@ mod common;
 mod dev;
 #[cfg(test)]
 mod files;
+#[cfg(test)]
+mod plugin;
