@@ -303,7 +303,11 @@ fn validate(
                 };
                 faults.push(said.with_remedy("take those characters out"));
             }
-            _ => warnings.push(said),
+            ValidationWarning::MixedScriptString(_)
+            | ValidationWarning::MixedScriptIdentifier(_)
+            | ValidationWarning::ConfusableIdentifier(_)
+            | ValidationWarning::ImpossiblePolicy(_)
+            | _ => warnings.push(said),
         }
     }
     if !faults.is_empty() {

@@ -83,6 +83,7 @@ impl Moment {
     /// The instant itself; outside the years 0 to 9999, the nearest inside.
     #[expect(
         clippy::expect_used,
+        clippy::missing_panics_doc,
         reason = "every instant is written in the form that Cedar reads; the test of `civil` has the ends"
     )]
     pub fn at(at: Timestamp) -> Self {

@@ -77,6 +77,10 @@ impl Action {
 }
 
 /// The types of the schema.
+#[expect(
+    clippy::enum_variant_names,
+    reason = "the names are those of the schema"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
     Team,

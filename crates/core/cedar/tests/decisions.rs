@@ -1,5 +1,10 @@
 //! Decisions: who made them and why; what each guard is for; what is recorded and asked again.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may; clippy sees the functions that are marked as tests only"
+)]
+
 use muster_cedar::facts::{
     ActsFor, AgentFacts, AgentState, ClassFacts, DelegationFacts, Lifecycle, NodeFacts,
     ParentFacts, Requested, Situation, TaskFacts, TeamFacts, UserFacts, Words,
@@ -239,16 +244,16 @@ fn each_guard_refuses_what_it_is_for() {
     );
     let cases: [(&str, Change); 24] = [
         ("guard.lifecycle", |c| {
-            c.agent.class.lifecycle = Lifecycle::Suspended
+            c.agent.class.lifecycle = Lifecycle::Suspended;
         }),
         ("guard.lifecycle", |c| {
-            c.agent.class.lifecycle = Lifecycle::Proposed
+            c.agent.class.lifecycle = Lifecycle::Proposed;
         }),
         ("guard.lifecycle", |c| {
-            c.agent.class.valid_until = NOW.unix_millis()
+            c.agent.class.valid_until = NOW.unix_millis();
         }),
         ("guard.review", |c| {
-            c.agent.class.review_by = NOW.unix_millis()
+            c.agent.class.review_by = NOW.unix_millis();
         }),
         ("guard.state", |c| c.agent.state = AgentState::Quarantined),
         ("guard.state", |c| c.agent.node.banned = true),
@@ -258,14 +263,14 @@ fn each_guard_refuses_what_it_is_for() {
         ("guard.ceiling", |c| c.agent.class.max_seconds = 299),
         ("guard.ceiling", |c| c.agent.class.max_budget = 49),
         ("guard.narrower", |c| {
-            change_parent(c, |p| p.scopes = Words::new())
+            change_parent(c, |p| p.scopes = Words::new());
         }),
         ("guard.narrower", |c| change_parent(c, |p| p.data_class = 0)),
         ("guard.narrower", |c| {
-            change_parent(c, |p| p.seconds_left = 299)
+            change_parent(c, |p| p.seconds_left = 299);
         }),
         ("guard.narrower", |c| {
-            change_parent(c, |p| p.budget_left = 49)
+            change_parent(c, |p| p.budget_left = 49);
         }),
         ("guard.data", |c| change_task(c, |t| t.data_class = 0)),
         ("guard.deadline", |c| change_task(c, |t| t.seconds_left = 0)),
@@ -277,10 +282,10 @@ fn each_guard_refuses_what_it_is_for() {
         ("guard.depth", |c| change_task(c, |t| t.depth = 3)),
         ("guard.depth", |c| c.situation.delegation.depth = 3),
         ("guard.delegation", |c| {
-            change_subject(c, |_, who| who.suspended = true)
+            change_subject(c, |_, who| who.suspended = true);
         }),
         ("guard.delegation", |c| {
-            change_subject(c, |with, _| with.subject_scopes = Words::new())
+            change_subject(c, |with, _| with.subject_scopes = Words::new());
         }),
         ("guard.delegation", |c| {
             change_subject(c, |_, _| ());

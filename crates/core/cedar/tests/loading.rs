@@ -1,5 +1,10 @@
 //! What a text has to be to become a set, what a fault says, and what stays in force.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may; clippy sees the functions that are marked as tests only"
+)]
+
 use muster_cedar::{FaultKind, Limits, Loaded, Place, PolicySet, Slot};
 
 const FINE: &str = r#"@id("a")
@@ -165,7 +170,7 @@ fn a_crowd_in_one_scope_is_refused() {
         same_scope: 12,
         ..Limits::default()
     };
-    let crowd: String = (0..20)
+    let crowd: Vec<String> = (0..20)
         .map(|number| {
             format!(
                 "@id(\"p{number}\") permit (principal in Muster::Team::\"t\", action, resource)\n\
@@ -173,6 +178,7 @@ fn a_crowd_in_one_scope_is_refused() {
             )
         })
         .collect();
+    let crowd = crowd.concat();
     let error = PolicySet::load(&crowd, &limits).unwrap_err();
     assert_eq!(error.faults[0].kind, FaultKind::Crowded);
     assert_eq!(error.faults[0].policy.as_deref(), Some("p12"));
