@@ -21,7 +21,9 @@ const LAYERS: [&str; 5] = ["core", "ports", "edge", "adapters", "apps"];
 const NOT_IN_CORE: [&str; 6] = ["tokio", "tonic", "hyper", "nix", "tracing", "rand"];
 
 /// Crates that only these may name among their normal dependencies.
-const CONFINED: [(&str, &[&str]); 3] = [
+const CONFINED: [(&str, &[&str]); 5] = [
+    ("cedar-policy", &["muster-cedar"]),
+    ("cedar-policy-core", &["muster-cedar"]),
     ("aws-lc-rs", &["muster-crypto"]),
     ("rustls", &["muster-tls"]),
     (
@@ -37,7 +39,9 @@ const OWN_LINTS: [(&str, &str); 2] = [
 ];
 
 /// Of these there may be one version only.
-const ONE_VERSION: [&str; 7] = [
+const ONE_VERSION: [&str; 9] = [
+    "cedar-policy",
+    "cedar-policy-core",
     "rustls",
     "aws-lc-rs",
     "tonic",
@@ -190,7 +194,7 @@ fn the_core_is_pure() {
 }
 
 #[test]
-fn cryptography_and_tls_have_one_home() {
+fn cryptography_tls_and_cedar_have_one_home() {
     let mut breaches = Vec::new();
     for member in members() {
         for (confined, homes) in CONFINED {

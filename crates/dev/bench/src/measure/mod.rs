@@ -5,6 +5,7 @@ mod connections;
 mod entries;
 mod gone;
 mod neighbours;
+mod policy;
 mod signing;
 mod streams;
 mod swarm;
@@ -21,7 +22,7 @@ use crate::clock::Stopwatch;
 use crate::subject::Kind;
 
 /// The measurements, by the names that `--only` takes.
-pub(crate) const NAMES: [&str; 13] = [
+pub(crate) const NAMES: [&str; 14] = [
     "arrival",
     "signing",
     "connections",
@@ -30,6 +31,7 @@ pub(crate) const NAMES: [&str; 13] = [
     "streams",
     "tokens",
     "entries",
+    "policy",
     "swarm-idle",
     "swarm-churn",
     "swarm-storm",
@@ -66,6 +68,8 @@ pub(crate) struct Sizes {
     pub(crate) entries: usize,
     /// How long a peer may take for its entries.
     pub(crate) peer_entries: Duration,
+    /// Decisions by each set of policies, one after another.
+    pub(crate) decisions: usize,
     /// How many a swarm has.
     pub(crate) swarm: Swarm,
 }
@@ -93,6 +97,7 @@ impl Sizes {
         streams: 10_000,
         entries: 100_000,
         peer_entries: Duration::from_mins(2),
+        decisions: 20_000,
         swarm: Swarm::Full,
     };
     /// The same in under a minute.
@@ -106,6 +111,7 @@ impl Sizes {
         streams: 200,
         entries: 5000,
         peer_entries: Duration::from_secs(10),
+        decisions: 2000,
         swarm: Swarm::Quick,
     };
 }
@@ -235,6 +241,12 @@ pub(crate) async fn all(
         let outcome = entries::measure(kind, sizes).await;
         figures.extend(outcome.map_err(|error| format!("{} entries: {error}", kind.name()))?);
         told("entries", &watch);
+    }
+    // No process takes part, so that there is nothing to compare with.
+    if wanted("policy") && kind.is_ours() {
+        let watch = Stopwatch::start();
+        figures.extend(policy::measure(sizes).await?);
+        told("policy", &watch);
     }
     for (name, scenario) in SWARMS {
         // Only our own database can be filled before a start.

@@ -6,6 +6,7 @@
 //! by SDS. A client or a toolchain that is missing is a failure, not a skip. What the programs print
 //! is in `tests/interop/README.md`.
 
+mod cedar;
 mod clients;
 mod containers;
 mod domain;
@@ -54,7 +55,7 @@ const PROGRAM_WITHIN: Duration = Duration::from_mins(10);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
-    /// examples, files, on-behalf, envoy, and (only when named: they need root and install engines)
+    /// examples, files, on-behalf, envoy, cedar, and (only when named: they need root and install engines)
     /// docker, podman, systemd. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -119,6 +120,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
                 "examples",
                 "files",
                 "on-behalf",
+                cedar::NAME,
                 envoy::NAME,
                 systemd::NAME,
             ]
@@ -128,8 +130,13 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             return Err(format!("--only {name}: there is no such client").into());
         }
     }
+    let only_cedar =
+        !options.only.is_empty() && options.only.iter().all(|only| only == cedar::NAME);
     let muster = if let Some(binary) = &options.muster {
         binary.clone()
+    } else if only_cedar {
+        // No process of ours takes part.
+        release_binary("muster")
     } else {
         println!("building muster for release");
         build_release(&["muster-cli"])?;
@@ -204,6 +211,12 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         envoy::run(&domain, envoy, &mut results);
         domain.stop()?;
         println!("ran Envoy in {} s", watch.seconds());
+    }
+
+    if options.wants(cedar::NAME) {
+        let watch = Stopwatch::start();
+        cedar::run(&home, &mut results);
+        println!("ran Cedar in other languages in {} s", watch.seconds());
     }
 
     run_engines(options, &muster, &home, &mut results)?;
