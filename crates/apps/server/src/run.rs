@@ -13,6 +13,7 @@ use muster_model::TrustDomain;
 use muster_peer::harden;
 use muster_peer::{Incoming, ListenOptions, Listener};
 use muster_plugin::keys::KeyManager;
+use muster_proto::muster::agent::v1::registry_server::RegistryServer;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
 use muster_proto::muster::server::admin::v1::server_admin_server::ServerAdminServer;
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
@@ -39,6 +40,7 @@ use crate::api::bundle::BundleService;
 use crate::api::entry::EntryService;
 use crate::api::logger::LoggerService;
 use crate::api::node_view::NodeViewService;
+use crate::api::registry::RegistryService;
 use crate::api::svid::SvidService;
 use crate::authority::Authorities;
 use crate::config::{Config, KeysConfig};
@@ -47,7 +49,7 @@ use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
 use crate::writer::{RollHandle, RollWriter};
-use crate::{listen, metrics, prune, server_svid};
+use crate::{agents, listen, metrics, prune, server_svid};
 
 /// How long requests that are under way may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -131,6 +133,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         wit: config.wit.enabled,
         admission: Admission::new(),
         crowd: Crowd::default(),
+        agents: config.agents,
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
         renew_grace: config.node.renew_grace,
@@ -206,6 +209,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         ),
         ("change log", Box::pin(prune::shorten_change_log(store))),
         ("pruning", Box::pin(prune::run(Arc::clone(&server)))),
+        ("agents", Box::pin(agents::reconcile(Arc::clone(&server)))),
         ("refusals", Box::pin(refusals::keep(notes, handle))),
     ];
     for (name, work) in periodic {
@@ -370,6 +374,7 @@ fn api(server: &Arc<Server>) -> Routes {
         .add_service(ServerAdminServer::new(ServerAdminService(Arc::clone(
             server,
         ))))
+        .add_service(RegistryServer::new(RegistryService(Arc::clone(server))))
 }
 
 /// The same for operators on the host, with health and reflection.
@@ -388,6 +393,7 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
             .with_service_name("spire.api.server.svid.v1.SVID")
             .with_service_name("spire.api.server.logger.v1.Logger")
             .with_service_name("muster.server.admin.v1.ServerAdmin")
+            .with_service_name("muster.agent.v1.Registry")
             .with_service_name("grpc.health.v1.Health")
     };
     let logger = LoggerService::new(Arc::clone(server), level);

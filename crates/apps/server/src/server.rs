@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_model::{SpiffeId, TrustDomain};
+use muster_roll::agents::reconcile::Settings;
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
 
@@ -33,6 +34,8 @@ pub(crate) struct Server {
     pub lifetimes: SvidConfig,
     /// Whether WIT-SVIDs are signed.
     pub wit: bool,
+    /// How patient it is with agents.
+    pub agents: Settings,
     /// Identities that administer over TLS.
     pub admin_ids: BTreeSet<SpiffeId>,
     /// How long after its SVID has expired a node may still renew it.

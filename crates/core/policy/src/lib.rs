@@ -12,15 +12,19 @@ mod caller;
 mod decide;
 
 pub use actions::{
-    ALL, Action, ActionRow, AppendBundle, AttestAgent, BanAgent, BatchCreateEntry,
+    ALL, Action, ActionRow, AppendBundle, ApproveClass, AttestAgent, BanAgent, BatchCreateEntry,
     BatchCreateFederatedBundle, BatchDeleteEntry, BatchDeleteFederatedBundle, BatchNewWitSvid,
     BatchNewX509Svid, BatchSetFederatedBundle, BatchUpdateEntry, BatchUpdateFederatedBundle,
-    Bundles, CountAgents, CountBundles, CountEntries, CreateJoinToken, DeleteAgent, Entries,
-    ExplainNode, GetAgent, GetAuthorizedEntries, GetBundle, GetEntry, GetFederatedBundle,
-    GetLogger, Journals, ListAgents, ListEntries, ListFederatedBundles, MintJwtSvid, MintWitSvid,
-    MintX509Svid, NewDownstreamX509Ca, NewJwtSvid, Nodes, PostStatus, PromoteNode, Prune,
-    PublishJwtAuthority, PublishWitAuthority, RenewAgent, ResetLogLevel, RotateAuthority,
-    SetLogLevel, SyncAuthorizedEntries, Tokens, WatchNodeView, Writes,
+    Bundles, Classes, CountAgents, CountBundles, CountEntries, CreateClass, CreateJoinToken,
+    DeleteAgent, Departures, Entries, ExplainNode, GetAgent, GetAuthorizedEntries, GetBundle,
+    GetClass, GetEntry, GetFederatedBundle, GetInstance, GetLogger, Instances, Journals,
+    ListAgents, ListClasses, ListEntries, ListFederatedBundles, ListInstances, ListPersonsGone,
+    MarkPersonGone, MarkPersonReturned, MintJwtSvid, MintWitSvid, MintX509Svid,
+    NewDownstreamX509Ca, NewJwtSvid, Nodes, PostStatus, PromoteNode, Prune, PublishJwtAuthority,
+    PublishWitAuthority, QuarantineClass, QuarantineInstance, ReconcileAgents, ReconcileTasks,
+    ReinstateClass, ReleaseInstance, RenewAgent, ResetLogLevel, RetireClass, RetireInstance,
+    ReviewClass, RotateAuthority, SeeAgents, SetLogLevel, SuspendClass, SyncAuthorizedEntries,
+    Tasks, Tokens, UpdateClass, WatchNodeView, Writes,
 };
 pub use caller::{Caller, Class, NodeCheck, NodeRefusal};
 pub use decide::{Denial, Permit, Principal, decide};

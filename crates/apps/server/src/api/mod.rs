@@ -10,6 +10,7 @@ pub(crate) mod entry_list;
 pub(crate) mod federated;
 pub(crate) mod logger;
 pub(crate) mod node_view;
+pub(crate) mod registry;
 pub(crate) mod svid;
 pub(crate) mod wit;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use muster_audit::{Event, Record};
 use muster_crypto::{digest, random};
-use muster_model::{Entry, EntryId, SpiffeId};
+use muster_model::{Entry, EntryId, SpiffeId, Timestamp};
 use muster_policy as policy;
 use muster_proto::spire::api::server::svid::v1::{
     BatchNewWitsvidRequest, BatchNewWitsvidResponse, BatchNewX509svidRequest,
@@ -21,6 +21,7 @@ use muster_wire::{id, status};
 use tonic::{Request, Response, Status};
 
 use crate::admission;
+use crate::agents::{self, Issued};
 use crate::api::{not_served, wit};
 use crate::errors;
 use crate::listen::TlsOrigin;
@@ -69,7 +70,7 @@ impl svid_server::Svid for SvidService {
                 let node = op.caller_id()?;
                 let due = admission::due(&metadata, op.now);
                 let mut results = Vec::with_capacity(message.params.len());
-                let mut records = Vec::with_capacity(message.params.len());
+                let mut issued = Vec::with_capacity(message.params.len());
                 for part in message.params.chunks(BY_TURN) {
                     // Between two parts, whoever is due earlier goes first.
                     let turn = server.admission.turn(node, due, part.len(), op.now).await;
@@ -84,7 +85,9 @@ impl svid_server::Svid for SvidService {
                     };
                     for params in part {
                         results.push(
-                            match new_x509(server, &op, node, params, &mut records).await {
+                            match new_x509(server, &op, node, params, (results.len(), &mut issued))
+                                .await
+                            {
                                 Ok(svid) => batch_new_x509svid_response::Result {
                                     status: Some(status::ok()),
                                     svid: Some(svid),
@@ -97,12 +100,13 @@ impl svid_server::Svid for SvidService {
                     }
                 }
                 // On the record before the answer leaves.
-                if !records.is_empty() {
-                    server
-                        .roll
-                        .audit(records)
-                        .await
-                        .map_err(|error| errors::write(&error))?;
+                let withheld = agents::put_on_record(server, issued)
+                    .await
+                    .map_err(|error| errors::write(&error))?;
+                for (place, why) in withheld {
+                    if let Some(result) = results.get_mut(place) {
+                        *result = refused(&why);
+                    }
                 }
                 Ok(BatchNewX509svidResponse { results })
             },
@@ -125,13 +129,14 @@ impl svid_server::Svid for SvidService {
                 if message.entry_id.is_empty() {
                     return Err(Status::invalid_argument("missing entry ID"));
                 }
-                let entry = entry_of_node(&op.roll, op.caller_id()?, &message.entry_id)?;
+                let node = op.caller_id()?;
+                let entry = entry_of_node(&op.roll, node, &message.entry_id, op.now)?;
                 let ttl = entry.jwt_svid_ttl.unwrap_or(server.lifetimes.jwt_ttl);
                 let token_id = entry.jwt_svid_include_jti.then(random::uuid_bytes);
                 let signed = sign_jwt(
                     server,
                     &op,
-                    &entry.spiffe_id,
+                    (&entry.spiffe_id, Some((&*entry, node))),
                     &message.audience,
                     ttl,
                     token_id,
@@ -181,6 +186,8 @@ impl svid_server::Svid for SvidService {
                 }
                 let ttl =
                     muster_wire::entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.x509_ttl);
+                agents::check_minted(&op.roll, &spiffe_id, op.now)?;
+                let ttl = agents::within(ttl, &op.roll, &spiffe_id, None, op.now);
                 let leaf = Leaf {
                     spiffe_id: &spiffe_id,
                     public_key: &csr.public_key,
@@ -194,11 +201,7 @@ impl svid_server::Svid for SvidService {
                     .await
                     .map_err(|e| e.status("X509-SVID"))?;
                 let record = x509_record(&op, &spiffe_id, &signed);
-                server
-                    .roll
-                    .audit(vec![record])
-                    .await
-                    .map_err(|error| errors::write(&error))?;
+                agents::put_one_on_record(server, Issued::minted(&spiffe_id, record)).await?;
                 Ok(MintX509svidResponse {
                     svid: Some(write_x509(&spiffe_id, signed, "")),
                 })
@@ -221,10 +224,18 @@ impl svid_server::Svid for SvidService {
             async |op: Operation<policy::MintJwtSvid>, message: MintJwtsvidRequest| {
                 let spiffe_id = id::member(message.id.as_ref(), &server.trust_domain)
                     .map_err(|why| Status::invalid_argument(format!("invalid SPIFFE ID: {why}")))?;
+                agents::check_minted(&op.roll, &spiffe_id, op.now)?;
                 let ttl =
                     muster_wire::entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.jwt_ttl);
-                let signed =
-                    sign_jwt(server, &op, &spiffe_id, &message.audience, ttl, None).await?;
+                let signed = sign_jwt(
+                    server,
+                    &op,
+                    (&spiffe_id, None),
+                    &message.audience,
+                    ttl,
+                    None,
+                )
+                .await?;
                 Ok(MintJwtsvidResponse {
                     svid: Some(write_jwt(&spiffe_id, signed, "")),
                 })
@@ -281,26 +292,34 @@ async fn new_x509(
     op: &Operation<policy::BatchNewX509Svid>,
     node: &SpiffeId,
     params: &NewX509svidParams,
-    records: &mut Vec<Record>,
+    (place, issued): (usize, &mut Vec<Issued>),
 ) -> Result<types::X509svid, Status> {
     if params.entry_id.is_empty() {
         return Err(Status::invalid_argument("missing entry ID"));
     }
-    let entry = entry_of_node(&op.roll, node, &params.entry_id)?;
+    let entry = entry_of_node(&op.roll, node, &params.entry_id, op.now)?;
+    let ttl = entry.x509_svid_ttl.unwrap_or(server.lifetimes.x509_ttl);
     let csr = parse_csr(&params.csr)?;
     let leaf = Leaf {
         spiffe_id: &entry.spiffe_id,
         public_key: &csr.public_key,
         dns_names: &entry.dns_names,
         subject: None,
-        ttl: entry.x509_svid_ttl.unwrap_or(server.lifetimes.x509_ttl),
+        ttl: agents::within(
+            ttl,
+            &op.roll,
+            &entry.spiffe_id,
+            entry.class.as_ref(),
+            op.now,
+        ),
     };
     let signed = server
         .signer
         .sign_x509(&leaf, op.now)
         .await
         .map_err(|e| e.status("X509-SVID"))?;
-    records.push(x509_record(op, &entry.spiffe_id, &signed).with("entry_id", entry.id.as_str()));
+    let record = x509_record(op, &entry.spiffe_id, &signed).with("entry_id", entry.id.as_str());
+    issued.push(Issued::for_node(&entry, node, place, record));
     Ok(write_x509(&entry.spiffe_id, signed, &entry.hint))
 }
 
@@ -309,11 +328,21 @@ pub(super) fn entry_of_node(
     roll: &Roll,
     node: &SpiffeId,
     entry_id: &str,
+    now: Timestamp,
 ) -> Result<Arc<Entry>, Status> {
-    EntryId::parse(entry_id)
-        .ok()
-        .and_then(|id| matching::authorized_entry(roll, node, &id).cloned())
-        .ok_or_else(|| Status::not_found("entry not found or not authorized"))
+    let unknown = || Status::not_found("entry not found or not authorized");
+    let id = EntryId::parse(entry_id).map_err(|_| unknown())?;
+    if let Some(entry) = matching::withheld_entry(roll, node, &id) {
+        agents::check(roll, &entry.spiffe_id, entry.class.as_ref(), now)?;
+        return Err(agents::refusal(
+            tonic::Code::FailedPrecondition,
+            "nothing is signed: an agent class withholds what the entry stands under",
+            "PARENT_WITHHELD",
+        ));
+    }
+    let entry = matching::authorized_entry(roll, node, &id).ok_or_else(unknown)?;
+    agents::check(roll, &entry.spiffe_id, entry.class.as_ref(), now)?;
+    Ok(Arc::clone(entry))
 }
 
 pub(super) fn parse_csr(der: &[u8]) -> Result<SigningRequest, Status> {
@@ -327,7 +356,7 @@ pub(super) fn parse_csr(der: &[u8]) -> Result<SigningRequest, Status> {
 async fn sign_jwt<A>(
     server: &Server,
     op: &Operation<A>,
-    spiffe_id: &SpiffeId,
+    (spiffe_id, given): (&SpiffeId, Option<(&Entry, &SpiffeId)>),
     audience: &[String],
     ttl: Duration,
     token_id: Option<[u8; 16]>,
@@ -337,6 +366,8 @@ async fn sign_jwt<A>(
             "at least one audience is required",
         ));
     }
+    let class = given.and_then(|(entry, _)| entry.class.as_ref());
+    let ttl = agents::within(ttl, &op.roll, spiffe_id, class, op.now);
     let signed = server
         .signer
         .sign_jwt(spiffe_id, audience, ttl, token_id, op.now)
@@ -354,11 +385,11 @@ async fn sign_jwt<A>(
             signed.svid.expires_at.unix_seconds().to_string(),
         )
         .with("authority_id", signed.authority_id.as_str());
-    server
-        .roll
-        .audit(vec![record])
-        .await
-        .map_err(|error| errors::write(&error))?;
+    let issued = match given {
+        Some((entry, node)) => Issued::for_node(entry, node, 0, record),
+        None => Issued::minted(spiffe_id, record),
+    };
+    agents::put_one_on_record(server, issued).await?;
     Ok(signed)
 }
 
