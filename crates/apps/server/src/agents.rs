@@ -138,20 +138,17 @@ pub(crate) async fn put_on_record(
         .write(move |roll, transaction| {
             let mut withheld = Vec::new();
             for one in issued {
-                match one.check(roll, now) {
-                    Err(why) => {
-                        let mut refused = one.record.with("reason", why.message());
-                        refused.decision = Decision::Refused;
-                        transaction.audit(refused);
-                        withheld.push((one.place, why));
-                    }
-                    Ok(()) => {
-                        if let Some(permit) = &permit {
-                            see(roll, transaction, permit, &one, now);
-                        }
-                        transaction.audit(one.record);
-                    }
+                if let Err(why) = one.check(roll, now) {
+                    let mut refused = one.record.with("reason", why.message());
+                    refused.decision = Decision::Refused;
+                    transaction.audit(refused);
+                    withheld.push((one.place, why));
+                    continue;
                 }
+                if let Some(permit) = &permit {
+                    see(roll, transaction, permit, &one, now);
+                }
+                transaction.audit(one.record);
             }
             withheld
         })
@@ -339,8 +336,8 @@ mod tests {
 
     const BEGIN: Timestamp = Timestamp::from_unix_seconds(1000);
 
-    fn at(seconds: i64) -> Option<prost_types::Timestamp> {
-        Some(prost_types::Timestamp { seconds, nanos: 0 })
+    fn at(seconds: i64) -> prost_types::Timestamp {
+        prost_types::Timestamp { seconds, nanos: 0 }
     }
 
     /// A roll with a class that is active, and reviewed by 2000.
@@ -351,8 +348,8 @@ mod tests {
             purposes: vec!["research".into()],
             owner: "mailto:olga@example.org".into(),
             sponsor: "mailto:sam@example.org".into(),
-            valid_until: at(3000),
-            review_by: at(2000),
+            valid_until: Some(at(3000)),
+            review_by: Some(at(2000)),
             ..v1::ClassSpec::default()
         })
         .unwrap();

@@ -207,9 +207,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
                 renew_at,
             )),
         ),
-        ("change log", Box::pin(prune::shorten_change_log(store))),
-        ("pruning", Box::pin(prune::run(Arc::clone(&server)))),
-        ("agents", Box::pin(agents::reconcile(Arc::clone(&server)))),
+        ("upkeep of the roll", upkeep(&server, store)),
         ("refusals", Box::pin(refusals::keep(notes, handle))),
     ];
     for (name, work) in periodic {
@@ -406,6 +404,18 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
                 .build_v1alpha()
                 .map_err(failed("reflection"))?,
         ))
+}
+
+/// What goes over the roll again and again.
+fn upkeep(server: &Arc<Server>, store: Arc<dyn Store>) -> Work {
+    let (pruned, reconciled) = (Arc::clone(server), Arc::clone(server));
+    Box::pin(async move {
+        tokio::join!(
+            prune::shorten_change_log(store),
+            prune::run(pruned),
+            agents::reconcile(reconciled),
+        );
+    })
 }
 
 async fn until(shutdown: Shutdown) {

@@ -32,8 +32,8 @@ fn registry(server: &ServerProcess) -> RegistryClient<Channel> {
     RegistryClient::new(server.channel())
 }
 
-fn from_now(seconds: u64) -> Option<prost_types::Timestamp> {
-    Some((SystemTime::UNIX_EPOCH + now() + Duration::from_secs(seconds)).into())
+fn from_now(seconds: u64) -> prost_types::Timestamp {
+    (SystemTime::UNIX_EPOCH + now() + Duration::from_secs(seconds)).into()
 }
 
 #[expect(
@@ -54,8 +54,8 @@ fn spec() -> v1::ClassSpec {
         sponsor: "mailto:sam@example.org".into(),
         risk_tier: 1,
         data_ceiling: 2,
-        valid_until: from_now(3600),
-        review_by: from_now(1800),
+        valid_until: Some(from_now(3600)),
+        review_by: Some(from_now(1800)),
         ..v1::ClassSpec::default()
     }
 }
@@ -137,7 +137,7 @@ async fn watch(node: &TestNode) -> Streaming<WatchResponse> {
 }
 
 async fn next(stream: &mut Streaming<WatchResponse>) -> WatchResponse {
-    let news = tokio::time::timeout(Duration::from_secs(60), stream.message()).await;
+    let news = tokio::time::timeout(Duration::from_mins(1), stream.message()).await;
     news.expect("news in time").unwrap().expect("a step")
 }
 
@@ -441,7 +441,7 @@ async fn an_overdue_review_suspends_the_class() {
         .unwrap();
     let mut api = registry(&server);
     let mut soon = create("reader");
-    soon.spec.as_mut().unwrap().review_by = from_now(4);
+    soon.spec.as_mut().unwrap().review_by = Some(from_now(4));
     api.create_class(soon).await.unwrap();
     let id = entry(&server, &node, "/agent/reader/1", "").await;
     api.approve_class(step("reader")).await.unwrap();

@@ -173,16 +173,16 @@ impl NodeView {
             Change::Agent(AgentChange::DeleteInstance(id)) => {
                 roll.named(id).any(|entry| self.is_regranted(roll, entry))
             }
-            Change::Agent(
-                AgentChange::PutTask(_)
-                | AgentChange::DeleteTask(_)
-                | AgentChange::PutDeparture(_)
-                | AgentChange::DeleteDeparture(_),
-            ) => false,
             Change::PutJoinToken(_)
             | Change::DeleteJoinToken(_)
             | Change::PutBundle(_)
             | Change::DeleteBundle(_)
+            | Change::Agent(
+                AgentChange::PutTask(_)
+                | AgentChange::DeleteTask(_)
+                | AgentChange::PutDeparture(_)
+                | AgentChange::DeleteDeparture(_),
+            )
             | Change::PutJournal { .. } => false,
         })
     }

@@ -10,11 +10,12 @@ use clap::{Args, Subcommand};
 use muster_model::{ClassName, InstanceState, PersonId, SpiffeId};
 use muster_proto::muster::agent::v1::registry_client::RegistryClient;
 use muster_proto::muster::agent::v1::{
-    GetInstanceRequest, InstanceStepRequest, ListInstancesRequest, ListPersonsGoneRequest,
-    MarkPersonRequest,
+    AgentInstance, GetInstanceRequest, InstanceStepRequest, ListInstancesRequest,
+    ListPersonsGoneRequest, MarkPersonRequest,
 };
 use serde_json::{Value, json};
 use tonic::transport::Channel;
+use tonic::{Response, Status};
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -113,9 +114,21 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
         Command::Class(command) => class::run(command, output).await,
         Command::List(list) => self::list(&list, output).await,
         Command::Show(one) => show(&one, output).await,
-        Command::Quarantine(step) => take(&step, "quarantine", output).await,
-        Command::Release(step) => take(&step, "release", output).await,
-        Command::Retire(step) => take(&step, "retire", output).await,
+        Command::Quarantine(step) => {
+            let mut client = client(&step.server).await?;
+            let answer = client.quarantine_instance(step.request()).await;
+            told(answer, "quarantine the agent", output)
+        }
+        Command::Release(step) => {
+            let mut client = client(&step.server).await?;
+            let answer = client.release_instance(step.request()).await;
+            told(answer, "release the agent", output)
+        }
+        Command::Retire(step) => {
+            let mut client = client(&step.server).await?;
+            let answer = client.retire_instance(step.request()).await;
+            told(answer, "retire the agent", output)
+        }
         Command::Person(Person::Gone(mark)) => gone(&mark, output).await,
         Command::Person(Person::Back(mark)) => back(&mark, output).await,
         Command::Person(Person::List(persons)) => self::persons(&persons, output).await,
@@ -179,19 +192,23 @@ async fn show(one: &One, output: Output) -> Result<(), Failure> {
     )
 }
 
-async fn take(step: &Step, what: &str, output: Output) -> Result<(), Failure> {
-    let request = step.server.request(InstanceStepRequest {
-        spiffe_id: step.id.to_string(),
-        reason: step.reason.clone(),
-    });
-    let mut client = client(&step.server).await?;
-    let answer = match what {
-        "quarantine" => client.quarantine_instance(request).await,
-        "release" => client.release_instance(request).await,
-        _ => client.retire_instance(request).await,
-    };
+impl Step {
+    fn request(&self) -> tonic::Request<InstanceStepRequest> {
+        self.server.request(InstanceStepRequest {
+            spiffe_id: self.id.to_string(),
+            reason: self.reason.clone(),
+        })
+    }
+}
+
+/// Tells where an agent stands after it was written.
+fn told(
+    answer: Result<Response<AgentInstance>, Status>,
+    what: &str,
+    output: Output,
+) -> Result<(), Failure> {
     let agent = answer
-        .map_err(|status| Failure::of_call(&format!("{what} the agent"), &status))?
+        .map_err(|status| Failure::of_call(what, &status))?
         .into_inner();
     output.answer(
         || shape::agent(&agent),

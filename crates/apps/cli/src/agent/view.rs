@@ -171,8 +171,8 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_unix_seconds(1_767_225_000);
 
-    fn at(seconds: i64) -> Option<prost_types::Timestamp> {
-        Some(prost_types::Timestamp { seconds, nanos: 0 })
+    fn at(seconds: i64) -> prost_types::Timestamp {
+        prost_types::Timestamp { seconds, nanos: 0 }
     }
 
     fn sample() -> v1::AgentClass {
@@ -205,17 +205,17 @@ mod tests {
                     }),
                     budget: None,
                 }),
-                valid_until: at(1_800_000_000),
-                review_by: at(1_780_000_000),
+                valid_until: Some(at(1_800_000_000)),
+                review_by: Some(at(1_780_000_000)),
                 ..v1::ClassSpec::default()
             }),
             lifecycle: "suspended".into(),
-            since: at(1_767_224_990),
+            since: Some(at(1_767_224_990)),
             cause: "operator".into(),
             reason: "it wrote to strangers".into(),
             by: "uid 0".into(),
             created_by: "uid 0".into(),
-            created_at: at(1_767_000_000),
+            created_at: Some(at(1_767_000_000)),
             version: 3,
             instances: 2,
             ..v1::AgentClass::default()
@@ -227,8 +227,8 @@ mod tests {
             spiffe_id: "spiffe://example.org/agent/invoice-reader/1".into(),
             class: "invoice-reader".into(),
             node_id: "spiffe://example.org/spire/agent/x/1".into(),
-            first_seen: at(1_767_000_000),
-            last_seen: at(1_767_224_940),
+            first_seen: Some(at(1_767_000_000)),
+            last_seen: Some(at(1_767_224_940)),
             state: "active".into(),
             cause: "seen".into(),
             ..v1::AgentInstance::default()

@@ -14,7 +14,7 @@ use tonic::{Code, Request, Streaming};
 use crate::common::{Dev, muster};
 
 /// The longest that anything here should take; a test that waits longer has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 const CLASS: &[&str] = &[
     "agent",
@@ -236,7 +236,6 @@ fn a_suspended_class_ends_the_streams_of_its_workloads_at_once() {
         took
     });
     took.sort();
-    println!("suspension acknowledged -> stream ended: {took:?}");
     // A machine that is busy with other things has its pauses; the middle shows what it takes.
     assert!(took[5] < Duration::from_millis(250), "{took:?}");
 

@@ -93,23 +93,17 @@ impl Agents {
         let range = (start, Bound::Unbounded);
         let admitted = |instance: &&Arc<AgentInstance>| filter.admits(instance);
         let token = |instance: &AgentInstance| instance.id.clone();
-        match &filter.class {
-            Some(class) => {
-                let of_class = self.by_class.0.get(class).into_iter();
-                let found = of_class
-                    .flat_map(|ids| {
-                        ids.range::<(Bound<&SpiffeId>, Bound<&SpiffeId>), SpiffeId>(range)
-                    })
-                    .filter_map(|id| self.instances.get(id));
-                page(found.filter(admitted), limit, token)
-            }
-            None => {
-                let found = self
-                    .instances
-                    .range::<(Bound<&SpiffeId>, Bound<&SpiffeId>), SpiffeId>(range)
-                    .map(|(_, instance)| instance);
-                page(found.filter(admitted), limit, token)
-            }
+        if let Some(class) = &filter.class {
+            let of_class = self.by_class.0.get(class).into_iter();
+            let found = of_class
+                .flat_map(|ids| ids.range::<(Bound<&SpiffeId>, Bound<&SpiffeId>), SpiffeId>(range))
+                .filter_map(|id| self.instances.get(id));
+            return page(found.filter(admitted), limit, token);
         }
+        let found = self
+            .instances
+            .range::<(Bound<&SpiffeId>, Bound<&SpiffeId>), SpiffeId>(range)
+            .map(|(_, instance)| instance);
+        page(found.filter(admitted), limit, token)
     }
 }

@@ -126,8 +126,8 @@ fn each_refusal_has_its_reason() {
 fn a_credential_ends_with_the_nearest_bound() {
     let at = |seconds| Some(NOW.plus(Duration::from_secs(seconds)));
     let all = Limits {
-        requested: Some(Duration::from_secs(60)),
-        class_max: Duration::from_secs(60),
+        requested: Some(Duration::from_mins(1)),
+        class_max: Duration::from_mins(1),
         task_deadline: at(60),
         parent_deadline: at(60),
         subject_token: at(60),
