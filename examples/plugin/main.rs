@@ -13,7 +13,9 @@
 use std::error::Error;
 use std::fs;
 use std::io::Read as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
+use muster_peer::pidfd;
 use muster_proto::muster::plugin::v1::workload_attestor_server::{
     WorkloadAttestor, WorkloadAttestorServer,
 };
@@ -39,6 +41,7 @@ impl WorkloadAttestor for Namespaces {
 }
 
 fn values(request: &AttestRequest) -> Result<Vec<String>, Box<dyn Error>> {
+    let process = hold(request)?;
     let mut values = Vec::new();
     for kind in ["net", "pid", "mnt"] {
         // The kernel's text, such as `net:[4026531840]`.
@@ -47,12 +50,27 @@ fn values(request: &AttestRequest) -> Result<Vec<String>, Box<dyn Error>> {
         let number = link.trim_start_matches(kind).trim_matches([':', '[', ']']);
         values.push(format!("{kind}:{number}"));
     }
-    // Last: what was read is about the process that the node means, and not about a later one
-    // with its number.
-    if start_time(request.pid)? != request.start_time {
-        return Err("the number belongs to another process now".into());
+    // Last: what was read is about the process that is held, and not about a later one with its
+    // number, if that process runs now.
+    if !pidfd::is_alive(process.as_fd()) {
+        return Err("the process has ended".into());
     }
     Ok(values)
+}
+
+/// A pidfd of the process that the node means. Its number may belong to another one by now: the
+/// inode number of the pidfd tells, or, before Linux 6.9, when the process started.
+fn hold(request: &AttestRequest) -> Result<OwnedFd, Box<dyn Error>> {
+    let process = pidfd::open(u32::try_from(request.pid)?)?;
+    let is_meant = match pidfd::inode(&process)? {
+        Some(inode) if request.pidfd_inode != 0 => inode.get() == request.pidfd_inode,
+        Some(_) | None => start_time(request.pid)? == request.start_time,
+    };
+    if is_meant {
+        Ok(process)
+    } else {
+        Err("the number belongs to another process now".into())
+    }
 }
 
 /// Field 22 of `/proc/PID/stat`. The second field is the program's name in brackets, and may itself

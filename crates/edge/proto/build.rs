@@ -10,7 +10,9 @@ const FILES: &[&str] = &[
     "spire/api/agent/delegatedidentity/v1/delegatedidentity.proto",
     "spire/api/server/agent/v1/agent.proto",
     "spire/api/server/bundle/v1/bundle.proto",
+    "spire/api/server/debug/v1/debug.proto",
     "spire/api/server/entry/v1/entry.proto",
+    "spire/api/server/localauthority/v1/localauthority.proto",
     "spire/api/server/svid/v1/svid.proto",
     "spire/api/server/logger/v1/logger.proto",
     "spire/api/agent/debug/v1/debug.proto",
@@ -22,6 +24,7 @@ const FILES: &[&str] = &[
     "envoy/service/secret/v3/sds.proto",
     "envoy/extensions/transport_sockets/tls/v3/secret.proto",
     "muster/plugin/v1/workload.proto",
+    "muster/plugin/v1/node.proto",
 ];
 
 /// Messages that carry keys or tokens: they get no `Debug`, so that none can be logged.
@@ -52,6 +55,11 @@ const SECRET: &[&str] = &[
     ".spire.api.server.svid.v1.BatchNewWITSVIDResponse",
     ".spire.api.server.agent.v1.AttestAgentRequest.step",
     ".spire.api.server.agent.v1.AttestAgentRequest.Params",
+    ".muster.plugin.v1.ProveResponse",
+    ".muster.plugin.v1.ProveResponse.step",
+    ".muster.plugin.v1.ConcludeRequest",
+    ".muster.plugin.v1.ConcludeRequest.step",
+    ".muster.plugin.v1.ConcludeBegin",
     ".envoy.config.core.v3.DataSource",
     ".envoy.config.core.v3.DataSource.specifier",
     ".envoy.extensions.transport_sockets.tls.v3.Secret",

@@ -1,3 +1,4 @@
 //! Node attestors.
 
 pub mod join_token;
+pub mod plugin;

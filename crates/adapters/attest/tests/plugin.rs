@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use muster_attest::workload::plugin::{Place, PluginAttestor, PluginName, PluginOptions};
+use muster_attest::plugin::{Place, PluginOptions};
+use muster_attest::workload::plugin::{PluginAttestor, name as plugin_name};
 use muster_attest::workload::process_of_held;
 use muster_peer::HeldProcess;
 use muster_plugin::workload::{
@@ -27,7 +28,7 @@ fn example() -> PathBuf {
     let program = here.ancestors().nth(2).unwrap().join("examples/plugin");
     assert!(
         program.exists(),
-        "{} is not built; run cargo test -p muster-attest --examples --test plugin",
+        "{} is not built; run cargo build -p muster-attest --example plugin",
         program.display()
     );
     program
@@ -47,7 +48,7 @@ fn end(mut child: Child) {
 }
 
 fn attestor(name: &str, place: Place, folder: &Path) -> PluginAttestor {
-    let name = PluginName::parse(name).unwrap();
+    let name = plugin_name(name).unwrap();
     PluginAttestor::new(PluginOptions { name, place }, folder)
 }
 
@@ -95,16 +96,37 @@ async fn the_example_keeps_what_the_port_asks() {
     assert!(has_network(&found, "namespace"), "{found:?}");
 }
 
-/// The plugin is told which process is meant, and says so when the number is another's.
+/// The plugin is told which process is meant, and says so when the number is another's: here the
+/// number of one that runs, and the pidfd of one that had it before and, as it may, started in the
+/// same tick of the clock.
 #[tokio::test]
 async fn an_answer_about_another_process_with_the_number_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let attestor = attestor("namespace", command(), folder.path());
     facts(&attestor).await;
-    let mut other = own_process();
-    other.start_time += 1;
-    let error = attestor.attest(&other).await.unwrap_err().to_string();
+    let mut cat = Command::new("cat");
+    let child = cat.stdin(Stdio::piped()).spawn().unwrap();
+    let before = process(child.id());
+    let now = own_process();
+    // Its own pidfd, so that the node itself finds the process running.
+    let reused = Process {
+        pidfd: before.pidfd.clone(),
+        ..now.clone()
+    };
+    let exact = muster_peer::pidfd::inode(&now.pidfd).unwrap().is_some();
+    let found = attestor.attest(&reused).await;
+    if exact {
+        let error = found.unwrap_err().to_string();
+        assert!(error.contains("another process"), "{error}");
+    }
+    // What an older kernel leaves to go by.
+    let earlier = Process {
+        start_time: now.start_time + 1,
+        ..reused
+    };
+    let error = attestor.attest(&earlier).await.unwrap_err().to_string();
     assert!(error.contains("another process"), "{error}");
+    end(child);
 }
 
 /// Its selectors are of the type that the operator named, whoever runs it.

@@ -9,7 +9,9 @@ use muster_rt::telemetry::{self, Level};
 
 use crate::failure::Failure;
 use crate::output::{self, Output};
-use crate::{agent, bundle, config_check, daemon, dev, entry, mint, node, token, workload};
+use crate::{
+    agent, authority, bundle, config_check, daemon, dev, entry, mint, node, token, workload,
+};
 
 /// Identities for AI agents and other workloads: attested, short-lived, rotated.
 #[derive(Parser, Debug)]
@@ -55,6 +57,9 @@ enum Command {
     /// The trust domain's bundle
     #[command(subcommand)]
     Bundle(bundle::Command),
+    /// The keys that sign: rotate them ahead of time, replace one that is compromised
+    #[command(subcommand)]
+    Authority(authority::Command),
     /// SVIDs without an entry, for operators
     #[command(subcommand)]
     Mint(mint::Command),
@@ -114,6 +119,7 @@ async fn obey(command: Command, output: Output) -> Result<ExitCode, Failure> {
         Command::Agent(command) => agent::run(command, output).await?,
         Command::Node(command) => node::run(command, output).await?,
         Command::Bundle(command) => bundle::run(command, output).await?,
+        Command::Authority(command) => authority::run(command, output).await?,
         Command::Mint(command) => mint::run(command, output).await?,
         Command::Workload(command) => return workload::run(command, output).await,
         Command::Config(command) => config_check::run(command, output)?,

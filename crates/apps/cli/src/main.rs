@@ -7,6 +7,7 @@
 //! the server or the node would decide.
 
 mod agent;
+mod authority;
 mod bundle;
 mod cli;
 mod config_check;

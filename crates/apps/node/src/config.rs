@@ -3,6 +3,7 @@
 mod attest;
 mod broker;
 mod hardening;
+mod limits;
 mod sds;
 mod state;
 mod wit;
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use muster_attest::node::plugin as node_plugin;
+use muster_attest::plugin::{self, PluginOptions};
 use muster_attest::workload::unix::{DigestLimit, ExecutableOptions, Traced, UnixOptions};
 use muster_crypto::{KeyType, Secret};
 use muster_model::{SpiffeId, TrustDomain};
@@ -23,6 +26,7 @@ use muster_svid::lifetime::AVAILABILITY_TARGET_MIN;
 
 pub use self::attest::MoreAttestors;
 pub use self::broker::{Broker, BrokerConfig, PidReach, Profile, ReferenceType};
+pub use self::limits::LimitsConfig;
 pub use self::sds::SdsConfig;
 pub use self::state::StateConfig;
 pub use self::wit::WitConfig;
@@ -62,6 +66,8 @@ pub struct Config {
     pub attestors: MoreAttestors,
     /// How the Workload API answers.
     pub workload_api: WorkloadApiConfig,
+    /// What each neighbour may ask for.
+    pub limits: LimitsConfig,
     /// How Envoy is served.
     pub sds: SdsConfig,
     /// The Broker API, if it is served.
@@ -137,6 +143,8 @@ impl fmt::Display for ServerAddress {
 pub struct Join {
     /// The join token, if there is one.
     pub token: Option<Token>,
+    /// The program that proves what the node is, if there is one.
+    pub plugin: Option<PluginOptions>,
     /// How the node knows its server the first time.
     pub trust: FirstTrust,
 }
@@ -248,6 +256,11 @@ impl Config {
         let unix = read_unix(&root.table("attest").table("unix"));
         let attestors = MoreAttestors::read(&root.table("attest"));
         let workload_api = read_workload_api(&root.table("workload_api"));
+        let limits = limits::read(
+            &root.table("limits"),
+            workload_api.max_connections,
+            workload_api.max_calls,
+        );
         let sds = SdsConfig::read(&root.table("sds"));
         let broker = BrokerConfig::read(&root, &workload_socket);
         let delegates = broker::read_delegates(&root, trust_domain.as_ref());
@@ -268,6 +281,7 @@ impl Config {
                 unix,
                 attestors,
                 workload_api,
+                limits,
                 sds,
                 broker,
                 delegates,
@@ -301,6 +315,15 @@ fn read_join(table: &Table<'_>) -> Join {
             "remove token or token_file",
         );
     }
+    let plugin = table.optional_table("plugin");
+    if plugin.is_some() && (table.has("token") || table.has("token_file")) {
+        table.reject(
+            "plugin",
+            "a node joins by a token or by a plugin",
+            "remove the token, or join.plugin",
+        );
+    }
+    let plugin = plugin.and_then(|table| plugin::read(&table, node_plugin::name));
     let bundle = table.optional("bundle", config::absolute_path());
     let insecure = table.default("insecure_bootstrap", config::boolean(), false);
     if insecure && table.has("bundle") {
@@ -312,6 +335,7 @@ fn read_join(table: &Table<'_>) -> Join {
     }
     Join {
         token: token.map(Token::Given).or(file.map(Token::File)),
+        plugin,
         trust: match bundle {
             Some(path) => FirstTrust::Bundle(path),
             None if insecure => FirstTrust::Insecure,
@@ -432,6 +456,15 @@ mod tests {
             (
                 "[join]\nbundle = \"/x\"\ninsecure_bootstrap = true",
                 "insecure_bootstrap",
+            ),
+            (
+                "[join]\ntoken = \"x\"\n[join.plugin]\nname = \"a\"\nsocket = \"/s\"",
+                "by a token or by a plugin",
+            ),
+            ("[join.plugin]\nname = \"a\"", "either"),
+            (
+                "[join.plugin]\nname = \"join_token\"\nsocket = \"/s\"",
+                "itself",
             ),
             ("[attest.unix]\nsize_limit = 1", "discover_path"),
             (

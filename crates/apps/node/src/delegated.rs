@@ -16,6 +16,7 @@ use http::Extensions;
 use muster_crypto::Purpose;
 use muster_model::{Bundle, SelectorSet, SpiffeId};
 use muster_peer::HeldProcess;
+use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::spire::api::agent::delegatedidentity::v1 as api;
 use muster_proto::spire::api::agent::delegatedidentity::v1::delegated_identity_server::{
     DelegatedIdentity, DelegatedIdentityServer,
@@ -33,9 +34,9 @@ use crate::driver::{Driver, KnownBundles, Stopped, Subscription};
 use crate::events::{Events, map_key};
 use crate::material::{HeldJwt, HeldX509};
 use crate::refusals::Refusals;
-use crate::target::{TargetRefusal, attest_pid};
+use crate::target::{TargetRefusal, Targets};
 use crate::workload_api::answers::jwt_bundle;
-use crate::workload_api::caller::{Attested, CallerAttestor, status_of};
+use crate::workload_api::caller::{Attested, CallerAttestor, Place, status_of};
 use crate::workload_api::jwt::check_audience;
 
 /// The service's name on the wire.
@@ -44,18 +45,21 @@ pub(crate) const NAME: &str = "spire.api.agent.delegatedidentity.v1.DelegatedIde
 /// The service for `authorized` delegates.
 pub(crate) fn service(
     around: &Surroundings,
+    attestors: Vec<Arc<dyn WorkloadAttestor>>,
     events: Events,
     refusals: Refusals,
     authorized: BTreeSet<SpiffeId>,
 ) -> DelegatedIdentityServer<DelegatedIdentityApi> {
     DelegatedIdentityServer::new(DelegatedIdentityApi(Arc::new(Parts {
         driver: around.driver.clone(),
-        callers: CallerAttestor {
-            attestors: around.attestors.clone(),
+        callers: CallerAttestor::new(
+            attestors,
             events,
             refusals,
-            clock: around.clock.clone(),
-        },
+            around.clock.clone(),
+            around.most.calls,
+        ),
+        targets: around.targets.clone(),
         authorized,
         bundles: around.bundles.clone(),
         shutdown: around.shutdown.clone(),
@@ -69,6 +73,7 @@ pub(crate) struct DelegatedIdentityApi(Arc<Parts>);
 struct Parts {
     driver: Driver,
     callers: CallerAttestor,
+    targets: Targets,
     authorized: BTreeSet<SpiffeId>,
     bundles: watch::Receiver<KnownBundles>,
     shutdown: Shutdown,
@@ -77,6 +82,7 @@ struct Parts {
 /// A caller that is a delegate.
 struct Delegate {
     attested: Attested,
+    _place: Place,
 }
 
 /// A workload that a delegate asks about.
@@ -90,8 +96,12 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Parts {
     async fn delegate(&self, extensions: &Extensions) -> Result<Delegate, Status> {
-        let attested = self.callers.attest(extensions).await?;
-        let delegate = Delegate { attested };
+        let place = self.callers.place(extensions)?;
+        let attested = self.callers.attest(extensions, &place).await?;
+        let delegate = Delegate {
+            attested,
+            _place: place,
+        };
         self.check(&delegate).await?;
         Ok(delegate)
     }
@@ -139,7 +149,7 @@ impl Parts {
             )),
             ([], pid) => {
                 let attested = match u32::try_from(pid) {
-                    Ok(pid) => attest_pid(&self.callers.attestors, pid).await,
+                    Ok(pid) => self.targets.attest(pid).await,
                     Err(_negative) => Err(TargetRefusal::NotRunning { pid: 0 }),
                 };
                 let attested = attested.map_err(|refusal| {

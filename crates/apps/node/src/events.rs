@@ -1,7 +1,9 @@
 //! What happens on the node, for whoever watches.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use muster_model::{Timestamp, TrustDomain};
 use muster_proto::muster::node::admin::v1 as admin;
@@ -13,12 +15,26 @@ const CAPACITY: usize = 4096;
 
 /// How many refusals are remembered for whoever asks why.
 const REFUSALS_KEPT: usize = 1024;
+/// How many processes are remembered that asked for too much, apart from the others: a flood must
+/// not have those forgotten.
+const LIMITED_KEPT: usize = 256;
+/// A process that goes on asking for too much is told of once in so long.
+const TOLD_AGAIN: Duration = Duration::from_secs(1);
 
 /// The events of the node. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Events {
     watchers: broadcast::Sender<admin::Event>,
     refusals: Arc<Mutex<VecDeque<(i32, PastRefusal)>>>,
+    limited: Arc<Mutex<VecDeque<Limited>>>,
+}
+
+/// A process that asked for too much, by one limit.
+struct Limited {
+    pid: i32,
+    reason: &'static str,
+    at: Timestamp,
+    told: Timestamp,
 }
 
 /// A refusal of the recent past.
@@ -33,6 +49,7 @@ impl Events {
         Self {
             watchers: broadcast::Sender::new(CAPACITY),
             refusals: Arc::default(),
+            limited: Arc::default(),
         }
     }
 
@@ -79,11 +96,57 @@ impl Events {
         self.tell(admin::event::What::Refused(refused), at);
     }
 
+    /// Remembers that a process asked for too much, and tells all watchers, unless they were told
+    /// so a moment ago: a flood is one piece of news.
+    pub(crate) fn limited(&self, pid: u32, uid: u32, reason: &'static str, at: Timestamp) {
+        let pid = i32::try_from(pid).unwrap_or(-1);
+        let mut kept = self.limited.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = kept
+            .iter_mut()
+            .rev()
+            .find(|known| known.pid == pid && known.reason == reason);
+        if let Some(known) = known {
+            known.at = at;
+            if at.since(known.told) < TOLD_AGAIN {
+                return;
+            }
+            known.told = at;
+        } else {
+            if kept.len() == LIMITED_KEPT {
+                kept.pop_front();
+            }
+            kept.push_back(Limited {
+                pid,
+                reason,
+                at,
+                told: at,
+            });
+        }
+        drop(kept);
+        let refused = admin::Refused {
+            pid,
+            uid,
+            reason: reason.to_owned(),
+        };
+        self.tell(admin::event::What::Refused(refused), at);
+    }
+
     /// What the process with this number was refused lately, newest first.
     pub(crate) fn refusals_of(&self, pid: i32) -> Vec<PastRefusal> {
-        let kept = self.kept();
-        let of_pid = kept.iter().rev().filter(|(of, _)| *of == pid);
-        of_pid.map(|(_, refusal)| refusal.clone()).collect()
+        let mut found: Vec<PastRefusal> = self
+            .kept()
+            .iter()
+            .filter(|(of, _)| *of == pid)
+            .map(|(_, refusal)| refusal.clone())
+            .collect();
+        let limited = self.limited.lock().unwrap_or_else(PoisonError::into_inner);
+        let limited = limited.iter().filter(|limited| limited.pid == pid);
+        found.extend(limited.map(|limited| PastRefusal {
+            at: limited.at,
+            reason: limited.reason.to_owned(),
+        }));
+        found.sort_by_key(|refusal| Reverse(refusal.at));
+        found
     }
 
     fn kept(&self) -> MutexGuard<'_, VecDeque<(i32, PastRefusal)>> {

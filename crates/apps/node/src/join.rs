@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_attest::node::join_token::JoinTokenNode;
+use muster_attest::node::join_token::{self, JoinTokenNode};
+use muster_attest::node::plugin::MAX_ROUNDS;
 use muster_crypto::{KeyError, KeyType, PrivateKey, Purpose};
 use muster_model::{Bundle, SpiffeId, Timestamp};
-use muster_plugin::node::{NodeAttestError, NodeAttestor};
+use muster_plugin::node::{NodeAttestError, NodeAttestor, Proof};
 use muster_policy::NodeRefusal;
 use muster_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use muster_proto::spire::api::server::agent::v1::{
@@ -44,7 +45,7 @@ const KEY_TYPE: KeyType = KeyType::EcP256;
 pub(crate) enum JoinError {
     /// There is nothing to join with.
     #[error(
-        "the node has no SVID and no join token; make one with `muster token create` and set join.token_file or join.token"
+        "the node has no SVID and no join token; make one with `muster token create` and set join.token_file or join.token, or set join.plugin"
     )]
     NoToken,
     /// There is nothing to know the server by.
@@ -69,8 +70,11 @@ pub(crate) enum JoinError {
         why: String,
     },
     /// The server said no; asking again does not help.
-    #[error("the server refused the node: {0}; make a new token with `muster token create`")]
+    #[error("the server refused the node: {0}")]
     Refused(String),
+    /// The node's own attestor has nothing to show.
+    #[error("the node cannot be attested: {0}")]
+    NoProof(String),
     /// The server was not there, or had no answer; it may have one later.
     #[error("{0}")]
     Unavailable(String),
@@ -105,9 +109,19 @@ pub(crate) enum Lie {
     Bundle(String),
     #[error("it ended without a result")]
     NoResult,
+    #[error("there are more than {MAX_ROUNDS} challenges in it")]
+    NoEnd,
 }
 
-impl RenewError {
+impl AskError {
+    /// What it comes to for a node that is being attested by the attestor `kind`.
+    pub(crate) fn of_attesting(self, kind: &str) -> JoinError {
+        match self {
+            Self::Server(status) => refused(&status, kind),
+            Self::Join(error) => error,
+        }
+    }
+
     /// Whether the server does not take the SVID that the node showed, and why.
     ///
     /// A handshake that failed for the SVID's age is believed only if the node's own clock agrees:
@@ -136,6 +150,7 @@ impl JoinError {
             | Self::TokenFile { .. }
             | Self::BundleFile { .. }
             | Self::Refused(_)
+            | Self::NoProof(_)
             | Self::State(_)
             | Self::Key(_)
             | Self::Upstream(_) => false,
@@ -155,12 +170,18 @@ impl From<DraftError> for JoinError {
     }
 }
 
-/// The attestor that the configuration names.
-pub(crate) fn attestor(join: &Join) -> Result<Box<dyn NodeAttestor>, JoinError> {
+/// The attestor that the configuration names: `plugin`, if there is one, else a token.
+pub(crate) fn attestor(
+    join: &Join,
+    plugin: Option<&Arc<dyn NodeAttestor>>,
+) -> Result<Arc<dyn NodeAttestor>, JoinError> {
+    if let Some(plugin) = plugin {
+        return Ok(plugin.clone());
+    }
     match &join.token {
         None => Err(JoinError::NoToken),
         Some(Token::Given(token)) => {
-            Ok(Box::new(JoinTokenNode::new(token.expose(Purpose::Compare))))
+            Ok(Arc::new(JoinTokenNode::new(token.expose(Purpose::Compare))))
         }
         Some(Token::File(path)) => {
             let content = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(|e| {
@@ -169,7 +190,7 @@ pub(crate) fn attestor(join: &Join) -> Result<Box<dyn NodeAttestor>, JoinError> 
                     why: e.to_string(),
                 }
             })?);
-            Ok(Box::new(JoinTokenNode::new(&content)))
+            Ok(Arc::new(JoinTokenNode::new(&content)))
         }
     }
 }
@@ -223,28 +244,29 @@ pub(crate) async fn attest(
     upstream: &Upstream,
     state: &mut State,
     attestor: &dyn NodeAttestor,
-) -> Result<(), JoinError> {
+) -> Result<(), AskError> {
     let channel = match upstream.trust().bundle() {
         Some(_) => upstream.channel(),
-        None => upstream.insecure().map_err(UpstreamError::from)?,
+        None => upstream
+            .insecure()
+            .map_err(|error| JoinError::from(UpstreamError::from(error)))?,
     };
     // The key of an attempt before: if the server used up the token for it, it takes it once more.
     let csr = match state.pending() {
-        Some(key) => build_csr(key, None)?,
+        Some(key) => build_csr(key, None).map_err(JoinError::from)?,
         None => new_key(state)?,
     };
-    let answer = exchange(&channel, attestor, csr);
-    let svid = timed(answer).await?;
+    let (svid, reattests) = timed(exchange(&channel, attestor, csr)).await?;
     if upstream.trust().bundle().is_none() {
         upstream
             .trust()
             .set(fetch_bundle(&channel, upstream).await?);
     }
-    adopt(upstream, state, svid.as_ref(), None)
+    Ok(adopt(upstream, state, svid.as_ref(), None, reattests)?)
 }
 
 /// Renews the node's SVID with the one it holds; a new key each time.
-pub(crate) async fn renew(upstream: &Upstream, state: &mut State) -> Result<(), RenewError> {
+pub(crate) async fn renew(upstream: &Upstream, state: &mut State) -> Result<(), AskError> {
     let id = state
         .svid()
         .map(|svid| svid.spiffe_id.clone())
@@ -257,15 +279,15 @@ pub(crate) async fn renew(upstream: &Upstream, state: &mut State) -> Result<(), 
     let renewed = tokio::time::timeout(RPC_TIMEOUT, client.renew_agent(request))
         .await
         .unwrap_or_else(|_elapsed| Err(timeout()))
-        .map_err(RenewError::Server)?;
+        .map_err(AskError::Server)?;
     let svid = renewed.into_inner().svid;
-    Ok(adopt(upstream, state, svid.as_ref(), Some(&id))?)
+    Ok(adopt(upstream, state, svid.as_ref(), Some(&id), false)?)
 }
 
-/// Why a renewal failed: the server's own word is told apart, for it may say that the node is
+/// Why an attestation or a renewal failed: the server's own word is told apart, for it may say that the node is
 /// finished.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RenewError {
+pub(crate) enum AskError {
     #[error("{}", crate::words::status(.0))]
     Server(Status),
     #[error(transparent)]
@@ -280,12 +302,16 @@ fn new_key(state: &mut State) -> Result<Vec<u8>, JoinError> {
     Ok(csr)
 }
 
+/// Proves the node to the server; its SVID, and whether it will prove itself again for the next one.
 async fn exchange(
     channel: &Channel,
     attestor: &dyn NodeAttestor,
     csr: Vec<u8>,
-) -> Result<Option<types::X509svid>, JoinError> {
-    let payload = attestor.payload().await.map_err(attestor_failed)?;
+) -> Result<(Option<types::X509svid>, bool), AskError> {
+    let Proof {
+        payload,
+        mut answers,
+    } = attestor.begin().await.map_err(attestor_failed)?;
     let (requests, receiver) = mpsc::channel(1);
     let first = attest_agent_request::Step::Params(attest_agent_request::Params {
         data: Some(types::AttestationData {
@@ -300,35 +326,36 @@ async fn exchange(
         .await
         .map_err(closed)?;
     let mut client = AgentClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX);
-    let mut answers = client
+    let mut steps = client
         .attest_agent(ReceiverStream::new(receiver))
         .await
-        .map_err(|status| refused(&status))?
+        .map_err(AskError::Server)?
         .into_inner();
-    loop {
-        let answer = answers.message().await.map_err(|status| refused(&status))?;
-        match answer.and_then(|a| a.step) {
-            Some(attest_agent_response::Step::Result(result)) => return Ok(result.svid),
+    // One more than the challenges that a plugin may send: the last is the result.
+    for _round in 0..=MAX_ROUNDS {
+        let step = steps.message().await.map_err(AskError::Server)?;
+        match step.and_then(|a| a.step) {
+            Some(attest_agent_response::Step::Result(result)) => {
+                return Ok((result.svid, result.reattestable));
+            }
             Some(attest_agent_response::Step::Challenge(challenge)) => {
-                let response = attestor
-                    .respond(&challenge)
-                    .await
-                    .map_err(attestor_failed)?;
+                let response = answers.respond(&challenge).await.map_err(attestor_failed)?;
                 let step = attest_agent_request::Step::ChallengeResponse(response.into());
                 requests
                     .send(AttestAgentRequest { step: Some(step) })
                     .await
                     .map_err(closed)?;
             }
-            None => return Err(JoinError::Lie(Lie::NoResult)),
+            None => return Err(JoinError::Lie(Lie::NoResult).into()),
         }
     }
+    Err(JoinError::Lie(Lie::NoEnd).into())
 }
 
-async fn timed<T>(work: impl Future<Output = Result<T, JoinError>>) -> Result<T, JoinError> {
+async fn timed<T>(work: impl Future<Output = Result<T, AskError>>) -> Result<T, AskError> {
     tokio::time::timeout(RPC_TIMEOUT, work)
         .await
-        .unwrap_or_else(|_elapsed| Err(JoinError::Unavailable(timeout().message().to_owned())))
+        .unwrap_or_else(|_elapsed| Err(AskError::Server(timeout())))
 }
 
 fn timeout() -> Status {
@@ -341,20 +368,29 @@ fn timeout() -> Status {
 fn attestor_failed(error: NodeAttestError) -> JoinError {
     match error {
         NodeAttestError::Unavailable(why) => JoinError::Unavailable(why),
-        NodeAttestError::Refused(why) | NodeAttestError::Malformed(why) => JoinError::Refused(why),
+        NodeAttestError::Refused(why) | NodeAttestError::Malformed(why) => JoinError::NoProof(why),
     }
 }
 
 /// What the server's status means for the attestation. Codes that speak of the request itself are
 /// final; the rest may pass.
-fn refused(status: &Status) -> JoinError {
+fn refused(status: &Status, kind: &str) -> JoinError {
+    let remedy = if kind == join_token::KIND {
+        "make a new token with `muster token create`".to_owned()
+    } else {
+        format!(
+            "see that the server has a [[node.plugin]] called {kind}, and that it admits this machine"
+        )
+    };
     match status.code() {
         Code::PermissionDenied
         | Code::InvalidArgument
         | Code::FailedPrecondition
         | Code::Unauthenticated
         | Code::NotFound
-        | Code::AlreadyExists => JoinError::Refused(crate::words::status(status)),
+        | Code::AlreadyExists => {
+            JoinError::Refused(format!("{}; {remedy}", crate::words::status(status)))
+        }
         Code::Ok
         | Code::Cancelled
         | Code::Unknown
@@ -376,7 +412,7 @@ async fn fetch_bundle(channel: &Channel, upstream: &Upstream) -> Result<Bundle, 
     let answer = tokio::time::timeout(RPC_TIMEOUT, client.get_bundle(request))
         .await
         .unwrap_or_else(|_elapsed| Err(timeout()))
-        .map_err(|status| refused(&status))?
+        .map_err(|status| JoinError::Unavailable(crate::words::status(&status)))?
         .into_inner();
     let bundle = wire_bundle::read(&answer, not_after)
         .map_err(|e| JoinError::Lie(Lie::Bundle(e.to_string())))?;
@@ -393,6 +429,7 @@ fn adopt(
     state: &mut State,
     answer: Option<&types::X509svid>,
     expected: Option<&SpiffeId>,
+    reattests: bool,
 ) -> Result<(), JoinError> {
     let answer = answer.ok_or(JoinError::Lie(Lie::NoSvid))?;
     let bundle = upstream.trust().bundle().ok_or(JoinError::NoTrust)?;
@@ -402,7 +439,7 @@ fn adopt(
     let file = state.bundle_file();
     file.write(&bundle)?;
     // Persist before publish.
-    state.keep_svid(svid.clone())?;
+    state.keep_svid(svid.clone(), reattests)?;
     upstream.show(&svid)?;
     Ok(())
 }

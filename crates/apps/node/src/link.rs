@@ -1,8 +1,10 @@
 //! The node's standing with its server: its own SVID, and the long stream of its view.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use muster_model::{EntryId, Revision, SpiffeId, TrustDomain};
+use muster_plugin::node::NodeAttestor;
 use muster_policy::NodeRefusal;
 use muster_proto::muster::node::v1::node_view_client::NodeViewClient;
 use muster_proto::muster::node::v1::{WatchRequest, WatchResponse};
@@ -17,7 +19,7 @@ use tonic::{Status, Streaming};
 use crate::config::{FirstTrust, Join};
 use crate::driver::{Driver, Stopped};
 use crate::handover::Pause;
-use crate::join::{self, JoinError, RenewError};
+use crate::join::{self, AskError, JoinError};
 use crate::material::{Renewal, verifying};
 use crate::pace::Pace;
 use crate::recovery::{self, Held, Means, Stranger, Try};
@@ -70,6 +72,8 @@ pub(crate) struct Link {
     pub(crate) upstream: Upstream,
     pub(crate) state: State,
     pub(crate) join: Join,
+    /// The program that proves what the node is, if there is one.
+    pub(crate) attestor: Option<Arc<dyn NodeAttestor>>,
     pub(crate) driver: Driver,
     pub(crate) seed: u64,
     pub(crate) availability_target: Option<Duration>,
@@ -152,10 +156,7 @@ impl Link {
                 End::Stopped => return Ok(()),
                 End::Failed(error) => return Err(error),
                 End::Refused(NodeRefusal::Banned) => {
-                    // What its workloads had is not kept for another run either.
-                    self.node.send_replace(None);
-                    self.state.forget_svid()?;
-                    return Err(LinkError::Banned);
+                    return Err(self.banned()?);
                 }
                 End::Refused(refusal) => {
                     tracing::warn!(reason = %refusal, "the server does not accept the node's SVID any more");
@@ -163,6 +164,14 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// Gives up what a banned node may not keep.
+    fn banned(&mut self) -> Result<LinkError, StateError> {
+        // What its workloads had is not kept for another run either.
+        self.node.send_replace(None);
+        self.state.forget_svid()?;
+        Ok(LinkError::Banned)
     }
 
     /// Takes the steps of the recovery plan until the node has an SVID in use.
@@ -176,9 +185,14 @@ impl Link {
             (Some(svid), None) if svid.is_expired_at(now) => Held::Expired,
             (Some(_), None) => Held::Valid,
         };
-        let means = match self.join.token {
-            Some(_) => Means::Once,
-            None => Means::No,
+        if refused == Some(NodeRefusal::MustReattest) {
+            self.state.must_reattest();
+        }
+        let means = match (&self.attestor, &self.join.token) {
+            // Whether it works again, the server says with the first SVID.
+            (Some(_), _) if self.state.svid().is_none() || self.state.reattests() => Means::Again,
+            (Some(_), _) | (None, Some(_)) => Means::Once,
+            (None, None) => Means::No,
         };
         let stranger = match self.join.trust {
             FirstTrust::Insecure => Stranger::Believed,
@@ -208,7 +222,9 @@ impl Link {
                 self.node.send_replace(None);
                 let no_way_in = matches!(
                     error,
-                    LinkError::Join(JoinError::NoToken | JoinError::Refused(_))
+                    LinkError::Join(
+                        JoinError::NoToken | JoinError::Refused(_) | JoinError::NoProof(_)
+                    )
                 );
                 if no_way_in {
                     LinkError::Finished(refusal)
@@ -260,7 +276,7 @@ impl Link {
                 tracing::warn!(reason = %refusal, "the server does not renew an SVID that has expired");
                 return Ok(false);
             }
-            if let RenewError::Join(error) = error {
+            if let AskError::Join(error) = error {
                 if !error.may_pass() {
                     return Err(error.into());
                 }
@@ -284,25 +300,38 @@ impl Link {
     }
 
     async fn attest(&mut self) -> Result<bool, LinkError> {
-        let attestor = join::attestor(&self.join)?;
+        let attestor = join::attestor(&self.join, self.attestor.as_ref())?;
         let mut pace = Pace::new(self.seed);
         // Whoever attests shows no certificate: an old one may be the very reason.
         self.upstream.show_nothing()?;
         loop {
-            match join::attest(&self.upstream, &mut self.state, &*attestor).await {
+            let error = match join::attest(&self.upstream, &mut self.state, &*attestor).await {
                 Ok(()) => break,
-                Err(error) if error.may_pass() => {
-                    self.say_if_unknown();
-                    tracing::warn!(server = %self.upstream.address(), %error, "cannot join yet, will try again");
-                    tokio::time::sleep(pace.next()).await;
-                }
-                Err(error) => return Err(error.into()),
+                Err(error) => error,
+            };
+            if error.refusal(&self.upstream, &self.state) == Some(NodeRefusal::Banned) {
+                return Err(self.banned()?);
             }
+            let error = error.of_attesting(attestor.kind());
+            if !(error.may_pass() || self.may_prove_itself_later(&error)) {
+                return Err(error.into());
+            }
+            self.say_if_unknown();
+            tracing::warn!(server = %self.upstream.address(), %error, "cannot join yet, will try again");
+            tokio::time::sleep(pace.next()).await;
         }
         if let Some(svid) = self.state.svid() {
             tracing::info!(node_id = %svid.spiffe_id, serial = %svid.serial, "the node is attested");
         }
         Ok(true)
+    }
+
+    /// Whether a node that was told no may be told yes later: it was in, and its attestor can be asked
+    /// again at any time. Until then its workloads' SVIDs are good to their end.
+    fn may_prove_itself_later(&self, error: &JoinError) -> bool {
+        self.state.svid().is_some()
+            && self.state.reattests()
+            && matches!(error, JoinError::Refused(_) | JoinError::NoProof(_))
     }
 
     fn announce(&self, svid: &X509Svid) {
@@ -357,21 +386,42 @@ impl Link {
         })
     }
 
+    /// Asks for the SVID after the one in use: by proof of its key, or of what the machine is.
+    async fn ask_for_the_next(&mut self) -> Result<(), AskError> {
+        match &self.attestor {
+            Some(attestor) if self.state.reattests() => {
+                join::attest(&self.upstream, &mut self.state, &**attestor).await
+            }
+            Some(_) | None => join::renew(&self.upstream, &mut self.state).await,
+        }
+    }
+
     async fn renew(&mut self) -> Result<(), End> {
         let mut pace = Pace::new(self.seed);
         loop {
-            match join::renew(&self.upstream, &mut self.state).await {
+            match self.ask_for_the_next().await {
                 Ok(()) => break,
-                Err(RenewError::Join(error)) if !error.may_pass() => {
+                Err(AskError::Join(error))
+                    if !(error.may_pass() || self.may_prove_itself_later(&error)) =>
+                {
                     return Err(End::Failed(error.into()));
                 }
                 Err(error) => {
                     let mut wait = pace.next();
-                    if let Some(refusal) = error.refusal(&self.upstream, &self.state) {
+                    let refusal = error.refusal(&self.upstream, &self.state);
+                    // An earlier version may not have noted what the server wants.
+                    if refusal == Some(NodeRefusal::MustReattest)
+                        && self.attestor.is_some()
+                        && !self.state.reattests()
+                    {
+                        self.state.must_reattest();
+                        continue;
+                    }
+                    if let Some(refusal) = refusal {
                         return Err(End::Refused(refusal));
                     }
                     // A server that signs for others first says when to come again.
-                    if let RenewError::Server(status) = &error {
+                    if let AskError::Server(status) = &error {
                         wait = wire_status::retry_after(status).unwrap_or(wait);
                     }
                     metrics::counter!("muster_node_renewals_total", "outcome" => "failed")

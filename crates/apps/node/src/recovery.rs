@@ -23,16 +23,10 @@ pub(crate) enum Held {
 pub(crate) enum Means {
     /// It has no attestor.
     No,
-    /// Once: a join token (not reattestable, in SPIRE's word).
+    /// Once: a join token, or a plugin of that kind (not reattestable, in SPIRE's word).
     Once,
-    /// As often as need be: by what the machine is (reattestable).
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "the attestors of this kind are configured elsewhere"
-        )
-    )]
+    /// As often as need be: by what the machine is (reattestable). A plugin's nodes are held for
+    /// such until the server says otherwise.
     Again,
 }
 

@@ -33,9 +33,23 @@ impl Refusals {
         self.events.refused(pid, uid, reason, self.clock.now().wall);
     }
 
+    /// Process `pid` of `uid` was refused because it, its user or everybody asked for too much: for
+    /// a reason in one word.
+    pub(crate) fn limited(&self, pid: u32, uid: u32, reason: &'static str) {
+        metrics::counter!(REFUSED, "reason" => reason).increment(1);
+        self.events.limited(pid, uid, reason, self.clock.now().wall);
+    }
+
     /// Reports what a socket refuses before there is a call.
     pub(crate) fn observer(&self) -> Observer {
         let refusals = self.clone();
-        Observer::new(move |peer| refusals.report(peer.pid, peer.uid, peer.refusal.word()))
+        Observer::new(move |peer| {
+            let reason = peer.refusal.word();
+            if peer.refusal.is_limit() {
+                refusals.limited(peer.pid, peer.uid, reason);
+            } else {
+                refusals.report(peer.pid, peer.uid, reason);
+            }
+        })
     }
 }

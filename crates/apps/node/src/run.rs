@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_model::TrustDomain;
-use muster_peer::harden;
+use muster_peer::{Activated, Processes, harden};
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
 use muster_proto::spire::agent::debug::v1::debug_server::DebugServer;
@@ -27,7 +27,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
 use self::core::Core;
-use self::sockets::Sockets;
+use self::sockets::{Given, Sockets};
 use crate::admin::{AdminService, DebugService, LoggerService, Settings};
 use crate::broker::{self, Broker, Most, Sockets as BrokerSockets, Surroundings};
 use crate::config::{BrokerConfig, Config};
@@ -40,6 +40,7 @@ use crate::metrics;
 use crate::refusals::Refusals;
 use crate::sds::{self, Sds};
 use crate::state::State;
+use crate::target::Targets;
 use crate::workload_api::{self, WorkloadApi};
 
 /// How long calls that are under way may take to end.
@@ -133,6 +134,7 @@ pub async fn serve(
 struct Role {
     upgrade: Option<Upgrade>,
     inherited: Option<Inherited>,
+    activated: Vec<Activated>,
     hardening: harden::Report,
 }
 
@@ -141,6 +143,7 @@ impl Role {
         Ok(Self {
             upgrade: Some(Upgrade::on_signal().map_err(failed("cannot handle signals"))?),
             inherited: Inherited::receive().map_err(failed("handover"))?,
+            activated: muster_peer::activated().map_err(failed("socket activation"))?,
             hardening,
         })
     }
@@ -156,27 +159,27 @@ async fn serve_as(
     let Role {
         upgrade,
         mut inherited,
+        activated,
         hardening,
     } = role;
     // Only now may the data directory be opened: the node before has let go of it.
-    let memory = inherited
-        .as_mut()
-        .map(Inherited::take)
-        .transpose()
-        .map_err(failed("handover"))?;
-    let sockets = inherited.as_mut().and_then(|one| one.sockets.take());
+    let memory = inherited.as_mut().map(Inherited::take).transpose();
+    let memory = memory.map_err(failed("handover"))?;
+    let given = Given::new(inherited.as_mut(), activated);
     let state = State::open(&config.data_dir, config.trust_domain.clone())
         .map_err(failed("data directory"))?;
     let brokers = bind_brokers(&config)?;
     let pause = Pause::new();
     let events = Events::new();
     let refusals = Refusals::new(events.clone(), clock.clone());
-    let sockets = Sockets::open(&config, sockets, &refusals)?;
+    let processes = Processes::default();
+    let sockets = Sockets::open(&config, given, &refusals, &processes, &clock)?;
     let unstarted = Unstarted::new();
     let driver = unstarted.driver.clone();
     let started_at = clock.now().wall;
     let attestors = crate::attestors::all(config.unix, &config.attestors, &config.data_dir)
         .map_err(failed("workload attestors"))?;
+    let targets = Targets::new(attestors.clone(), processes);
     let (routes, names) = workload_services(&Common {
         config: &config,
         driver: &driver,
@@ -206,7 +209,7 @@ async fn serve_as(
     let debug = core.debug(started_at, &driver, &clock);
     let around = Surroundings {
         driver: driver.clone(),
-        attestors: attestors.clone(),
+        targets: targets.clone(),
         clock: clock.clone(),
         shutdown: shutdown.clone(),
         trust_domain: trust_domain.clone(),
@@ -215,7 +218,7 @@ async fn serve_as(
         node: core.node.clone(),
         most,
     };
-    let delegation = delegated::service(&around, events.clone(), refusals, authorized);
+    let delegation = delegated::service(&around, attestors, events.clone(), refusals, authorized);
     let brokers = brokers
         .map(|(config, sockets)| broker(&config, sockets, around))
         .transpose()?;
@@ -226,7 +229,7 @@ async fn serve_as(
         hardening,
         node: core.node,
         driver: driver.clone(),
-        attestors,
+        targets,
         settings,
         events,
         clock,
@@ -348,6 +351,7 @@ async fn supervise(node: Assembled) -> Result<ExitCode, StartError> {
         let predecessor = Predecessor {
             workload,
             admin,
+            managed: sockets.managed,
             driver: node.driver,
             pause: node.pause,
             door: sockets.door,

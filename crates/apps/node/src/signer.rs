@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_crypto::{KeyType, PrivateKey};
-use muster_model::{EntryId, SpiffeId, Timestamp};
+use muster_model::{EntryId, SerialNumber, SpiffeId, Timestamp};
+use muster_policy::NodeRefusal;
 use muster_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use muster_proto::spire::api::server::svid::v1::{
     BatchNewX509svidRequest, BatchNewX509svidResponse, NewJwtsvidRequest, NewX509svidParams,
@@ -177,6 +178,7 @@ impl Signer {
                 .insert(EXPIRES_AT, MetadataValue::from(expires_at));
             let mut client =
                 SvidClient::new(self.upstream.channel()).max_decoding_message_size(MESSAGE_MAX);
+            let shown = self.shown();
             let rpc = client.batch_new_x509svid(request);
             let status = match tokio::time::timeout(RPC_TIMEOUT, rpc).await {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
@@ -192,7 +194,9 @@ impl Signer {
                     tokio::time::sleep(wait).await;
                     waited += wait;
                 }
-                Some(_) | None => return Err(self.fault("BatchNewX509SVID", status)),
+                Some(_) | None => {
+                    return Err(self.fault("BatchNewX509SVID", status, shown.as_ref()));
+                }
             }
         }
     }
@@ -228,15 +232,28 @@ impl Signer {
         what: &'static str,
         rpc: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, SignFault> {
+        let shown = self.shown();
         match tokio::time::timeout(RPC_TIMEOUT, rpc).await {
-            Ok(answer) => answer.map_err(|status| self.fault(what, status)),
+            Ok(answer) => answer.map_err(|status| self.fault(what, status, shown.as_ref())),
             Err(_elapsed) => Err(no_answer(what)),
         }
     }
 
-    fn fault(&self, what: &'static str, status: Status) -> SignFault {
+    /// The serial number of the node's own SVID.
+    fn shown(&self) -> Option<SerialNumber> {
+        self.node.borrow().as_ref().map(|svid| svid.serial.clone())
+    }
+
+    /// What a status comes to for a call that was made when the node's SVID had the number `shown`.
+    fn fault(&self, what: &'static str, status: Status, shown: Option<&SerialNumber>) -> SignFault {
         tracing::warn!(rpc = what, code = ?status.code(), error = words::status(&status), "the server did not sign");
         let fault = fault_of(status.code());
+        // An SVID that another attestation has replaced is refused, and that says nothing of the node.
+        if wire_status::node_refusal(&status) == Some(NodeRefusal::NotActive)
+            && shown != self.shown().as_ref()
+        {
+            return SignFault::Unavailable;
+        }
         if status.code() == Code::PermissionDenied {
             self.verdicts.send_replace(Some(status));
         }

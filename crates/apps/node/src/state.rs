@@ -56,6 +56,9 @@ struct IdentityFile {
     trust_domain: String,
     /// The SVID in use.
     current: Option<KeyAndChain>,
+    /// Whether the node proves itself again for the next one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    reattests: bool,
     /// A key whose signature was asked for; PKCS #8 DER, base64.
     pending_key: Option<String>,
 }
@@ -83,6 +86,7 @@ pub(crate) struct State {
     directory: PathBuf,
     trust_domain: TrustDomain,
     current: Option<X509Svid>,
+    reattests: bool,
     pending: Option<PrivateKey>,
     lock: Option<LockFile>,
 }
@@ -97,6 +101,7 @@ impl State {
             directory: directory.to_owned(),
             trust_domain,
             current: None,
+            reattests: false,
             pending: None,
             lock: Some(lock),
         };
@@ -113,6 +118,7 @@ impl State {
     pub(crate) fn regain(&mut self) -> Result<(), StateError> {
         self.lock = Some(LockFile::acquire(&self.directory.join(LOCK))?);
         self.current = None;
+        self.reattests = false;
         self.pending = None;
         self.load()
     }
@@ -120,6 +126,16 @@ impl State {
     /// The SVID in use, as far as the node has one. It may have expired.
     pub(crate) fn svid(&self) -> Option<&X509Svid> {
         self.current.as_ref()
+    }
+
+    /// Whether the server wants the node to prove itself again rather than to renew its SVID.
+    pub(crate) fn reattests(&self) -> bool {
+        self.reattests
+    }
+
+    /// Notes that the server wants the node to prove itself again; the next SVID keeps it.
+    pub(crate) fn must_reattest(&mut self) {
+        self.reattests = true;
     }
 
     /// Keeps a key that is about to be signed. When it returns, the key is on the disk.
@@ -134,14 +150,16 @@ impl State {
     }
 
     /// Takes a new SVID into use. When it returns, the SVID is on the disk and the one before it
-    /// is not needed any more.
-    pub(crate) fn keep_svid(&mut self, svid: X509Svid) -> Result<(), StateError> {
+    /// is not needed any more. `reattests` says how the one after it is had.
+    pub(crate) fn keep_svid(&mut self, svid: X509Svid, reattests: bool) -> Result<(), StateError> {
         let before = self.current.replace(svid);
+        let reattested = std::mem::replace(&mut self.reattests, reattests);
         let pending = self.pending.take();
         let written = self.write();
         if written.is_err() {
             // What is on the disk is what counts.
             self.current = before;
+            self.reattests = reattested;
             self.pending = pending;
         }
         written
@@ -150,6 +168,7 @@ impl State {
     /// Forgets the SVID, after the server has said that it is good for nothing.
     pub(crate) fn forget_svid(&mut self) -> Result<(), StateError> {
         self.current = None;
+        self.reattests = false;
         self.write()
     }
 
@@ -198,6 +217,7 @@ impl State {
         if let Some(pair) = &file.current {
             let svid = read_pair(pair).map_err(&corrupt)?;
             self.current = Some(svid);
+            self.reattests = file.reattests;
         }
         if let Some(key) = &file.pending_key {
             let der = decode(key).map_err(&corrupt)?;
@@ -227,6 +247,7 @@ impl State {
                 key: STANDARD.encode(svid.key.expose(Purpose::WriteToDisk)),
                 chain: svid.chain.iter().map(|der| STANDARD.encode(der)).collect(),
             }),
+            reattests: self.reattests && self.current.is_some(),
             pending_key,
         };
         let content =

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use muster_attest::workload::{attest, process_of_held};
 use muster_model::SelectorSet;
-use muster_peer::{HeldProcess, Refusal};
+use muster_peer::{HeldProcess, Processes, Refusal};
 use muster_plugin::workload::{AttestError, Fact, Process, WorkloadAttestor};
 
 /// The longest that the attestors may take together.
@@ -48,15 +48,37 @@ pub(crate) enum TargetRefusal {
     Failed(String),
 }
 
-/// Attests the process that has the number `pid` now.
-///
-/// The number is read once: what is attested is held by its pidfd, so that the answer, and every
-/// later question to `process`, is about that process alone (WEP-09).
-pub(crate) async fn attest_pid(
-    attestors: &[Arc<dyn WorkloadAttestor>],
-    pid: u32,
-) -> Result<AttestedTarget, TargetRefusal> {
-    let process = HeldProcess::by_number(pid).map_err(|refusal| match refusal {
+/// Attests processes that are named. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct Targets {
+    attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    processes: Processes,
+}
+
+impl Targets {
+    /// Those that `attestors` tell about, known in `processes`.
+    pub(crate) fn new(attestors: Vec<Arc<dyn WorkloadAttestor>>, processes: Processes) -> Self {
+        Self {
+            attestors,
+            processes,
+        }
+    }
+
+    /// Attests the process that has the number `pid` now.
+    ///
+    /// The number is read once: what is attested is held by its pidfd, so that the answer, and
+    /// every later question to `process`, is about that process alone (WEP-09).
+    pub(crate) async fn attest(&self, pid: u32) -> Result<AttestedTarget, TargetRefusal> {
+        let process = self
+            .processes
+            .by_number(pid)
+            .map_err(|refusal| not_held(pid, refusal))?;
+        attest_held(&self.attestors, process).await
+    }
+}
+
+fn not_held(pid: u32, refusal: Refusal) -> TargetRefusal {
+    match refusal {
         Refusal::Gone { .. } => TargetRefusal::NotRunning { pid },
         Refusal::NotVisible => TargetRefusal::NotVisible { pid },
         Refusal::Silent
@@ -69,8 +91,18 @@ pub(crate) async fn attest_pid(
         | Refusal::Exhausted { .. }
         | Refusal::TooSlow { .. }
         | Refusal::Unread { .. }
-        | Refusal::Displaced { .. } => TargetRefusal::Failed(refusal.to_string()),
-    })?;
+        | Refusal::Displaced { .. }
+        | Refusal::Full { .. }
+        | Refusal::HoldsTooMany { .. }
+        | Refusal::ConnectsTooOften { .. } => TargetRefusal::Failed(refusal.to_string()),
+    }
+}
+
+async fn attest_held(
+    attestors: &[Arc<dyn WorkloadAttestor>],
+    process: HeldProcess,
+) -> Result<AttestedTarget, TargetRefusal> {
+    let pid = process.pid();
     let attested = match process_of_held(&process) {
         Ok(known) => facts_of(attestors, &known)
             .await
@@ -118,8 +150,9 @@ mod tests {
 
     use super::*;
 
-    fn attestors() -> Vec<Arc<dyn WorkloadAttestor>> {
-        vec![Arc::new(UnixAttestor::new(UnixOptions::default()))]
+    fn targets() -> Targets {
+        let unix = UnixAttestor::new(UnixOptions::default());
+        Targets::new(vec![Arc::new(unix)], Processes::default())
     }
 
     #[tokio::test]
@@ -129,7 +162,7 @@ mod tests {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let attested = attest_pid(&attestors(), child.id()).await.unwrap();
+        let attested = targets().attest(child.id()).await.unwrap();
         let uid = format!("unix:uid:{}", nix::unistd::geteuid());
         assert!(attested.selectors.iter().any(|s| s.to_string() == uid));
         assert_eq!(attested.facts.len(), attested.selectors.iter().count());
@@ -138,7 +171,7 @@ mod tests {
         drop(child.stdin.take());
         attested.process.exited().await.unwrap();
         // It is a zombie now, and its number is still its own.
-        let refusal = attest_pid(&attestors(), child.id()).await.err().unwrap();
+        let refusal = targets().attest(child.id()).await.err().unwrap();
         assert!(matches!(refusal, TargetRefusal::NotRunning { .. }));
         child.wait().unwrap();
         assert!(attested.process.verify().is_err());
@@ -148,7 +181,7 @@ mod tests {
     async fn numbers_of_no_process_have_a_reason() {
         // 0 means oneself to some system calls, and beyond i32::MAX there is no pid.
         for pid in [0, u32::MAX, i32::MAX.unsigned_abs()] {
-            let refusal = attest_pid(&attestors(), pid).await.err().unwrap();
+            let refusal = targets().attest(pid).await.err().unwrap();
             assert!(
                 matches!(refusal, TargetRefusal::NotRunning { .. }),
                 "{pid}: {refusal}"
@@ -165,7 +198,7 @@ mod tests {
             ended.recv().unwrap_err();
         });
         let tid = u32::try_from(told.recv().unwrap()).unwrap();
-        let refusal = attest_pid(&attestors(), tid).await.err().unwrap();
+        let refusal = targets().attest(tid).await.err().unwrap();
         assert!(matches!(refusal, TargetRefusal::NotRunning { pid } if pid == tid));
         drop(end);
         thread.join().unwrap();
@@ -173,7 +206,11 @@ mod tests {
 
     #[tokio::test]
     async fn without_attestors_nothing_is_known() {
-        let refusal = attest_pid(&[], std::process::id()).await.err().unwrap();
+        let refusal = Targets::new(Vec::new(), Processes::default())
+            .attest(std::process::id())
+            .await
+            .err()
+            .unwrap();
         assert!(matches!(refusal, TargetRefusal::Failed(_)), "{refusal}");
     }
 }

@@ -3,25 +3,38 @@
 //! A new authority is made in this order, and each step survives a crash after it: its key is in
 //! the key manager; its root or public key is in the bundle, and its slot in the journal, in one
 //! transaction; it signs. So every verifier has a root well before anything is signed with it.
+//!
+//! Operators are ahead of it by orders (`authority/orders.rs`), which wait in one queue with the
+//! reconciler's own work: one task climbs, so nothing else ever moves a ladder.
+
+mod desk;
+mod journal;
+mod orders;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_audit::Event;
+use muster_audit::{Event, Record};
 use muster_crypto::{KeyType, PublicKey, random};
 use muster_model::{
     Bundle, JwtAuthority as BundleKey, Timestamp, WitAuthority as BundleWitKey,
     X509Authority as BundleRoot,
 };
 use muster_plugin::keys::{KeyId, KeyManager, KeyManagerError};
-use muster_policy::{Caller, Permit, RotateAuthority, decide};
+use muster_policy::{
+    Bundles, Caller, Journals, Permit, Principal, RotateAuthority, Writes, decide,
+};
 use muster_roll::{Roll, bundle};
 use muster_store::Transaction;
-use muster_svid::ladder::{Ladder, Rung, Slot, Standing, Step};
+use muster_svid::ladder::{Ladder, Slot, Step};
 use muster_svid::x509::{CaParams, Certificate, DraftError, Issuer, draft_ca};
-use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
+pub(crate) use self::desk::{Desk, Order};
+use self::journal::{remembered, write_journal};
+pub(crate) use self::orders::{Shown, has_id};
 use crate::config::AuthorityConfig;
+use crate::metrics;
 use crate::operation::record;
 use crate::server::Server;
 use crate::signer::{TokenAuthority, X509Authority};
@@ -64,9 +77,12 @@ pub(crate) enum AuthorityError {
 
 /// Which kind of authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
+    /// CA certificates.
     X509,
+    /// Keys of JWT-SVIDs.
     Jwt,
+    /// Keys of WIT-SVIDs.
     Wit,
 }
 
@@ -76,6 +92,24 @@ impl Kind {
             Self::X509 => "x509",
             Self::Jwt => "jwt",
             Self::Wit => "wit",
+        }
+    }
+
+    /// As SPIRE's messages name it.
+    const fn title(self) -> &'static str {
+        match self {
+            Self::X509 => "X.509",
+            Self::Jwt => "JWT",
+            Self::Wit => "WIT",
+        }
+    }
+
+    /// What SPIRE's log says was prepared or activated.
+    const fn logged(self) -> &'static str {
+        match self {
+            Self::X509 => "X509 CA",
+            Self::Jwt => "JWT key",
+            Self::Wit => "WIT key",
         }
     }
 
@@ -109,18 +143,6 @@ pub(crate) struct Authorities {
     jwt: Ladder<Material>,
     /// `None` where the WIT profile is off (WIT-02).
     wit: Option<Ladder<Material>>,
-}
-
-/// The journal in the roll: a ladder's rungs as JSON.
-#[derive(Serialize, Deserialize)]
-struct JournalRung {
-    slot: String,
-    standing: String,
-    issued_at_ms: i64,
-    not_after_ms: i64,
-    authority_id: String,
-    /// The CA certificate, or the SubjectPublicKeyInfo: DER.
-    der: Vec<u8>,
 }
 
 impl Authorities {
@@ -178,15 +200,17 @@ impl Authorities {
         else {
             return Ok(());
         };
-        let permit = decide::<RotateAuthority>(&Caller::System("rotate-authority"))
-            .map_err(|denial| AuthorityError::Unreadable(denial.to_string()))?;
-        let now = self.server.clock.now().wall;
+        let permit = rotation()?;
         let name = Kind::Wit.name();
-        let record = record(permit.principal(), now, Event::AuthorityWithdraw, name)
-            .with("kind", name)
+        let record = self
+            .record(
+                permit.principal(),
+                Event::AuthorityWithdraw,
+                Kind::Wit,
+                name,
+            )
             .with("reason", "wit.enabled is false");
-        let journal = write_journal(&Ladder::default())
-            .map_err(|cause| AuthorityError::Journal { kind: name, cause })?;
+        let journal = journal_of(Kind::Wit, &Ladder::default())?;
         let written = self.server.roll.write(move |_roll, transaction| {
             transaction.put_bundle(&permit, without);
             transaction.put_journal(&permit, name, journal);
@@ -197,8 +221,9 @@ impl Authorities {
         Ok(())
     }
 
-    /// Reconciles for ever. A failure is tried again; what is active goes on signing meanwhile.
-    pub(crate) async fn run(mut self) {
+    /// Reconciles for ever, and does what is ordered. A failure is tried again; what is active goes
+    /// on signing meanwhile.
+    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         loop {
             let now = self.server.clock.now().wall;
             let pause = match self.reconcile().await {
@@ -208,17 +233,21 @@ impl Authorities {
                     LOOK
                 }
             };
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                Some(order) = orders.recv() => order(&mut self).await,
+            }
         }
     }
 
     async fn climb(&mut self, kind: Kind) -> Result<Timestamp, AuthorityError> {
+        let permit = rotation()?;
         for _ in 0..STEPS {
             let now = self.server.clock.now().wall;
             match self.ladder(kind).next(now) {
                 Step::Wait(until) => return Ok(until),
-                Step::Prepare(slot) => self.prepare(kind, slot, now).await?,
-                Step::Activate(slot) => self.activate(kind, slot).await?,
+                Step::Prepare(slot) => self.prepare(kind, slot, &permit).await?,
+                Step::Activate(slot) => self.activate(kind, slot, &permit).await?,
             }
         }
         // Making an authority takes longer than it lives: no reason to fill the bundle with them.
@@ -226,13 +255,17 @@ impl Authorities {
     }
 
     /// Makes the next authority: key, then bundle and journal together.
-    async fn prepare(
+    async fn prepare<A: Writes<Bundles> + Writes<Journals> + 'static>(
         &mut self,
         kind: Kind,
         slot: Slot,
-        now: Timestamp,
+        permit: &Arc<Permit<A>>,
     ) -> Result<(), AuthorityError> {
+        let now = self.server.clock.now().wall;
         let key_id = kind.key_id(slot)?;
+        // The key of an authority that is prepared already goes now; if anything below fails, there
+        // is none, rather than one whose key is another's.
+        self.ladder_mut(kind).give_up_prepared();
         let key_type = match kind {
             Kind::X509 => self.config.x509_key_type,
             Kind::Jwt => self.config.jwt_key_type,
@@ -246,31 +279,55 @@ impl Authorities {
         let authority_id = material.authority_id.clone();
         let mut ladder = self.ladder(kind).clone();
         ladder.prepare(slot, now, not_after, material);
-        self.write(
-            kind,
-            &ladder,
+        let journal = journal_of(kind, &ladder)?;
+        let record = self.record(
+            permit.principal(),
             Event::AuthorityPrepare,
+            kind,
             &authority_id,
-            Some(addition),
-        )
-        .await?;
+        );
+        let permit = Arc::clone(permit);
+        let written = self.server.roll.write(move |roll, transaction| {
+            add_to_bundle(roll, transaction, &permit, addition);
+            transaction.put_journal(&permit, kind.name(), journal);
+            transaction.audit(record);
+        });
+        written.await?;
         *self.ladder_mut(kind) = ladder;
-        tracing::info!(kind = kind.name(), authority_id, %slot, ?not_after, "authority prepared");
+        metrics::authority_changed(kind.name(), "prepared");
+        tracing::info!(kind = kind.name(), local_authority_id = authority_id, %slot, ?not_after, "{} prepared", kind.logged());
         Ok(())
     }
 
-    async fn activate(&mut self, kind: Kind, slot: Slot) -> Result<(), AuthorityError> {
+    async fn activate<A: Writes<Journals> + 'static>(
+        &mut self,
+        kind: Kind,
+        slot: Slot,
+        permit: &Arc<Permit<A>>,
+    ) -> Result<(), AuthorityError> {
         let mut ladder = self.ladder(kind).clone();
         ladder.activate(slot);
         let authority_id = ladder
             .active()
             .map(|rung| rung.material.authority_id.clone())
             .unwrap_or_default();
-        self.write(kind, &ladder, Event::AuthorityActivate, &authority_id, None)
-            .await?;
+        let journal = journal_of(kind, &ladder)?;
+        let record = self.record(
+            permit.principal(),
+            Event::AuthorityActivate,
+            kind,
+            &authority_id,
+        );
+        let permit = Arc::clone(permit);
+        let written = self.server.roll.write(move |_, transaction| {
+            transaction.put_journal(&permit, kind.name(), journal);
+            transaction.audit(record);
+        });
+        written.await?;
         *self.ladder_mut(kind) = ladder;
         self.sign_with_active(kind)?;
-        tracing::info!(kind = kind.name(), authority_id, %slot, "authority activated");
+        metrics::authority_changed(kind.name(), "activated");
+        tracing::info!(kind = kind.name(), local_authority_id = authority_id, %slot, "{} activated", kind.logged());
         Ok(())
     }
 
@@ -351,31 +408,9 @@ impl Authorities {
         (material, not_after, addition)
     }
 
-    /// Writes the journal, and the bundle if something is added to it, in one transaction.
-    async fn write(
-        &self,
-        kind: Kind,
-        ladder: &Ladder<Material>,
-        event: Event,
-        authority_id: &str,
-        addition: Option<Addition>,
-    ) -> Result<(), AuthorityError> {
-        let journal = write_journal(ladder).map_err(|cause| AuthorityError::Journal {
-            kind: kind.name(),
-            cause,
-        })?;
-        let permit = decide::<RotateAuthority>(&Caller::System("rotate-authority"))
-            .map_err(|denial| AuthorityError::Unreadable(denial.to_string()))?;
+    fn record(&self, who: &Principal, event: Event, kind: Kind, authority_id: &str) -> Record {
         let now = self.server.clock.now().wall;
-        let record = record(permit.principal(), now, event, authority_id).with("kind", kind.name());
-        let written = self.server.roll.write(move |roll, transaction| {
-            if let Some(addition) = addition {
-                add_to_bundle(roll, transaction, &permit, addition);
-            }
-            transaction.put_journal(&permit, kind.name(), journal);
-            transaction.audit(record);
-        });
-        Ok(written.await?)
+        record(who, now, event, authority_id).with("kind", kind.name())
     }
 
     /// Gives the signer the active authority of a kind.
@@ -431,6 +466,20 @@ impl Authorities {
     }
 }
 
+/// Leave for the server's own work.
+fn rotation() -> Result<Arc<Permit<RotateAuthority>>, AuthorityError> {
+    decide::<RotateAuthority>(&Caller::System("rotate-authority"))
+        .map(Arc::new)
+        .map_err(|denial| AuthorityError::Unreadable(denial.to_string()))
+}
+
+fn journal_of(kind: Kind, ladder: &Ladder<Material>) -> Result<Vec<u8>, AuthorityError> {
+    write_journal(ladder).map_err(|cause| AuthorityError::Journal {
+        kind: kind.name(),
+        cause,
+    })
+}
+
 /// What a new authority adds to the bundle.
 enum Addition {
     Root(BundleRoot),
@@ -438,10 +487,10 @@ enum Addition {
     WitKey(BundleWitKey),
 }
 
-fn add_to_bundle(
+fn add_to_bundle<A: Writes<Bundles>>(
     roll: &Roll,
     transaction: &mut Transaction,
-    permit: &Permit<RotateAuthority>,
+    permit: &Permit<A>,
     addition: Addition,
 ) {
     let own = roll.own_bundle().map_or_else(
@@ -456,89 +505,4 @@ fn add_to_bundle(
     if let Some(added) = added {
         transaction.put_bundle(permit, added);
     }
-}
-
-/// The ladder of a kind as the roll remembers it, without authorities whose key is lost.
-async fn remembered(
-    kind: Kind,
-    roll: &Roll,
-    keys: &dyn KeyManager,
-) -> Result<Ladder<Material>, AuthorityError> {
-    let unreadable = |cause: String| AuthorityError::Journal {
-        kind: kind.name(),
-        cause,
-    };
-    let Some(journal) = roll.journal(kind.name()) else {
-        return Ok(Ladder::default());
-    };
-    let mut rungs = Vec::new();
-    for rung in read_journal(journal).map_err(unreadable)? {
-        let public_key = match kind {
-            Kind::X509 => Certificate::parse(&rung.material.der)
-                .ok()
-                .and_then(|c| c.public_key().ok()),
-            Kind::Jwt | Kind::Wit => PublicKey::from_spki_der(&rung.material.der).ok(),
-        };
-        let held = keys.public_key(&kind.key_id(rung.slot)?).await.ok();
-        if held.is_some() && held == public_key {
-            rungs.push(rung);
-        } else {
-            tracing::warn!(
-                kind = kind.name(),
-                authority_id = rung.material.authority_id,
-                "the key manager no longer has the key of this authority; a new one takes its place"
-            );
-        }
-    }
-    Ladder::from_rungs(rungs).map_err(|error| unreadable(error.to_string()))
-}
-
-fn write_journal(ladder: &Ladder<Material>) -> Result<Vec<u8>, String> {
-    let rungs: Vec<JournalRung> = ladder
-        .rungs()
-        .iter()
-        .map(|rung| JournalRung {
-            slot: rung.slot.to_string(),
-            standing: match rung.standing {
-                Standing::Prepared => "prepared",
-                Standing::Active => "active",
-                Standing::Retiring => "retiring",
-            }
-            .to_owned(),
-            issued_at_ms: rung.issued_at.unix_millis(),
-            not_after_ms: rung.not_after.unix_millis(),
-            authority_id: rung.material.authority_id.clone(),
-            der: rung.material.der.clone(),
-        })
-        .collect();
-    serde_json::to_vec(&rungs).map_err(|error| error.to_string())
-}
-
-fn read_journal(journal: &[u8]) -> Result<Vec<Rung<Material>>, String> {
-    let rungs: Vec<JournalRung> =
-        serde_json::from_slice(journal).map_err(|error| error.to_string())?;
-    rungs
-        .into_iter()
-        .map(|rung| {
-            Ok(Rung {
-                slot: match rung.slot.as_str() {
-                    "A" => Slot::A,
-                    "B" => Slot::B,
-                    other => return Err(format!("unknown slot \"{other}\"")),
-                },
-                standing: match rung.standing.as_str() {
-                    "prepared" => Standing::Prepared,
-                    "active" => Standing::Active,
-                    "retiring" => Standing::Retiring,
-                    other => return Err(format!("unknown standing \"{other}\"")),
-                },
-                issued_at: Timestamp::from_unix_millis(rung.issued_at_ms),
-                not_after: Timestamp::from_unix_millis(rung.not_after_ms),
-                material: Material {
-                    authority_id: rung.authority_id,
-                    der: rung.der,
-                },
-            })
-        })
-        .collect()
 }

@@ -34,6 +34,12 @@ pub(crate) fn signed(kind: &'static str) {
     metrics::counter!("muster_server_signatures_total", "kind" => kind).increment(1);
 }
 
+/// Counts what became of a signing authority; both are closed sets.
+pub(crate) fn authority_changed(kind: &'static str, change: &'static str) {
+    metrics::counter!("muster_server_authority_changes_total", "kind" => kind, "change" => change)
+        .increment(1);
+}
+
 /// A node's stream that is open; it is counted until this is dropped.
 pub(crate) struct Following(());
 

@@ -8,17 +8,23 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
+use muster_attest::node::plugin::PluginServer;
+use muster_attest::plugin::PluginOptions;
 use muster_keys::{DiskKeys, MemoryKeys};
 use muster_model::TrustDomain;
 use muster_peer::harden;
 use muster_peer::{Incoming, ListenOptions, Listener};
 use muster_plugin::keys::KeyManager;
+use muster_plugin::node::ServerNodeAttestor;
 use muster_proto::muster::agent::v1::registry_server::RegistryServer;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
 use muster_proto::muster::server::admin::v1::server_admin_server::ServerAdminServer;
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use muster_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
+use muster_proto::spire::api::server::debug::v1::debug_server::DebugServer;
 use muster_proto::spire::api::server::entry::v1::entry_server::EntryServer;
+use muster_proto::spire::api::server::localauthority::v1::local_authority_server::LocalAuthorityServer;
 use muster_proto::spire::api::server::logger::v1::logger_server::LoggerServer;
 use muster_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use muster_roll::Roll;
@@ -30,19 +36,21 @@ use muster_store::Store;
 use muster_store_sqlite::SqliteStore;
 use muster_tls::{Acceptor, Identity};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tonic::service::Routes;
 
 use crate::admission::Admission;
 use crate::api::admin::ServerAdminService;
 use crate::api::agent::AgentService;
 use crate::api::bundle::BundleService;
+use crate::api::debug::DebugService;
 use crate::api::entry::EntryService;
+use crate::api::local_authority::LocalAuthorityService;
 use crate::api::logger::LoggerService;
 use crate::api::node_view::NodeViewService;
 use crate::api::registry::RegistryService;
 use crate::api::svid::SvidService;
-use crate::authority::Authorities;
+use crate::authority::{Authorities, Desk};
 use crate::config::{Config, KeysConfig};
 use crate::crowd::Crowd;
 use crate::refusals::{self, Refusals};
@@ -57,6 +65,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Connections that may wait to be accepted; the kernel has a bound of its own, usually 4096.
 const BACKLOG: u32 = 16_384;
+/// The folder in `data_dir` where the plugins that the server starts have their sockets.
+const PLUGINS: &str = "plugins";
 /// Streams on one connection.
 const STREAMS: u32 = 1024;
 
@@ -125,34 +135,33 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     let (writer, handle) = RollWriter::new(Arc::clone(&store), roll);
 
     let (refusals, notes) = Refusals::new();
+    let (desk, orders) = Desk::new();
     let server = Arc::new(Server {
         trust_domain: config.trust_domain.clone(),
         clock: Arc::clone(&clock),
         roll: handle.clone(),
         signer: signer(&config, &keys),
+        authorities: desk,
+        own_authority: Notify::new(),
+        own_svid: ArcSwapOption::empty(),
+        authority_ttl: config.authority.ttl,
         wit: config.wit.enabled,
         admission: Admission::new(),
         crowd: Crowd::default(),
         agents: config.agents,
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
+        node_attestors: node_attestors(&config)?,
         renew_grace: config.node.renew_grace,
         refusals,
         shutdown: shutdown.clone(),
     });
 
     // Whoever serves holds a clone of `serving`; the writer ends when all have let go.
-    let (serving, mut all_served) = mpsc::channel::<()>(1);
+    let (serving, all_served) = mpsc::channel::<()>(1);
     let mut supervisor = Supervisor::new(shutdown.clone(), ready.clone(), DRAIN);
     let end = shutdown.clone();
-    supervisor.essential("roll writer", async move {
-        let stop = async move {
-            end.begun().await;
-            while all_served.recv().await.is_some() {}
-        };
-        writer.run(stop).await;
-        Ok::<(), StartError>(())
-    });
+    supervisor.essential("roll writer", write_until(writer, end, all_served));
 
     let mut authorities = Authorities::load(&server, keys, config.authority.clone())
         .await
@@ -163,7 +172,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         .map_err(failed("authorities"))?;
     let identity = Identity::none();
     let key_type = config.authority.x509_key_type;
-    let renew_at = server_svid::renew(&server, &identity, key_type)
+    let own_svid = server_svid::renew(&server, &identity, key_type)
         .await
         .map_err(failed("server SVID"))?;
 
@@ -197,14 +206,14 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     });
     serve_metrics(&config, &handle, &mut supervisor, &shutdown).await?;
     let periodic = [
-        ("authorities", Box::pin(authorities.run()) as Work),
+        ("authorities", Box::pin(authorities.run(orders)) as Work),
         (
             "server SVID",
             Box::pin(server_svid::run(
                 Arc::clone(&server),
                 identity,
                 key_type,
-                renew_at,
+                own_svid,
             )),
         ),
         ("upkeep of the roll", upkeep(&server, store)),
@@ -215,10 +224,28 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     }
     drop((serving, server));
 
+    announce(&config, address);
+    Ok(supervisor.run().await.exit_code())
+}
+
+fn announce(config: &Config, address: SocketAddr) {
     tracing::info!(
         trust_domain = %config.trust_domain, %address, admin_socket = %config.admin_socket.display(), "serving"
     );
-    Ok(supervisor.run().await.exit_code())
+}
+
+/// Writes until the shutdown has begun and whoever serves has let go.
+async fn write_until(
+    writer: RollWriter,
+    end: Shutdown,
+    mut all_served: mpsc::Receiver<()>,
+) -> Result<(), StartError> {
+    let stop = async move {
+        end.begun().await;
+        while all_served.recv().await.is_some() {}
+    };
+    writer.run(stop).await;
+    Ok(())
 }
 
 async fn serve_metrics(
@@ -234,6 +261,21 @@ async fn serve_metrics(
         supervisor.essential("metrics", exporter.run(shutdown.clone()));
     }
     Ok(())
+}
+
+/// The programs that attest nodes; those that the server runs are started.
+fn node_attestors(config: &Config) -> Result<Vec<Arc<dyn ServerNodeAttestor>>, StartError> {
+    let plugins = &config.node.plugins;
+    if plugins.is_empty() {
+        return Ok(Vec::new());
+    }
+    let folder = config.data_dir.join(PLUGINS);
+    files::private_directory(&folder).map_err(failed("node attestors"))?;
+    let attestor = |options: &PluginOptions| {
+        let plugin = PluginServer::new(options.clone(), &folder, config.trust_domain.clone());
+        Arc::new(plugin) as Arc<dyn ServerNodeAttestor>
+    };
+    Ok(plugins.iter().map(attestor).collect())
 }
 
 fn signer(config: &Config, keys: &Arc<dyn KeyManager>) -> Signer {
@@ -368,6 +410,9 @@ fn api(server: &Arc<Server>) -> Routes {
         .add_service(BundleServer::new(BundleService(Arc::clone(server))))
         .add_service(EntryServer::new(EntryService(Arc::clone(server))))
         .add_service(SvidServer::new(SvidService(Arc::clone(server))))
+        .add_service(LocalAuthorityServer::new(LocalAuthorityService(
+            Arc::clone(server),
+        )))
         .add_service(NodeViewServer::new(NodeViewService(Arc::clone(server))))
         .add_service(ServerAdminServer::new(ServerAdminService(Arc::clone(
             server,
@@ -389,14 +434,21 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
             .with_service_name("spire.api.server.bundle.v1.Bundle")
             .with_service_name("spire.api.server.entry.v1.Entry")
             .with_service_name("spire.api.server.svid.v1.SVID")
+            .with_service_name("spire.api.server.localauthority.v1.LocalAuthority")
+            .with_service_name("spire.api.server.debug.v1.Debug")
             .with_service_name("spire.api.server.logger.v1.Logger")
             .with_service_name("muster.server.admin.v1.ServerAdmin")
             .with_service_name("muster.agent.v1.Registry")
             .with_service_name("grpc.health.v1.Health")
     };
     let logger = LoggerService::new(Arc::clone(server), level);
+    let debug = DebugService {
+        server: Arc::clone(server),
+        started_at: server.clock.now().wall,
+    };
     Ok(api(server)
         .add_service(LoggerServer::new(logger))
+        .add_service(DebugServer::new(debug))
         .add_service(health)
         .add_service(descriptors().build_v1().map_err(failed("reflection"))?)
         .add_service(

@@ -4,15 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use muster_model::{SpiffeId, TrustDomain};
+use muster_plugin::node::ServerNodeAttestor;
 use muster_roll::agents::reconcile::Settings;
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
+use tokio::sync::Notify;
 
 use crate::admission::Admission;
+use crate::authority::Desk;
 use crate::config::SvidConfig;
 use crate::crowd::Crowd;
 use crate::refusals::Refusals;
+use crate::server_svid::OwnSvid;
 use crate::signer::Signer;
 use crate::writer::RollHandle;
 
@@ -26,6 +31,14 @@ pub(crate) struct Server {
     pub roll: RollHandle,
     /// The authorities.
     pub signer: Signer,
+    /// Where orders about the authorities are left.
+    pub authorities: Desk,
+    /// Rung when an X.509 authority was tainted or revoked: the server's own SVID may be of it.
+    pub own_authority: Notify,
+    /// The SVID that the server shows.
+    pub own_svid: ArcSwapOption<OwnSvid>,
+    /// Lifetime of the own CA, and of a downstream server's that asks for none.
+    pub authority_ttl: Duration,
     /// Whose turn it is to have SVIDs signed.
     pub admission: Admission,
     /// The nodes that follow their view.
@@ -38,6 +51,8 @@ pub(crate) struct Server {
     pub agents: Settings,
     /// Identities that administer over TLS.
     pub admin_ids: BTreeSet<SpiffeId>,
+    /// How nodes prove themselves, beside join tokens.
+    pub node_attestors: Vec<Arc<dyn ServerNodeAttestor>>,
     /// How long after its SVID has expired a node may still renew it.
     pub renew_grace: Duration,
     /// Refused callers, for the record.

@@ -1,4 +1,5 @@
-//! The server's own SVID: in memory, renewed around half its life.
+//! The server's own SVID: in memory, renewed around half its life, and at once when its authority
+//! is tainted or revoked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use muster_svid::lifetime;
 use muster_svid::x509::X509Svid;
 use muster_tls::Identity;
 
+use crate::authority::has_id;
 use crate::server::Server;
 use crate::signer::Leaf;
 
@@ -22,12 +24,21 @@ const LOOK: Duration = Duration::from_secs(5);
 #[error("the server's own SVID could not be made: {0}")]
 pub(crate) struct ServerSvidError(String);
 
-/// Signs a new SVID, shows it from the next handshake on, and says when to renew it.
+/// The SVID that the server shows.
+pub(crate) struct OwnSvid {
+    renew_at: Timestamp,
+    /// The authority that signed it: lower-case hex of its subject key identifier.
+    pub authority_id: String,
+    /// DER certificates, the leaf first.
+    pub chain: Arc<[Vec<u8>]>,
+}
+
+/// Signs a new SVID, and shows it from the next handshake on.
 pub(crate) async fn renew(
     server: &Server,
     identity: &Identity,
     key_type: KeyType,
-) -> Result<Timestamp, ServerSvidError> {
+) -> Result<Arc<OwnSvid>, ServerSvidError> {
     let broken = |error: &dyn std::fmt::Display| ServerSvidError(error.to_string());
     // An RSA key takes long to make.
     let key = tokio::task::spawn_blocking(move || PrivateKey::generate(key_type))
@@ -47,14 +58,22 @@ pub(crate) async fn renew(
         .sign_x509(&leaf, server.clock.now().wall)
         .await
         .map_err(|e| broken(&e))?;
+    let authority_id = signed.authority_id;
     let svid = X509Svid::new(signed.chain, &key).map_err(|e| broken(&e))?;
     identity.set(&svid).map_err(|e| broken(&e))?;
     tracing::debug!(spiffe_id = %svid.spiffe_id, serial_number = %svid.serial, "server SVID renewed");
-    Ok(lifetime::renew_at(
+    let renew_at = lifetime::renew_at(
         svid.not_before,
         svid.not_after,
         svid.serial.as_str().as_bytes(),
-    ))
+    );
+    let own = Arc::new(OwnSvid {
+        renew_at,
+        authority_id,
+        chain: svid.chain,
+    });
+    server.own_svid.store(Some(Arc::clone(&own)));
+    Ok(own)
 }
 
 /// Renews for ever.
@@ -62,20 +81,40 @@ pub(crate) async fn run(
     server: Arc<Server>,
     identity: Identity,
     key_type: KeyType,
-    mut renew_at: Timestamp,
+    mut own: Arc<OwnSvid>,
 ) {
     loop {
-        let left = renew_at.since(server.clock.now().wall);
-        if left > Duration::ZERO {
-            tokio::time::sleep(left.min(LOOK)).await;
+        let left = own.renew_at.since(server.clock.now().wall);
+        if left > Duration::ZERO && has_good_authority(&server, &own) {
+            tokio::select! {
+                () = tokio::time::sleep(left.min(LOOK)) => {}
+                () = server.own_authority.notified() => {}
+            }
             continue;
         }
+        if left > Duration::ZERO {
+            tracing::warn!(
+                authority_id = own.authority_id,
+                "Server SVID signed using a tainted authority, forcing rotation of the Server SVID"
+            );
+        }
         match renew(&server, &identity, key_type).await {
-            Ok(next) => renew_at = next,
+            // The authority that signs is in the bundle and cannot be tainted, so this comes to rest.
+            Ok(next) => own = next,
             Err(error) => {
                 tracing::error!(%error, "trying again");
                 tokio::time::sleep(RETRY).await;
             }
         }
     }
+}
+
+/// Whether the bundle has the authority of the server's SVID, untainted. Where there is none at all
+/// a new SVID would be no better.
+fn has_good_authority(server: &Server, own: &OwnSvid) -> bool {
+    let roll = server.roll.snapshot();
+    roll.own_bundle().is_none_or(|bundle| {
+        let mut roots = bundle.x509_authorities.iter();
+        roots.any(|root| !root.tainted && has_id(root, &own.authority_id))
+    })
 }

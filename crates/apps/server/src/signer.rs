@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 use muster_crypto::{JwsAlgorithm, PublicKey, random};
 use muster_model::{SpiffeId, Timestamp};
 use muster_plugin::keys::{KeyId, KeyManager, KeyManagerError};
-use muster_svid::x509::{Certificate, DraftError, Issuer, LeafParams, Subject};
+use muster_svid::x509::{Certificate, DownstreamParams, DraftError, Issuer, LeafParams, Subject};
 use muster_svid::{jwt, wit};
 use tonic::Status;
 
@@ -177,6 +177,37 @@ impl Signer {
         let leaf =
             Certificate::parse(&der).map_err(|error| SignError::Unreadable(error.to_string()))?;
         crate::metrics::signed("x509");
+        Ok(SignedX509 {
+            chain: vec![der],
+            leaf,
+            authority_id: authority.id.clone(),
+        })
+    }
+
+    /// Signs the CA certificate of a downstream server; the chain is that certificate alone, as the
+    /// authority is a root.
+    pub(crate) async fn sign_downstream(
+        &self,
+        public_key: &PublicKey,
+        ttl: Duration,
+        now: Timestamp,
+    ) -> Result<SignedX509, SignError> {
+        let authority = self.x509.load_full().ok_or(SignError::NotReady("X.509"))?;
+        let params = DownstreamParams {
+            public_key,
+            serial: random::serial(),
+            ttl,
+            depth: 1,
+        };
+        let unsigned = authority.issuer.draft_downstream(&params, now)?;
+        let signature = self
+            .keys
+            .sign(&authority.key, unsigned.scheme(), unsigned.tbs())
+            .await?;
+        let der = unsigned.assemble(&signature);
+        let leaf =
+            Certificate::parse(&der).map_err(|error| SignError::Unreadable(error.to_string()))?;
+        crate::metrics::signed("ca");
         Ok(SignedX509 {
             chain: vec![der],
             leaf,

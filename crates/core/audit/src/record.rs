@@ -52,9 +52,24 @@ pub enum Event {
     /// A signing authority began to sign.
     #[serde(rename = "authority.activate")]
     AuthorityActivate,
+    /// An operator declared an authority compromised.
+    #[serde(rename = "authority.taint")]
+    AuthorityTaint,
+    /// An operator removed a tainted authority from the bundle.
+    #[serde(rename = "authority.revoke")]
+    AuthorityRevoke,
+    /// A downstream server published a key of its own in the bundle.
+    #[serde(rename = "authority.publish")]
+    AuthorityPublish,
+    /// A CA certificate was signed for a downstream server.
+    #[serde(rename = "ca.issue")]
+    CaIssue,
     /// The authorities of a kind left the bundle because an operator switched the kind off.
     #[serde(rename = "authority.withdraw")]
     AuthorityWithdraw,
+    /// An operator added authorities to the own bundle.
+    #[serde(rename = "bundle.append")]
+    BundleAppend,
     /// Authorities that expired left the bundle.
     #[serde(rename = "bundle.prune")]
     BundlePrune,

@@ -91,11 +91,11 @@ actions! {
     /// Read the own bundle.
     GetBundle = "/spire.api.server.bundle.v1.Bundle/GetBundle" [Any];
     /// Add authorities to the own bundle.
-    AppendBundle = "/spire.api.server.bundle.v1.Bundle/AppendBundle" [Local, Admin];
+    AppendBundle = "/spire.api.server.bundle.v1.Bundle/AppendBundle" [Local, Admin] writes Bundles;
     /// Publish a downstream server's JWT key.
-    PublishJwtAuthority = "/spire.api.server.bundle.v1.Bundle/PublishJWTAuthority" [Downstream];
+    PublishJwtAuthority = "/spire.api.server.bundle.v1.Bundle/PublishJWTAuthority" [Downstream] writes Bundles;
     /// Publish a downstream server's WIT key.
-    PublishWitAuthority = "/spire.api.server.bundle.v1.Bundle/PublishWITAuthority" [Downstream];
+    PublishWitAuthority = "/spire.api.server.bundle.v1.Bundle/PublishWITAuthority" [Downstream] writes Bundles;
     /// List foreign bundles.
     ListFederatedBundles = "/spire.api.server.bundle.v1.Bundle/ListFederatedBundles" [Local, Admin];
     /// Read a foreign bundle.
@@ -141,12 +141,50 @@ actions! {
     /// Sign a CA certificate for a downstream server.
     NewDownstreamX509Ca = "/spire.api.server.svid.v1.SVID/NewDownstreamX509CA" [Downstream];
 
+    /// Read the X.509 authorities.
+    GetX509AuthorityState = "/spire.api.server.localauthority.v1.LocalAuthority/GetX509AuthorityState" [Local, Admin];
+    /// Make the next X.509 authority.
+    PrepareX509Authority = "/spire.api.server.localauthority.v1.LocalAuthority/PrepareX509Authority" [Local, Admin] writes Bundles, Journals;
+    /// Let the next X.509 authority sign.
+    ActivateX509Authority = "/spire.api.server.localauthority.v1.LocalAuthority/ActivateX509Authority" [Local, Admin] writes Journals;
+    /// Declare an X.509 authority compromised.
+    TaintX509Authority = "/spire.api.server.localauthority.v1.LocalAuthority/TaintX509Authority" [Local, Admin] writes Bundles;
+    /// Remove a tainted X.509 authority.
+    RevokeX509Authority = "/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509Authority" [Local, Admin] writes Bundles, Journals;
+    /// Declare an upstream authority compromised.
+    TaintX509UpstreamAuthority = "/spire.api.server.localauthority.v1.LocalAuthority/TaintX509UpstreamAuthority" [Local, Admin];
+    /// Remove a tainted upstream authority.
+    RevokeX509UpstreamAuthority = "/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509UpstreamAuthority" [Local, Admin];
+    /// Read the JWT authorities.
+    GetJwtAuthorityState = "/spire.api.server.localauthority.v1.LocalAuthority/GetJWTAuthorityState" [Local, Admin];
+    /// Make the next JWT authority.
+    PrepareJwtAuthority = "/spire.api.server.localauthority.v1.LocalAuthority/PrepareJWTAuthority" [Local, Admin] writes Bundles, Journals;
+    /// Let the next JWT authority sign.
+    ActivateJwtAuthority = "/spire.api.server.localauthority.v1.LocalAuthority/ActivateJWTAuthority" [Local, Admin] writes Journals;
+    /// Declare a JWT authority compromised.
+    TaintJwtAuthority = "/spire.api.server.localauthority.v1.LocalAuthority/TaintJWTAuthority" [Local, Admin] writes Bundles;
+    /// Remove a tainted JWT authority.
+    RevokeJwtAuthority = "/spire.api.server.localauthority.v1.LocalAuthority/RevokeJWTAuthority" [Local, Admin] writes Bundles, Journals;
+    /// Read the WIT authorities.
+    GetWitAuthorityState = "/spire.api.server.localauthority.v1.LocalAuthority/GetWITAuthorityState" [Local, Admin];
+    /// Make the next WIT authority.
+    PrepareWitAuthority = "/spire.api.server.localauthority.v1.LocalAuthority/PrepareWITAuthority" [Local, Admin] writes Bundles, Journals;
+    /// Let the next WIT authority sign.
+    ActivateWitAuthority = "/spire.api.server.localauthority.v1.LocalAuthority/ActivateWITAuthority" [Local, Admin] writes Journals;
+    /// Declare a WIT authority compromised.
+    TaintWitAuthority = "/spire.api.server.localauthority.v1.LocalAuthority/TaintWITAuthority" [Local, Admin] writes Bundles;
+    /// Remove a tainted WIT authority.
+    RevokeWitAuthority = "/spire.api.server.localauthority.v1.LocalAuthority/RevokeWITAuthority" [Local, Admin] writes Bundles, Journals;
+
     /// Read the log level.
     GetLogger = "/spire.api.server.logger.v1.Logger/GetLogger" [Local, Admin];
     /// Change the log level.
     SetLogLevel = "/spire.api.server.logger.v1.Logger/SetLogLevel" [Local, Admin];
     /// Bring back the configured log level.
     ResetLogLevel = "/spire.api.server.logger.v1.Logger/ResetLogLevel" [Local, Admin];
+
+    /// Read how the server stands.
+    GetServerInfo = "/spire.api.server.debug.v1.Debug/GetInfo" [Local, Admin];
 
     /// Ask what a workload is entitled to on a node.
     ExplainNode = "/muster.server.admin.v1.ServerAdmin/ExplainNode" [Local, Admin];

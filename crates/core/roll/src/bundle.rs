@@ -1,8 +1,14 @@
 //! How authorities enter and leave a bundle (spire-behaviour 2.2; BND-03).
 
+mod orders;
+
 use std::time::Duration;
 
 use muster_model::{Bundle, JwtAuthority, Timestamp, WitAuthority, X509Authority};
+
+pub use self::orders::{
+    Addition, AdditionError, MOST, Named, OrderError, appended, revoked, tainted,
+};
 
 /// How long an expired authority stays: a day, so that a verifier with a slow clock or an old
 /// chain still finds it.

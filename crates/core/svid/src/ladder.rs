@@ -207,16 +207,42 @@ impl<M> Ladder<M> {
         }
     }
 
+    /// The authority that signed before.
+    pub fn retiring(&self) -> Option<&Rung<M>> {
+        self.standing(Standing::Retiring)
+    }
+
+    /// The key in the prepared authority's slot is about to be replaced: from here on, whatever
+    /// comes of that, nobody may sign with it.
+    pub fn give_up_prepared(&mut self) {
+        self.rungs
+            .retain(|rung| rung.standing != Standing::Prepared);
+    }
+
+    /// The retiring authority of `slot` has left the bundle. Any other changes nothing.
+    pub fn forget_retiring(&mut self, slot: Slot) {
+        self.rungs
+            .retain(|rung| rung.slot != slot || rung.standing != Standing::Retiring);
+    }
+
     fn standing(&self, standing: Standing) -> Option<&Rung<M>> {
         self.rungs.iter().find(|rung| rung.standing == standing)
     }
 
-    /// With no active authority: the slot of a prepared one that ended, or an empty one, or A.
+    /// With no active authority: the slot of a prepared one that ended, or an empty one, or that of
+    /// the older of two that retired.
     fn free_slot(&self) -> Slot {
-        match self.prepared() {
-            Some(ended) => ended.slot,
-            None if self.rungs.iter().any(|rung| rung.slot == Slot::A) => Slot::B,
-            None => Slot::A,
+        if let Some(ended) = self.prepared() {
+            return ended.slot;
+        }
+        let issued = |slot| {
+            let rung = self.rungs.iter().find(|rung| rung.slot == slot);
+            rung.map(|rung| rung.issued_at)
+        };
+        if issued(Slot::A) <= issued(Slot::B) {
+            Slot::A
+        } else {
+            Slot::B
         }
     }
 }
@@ -342,6 +368,48 @@ mod tests {
             }
         }
         insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn an_operator_is_ahead_of_time() {
+        let (mut ladder, mut made) = (Ladder::default(), 0);
+        climb(&mut ladder, 0, 24 * HOUR, &mut made);
+        ladder.prepare(Slot::B, at(HOUR), at(25 * HOUR), 7);
+        // A second thought: the key is replaced, so the first one never signs.
+        ladder.give_up_prepared();
+        assert_eq!(ladder.rungs().len(), 1);
+        ladder.activate(Slot::B);
+        assert_eq!(ladder.active().unwrap().material, 1);
+        ladder.prepare(Slot::B, at(HOUR), at(25 * HOUR), 8);
+        ladder.activate(Slot::B);
+        assert_eq!(ladder.active().unwrap().material, 8);
+        assert_eq!(ladder.retiring().unwrap().slot, Slot::A);
+        ladder.forget_retiring(Slot::B);
+        assert_eq!(ladder.rungs().len(), 2, "only what retires is forgotten");
+        ladder.forget_retiring(Slot::A);
+        assert_eq!(ladder.retiring(), None);
+        assert!(climb(&mut ladder, 12 * HOUR, 24 * HOUR, &mut made).is_empty());
+        assert_eq!(
+            climb(&mut ladder, 13 * HOUR, 24 * HOUR, &mut made),
+            ["prepare A"]
+        );
+    }
+
+    /// The keys of both are lost, as after a restart with keys in memory.
+    #[test]
+    fn the_older_of_two_makes_room() {
+        let retired = |slot, issued| Rung {
+            slot,
+            standing: Standing::Retiring,
+            issued_at: at(issued),
+            not_after: at(99),
+            material: (),
+        };
+        for (a, b, next) in [(1, 2, Slot::A), (2, 1, Slot::B)] {
+            let rungs = vec![retired(Slot::A, a), retired(Slot::B, b)];
+            let ladder = Ladder::from_rungs(rungs).unwrap();
+            assert_eq!(ladder.next(at(3)), Step::Prepare(next));
+        }
     }
 
     #[test]

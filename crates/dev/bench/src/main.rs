@@ -9,11 +9,14 @@
 
 mod caller;
 mod clock;
+mod flood;
 mod measure;
 mod numbers;
 mod process;
+mod raw;
 mod report;
 mod subject;
+mod testament;
 mod waiter;
 
 use std::error::Error;
@@ -45,7 +48,7 @@ struct Arguments {
     /// Small counts, for a run under a minute. The figures are coarse.
     #[arg(long)]
     quick: bool,
-    /// Only these: arrival, signing, connections, streams, tokens, entries; and, only when named,
+    /// Only these: arrival, signing, connections, neighbours, gone, streams, tokens, entries; and, only when named,
     /// swarm-idle, swarm-churn, swarm-storm, swarm-streams, restart. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -59,12 +62,24 @@ enum Role {
     /// A workload that waits for its SVID; started by the bench itself.
     #[command(hide = true)]
     Waiter(waiter::Options),
+    /// A hostile neighbour; started by the bench itself.
+    #[command(hide = true)]
+    Flood(flood::Options),
+    /// A workload that ends, and leaves its socket to a child; started by the bench itself.
+    #[command(hide = true)]
+    Testator(testament::Options),
+    /// That child.
+    #[command(hide = true)]
+    Heir,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.role {
         Some(Role::Waiter(options)) => waiter::run(options),
+        Some(Role::Flood(options)) => flood::run(options),
+        Some(Role::Testator(options)) => testament::testator(options),
+        Some(Role::Heir) => testament::heir(),
         None => run(&arguments),
     };
     match outcome {

@@ -33,11 +33,26 @@ impl Pid {
 
     /// Resident memory in MiB.
     pub(crate) fn resident(self) -> Result<f64, Failure> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most resident memory in MiB since the start, or since it was forgotten.
+    pub(crate) fn peak(self) -> Result<f64, Failure> {
+        self.memory("VmHWM:")
+    }
+
+    /// Makes the memory of now the peak.
+    pub(crate) fn forget_peak(self) -> Result<(), Failure> {
+        // `proc_pid_clear_refs(5)`.
+        Ok(fs::write(format!("/proc/{}/clear_refs", self.0), "5")?)
+    }
+
+    fn memory(self, field: &str) -> Result<f64, Failure> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0))?;
         let line = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .ok_or("/proc/PID/status without VmRSS")?;
+            .find_map(|line| line.strip_prefix(field))
+            .ok_or("/proc/PID/status without its memory")?;
         let kib: u32 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(f64::from(kib) / 1024.0)
     }

@@ -34,16 +34,22 @@ pub(crate) struct Options {
 
 /// Becomes the user, asks, waits, tells.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    if let Some(uid) = options.uid {
-        setgroups(&[])?;
-        setgid(Gid::from_raw(uid))?;
-        setuid(Uid::from_raw(uid))?;
-    }
+    become_user(options.uid)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let (at, denials) = runtime.block_on(wait(options))?;
     println!("{at} {denials}");
+    Ok(())
+}
+
+/// Becomes the user `uid`, with no other groups, if there is one to become.
+pub(crate) fn become_user(uid: Option<u32>) -> Result<(), Failure> {
+    if let Some(uid) = uid {
+        setgroups(&[])?;
+        setgid(Gid::from_raw(uid))?;
+        setuid(Uid::from_raw(uid))?;
+    }
     Ok(())
 }
 

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::held::{HeldProcess, unidentified};
+use crate::allowance::{CallPlace, Neighbour, OverLimit};
+use crate::held::{HeldProcess, Named, unidentified};
 use crate::pidfd;
+use crate::processes::Processes;
 use crate::procfs::{ExecutableId, ProcDir, ProcError};
 use crate::sys::{self, Credentials, Received, SenderPidfd};
 
@@ -115,6 +117,24 @@ pub enum Refusal {
         /// The process that connected.
         pid: u32,
     },
+    /// No further connection fits.
+    #[error("process {pid} connected when as many connections were open as may be")]
+    Full {
+        /// The process that connected.
+        pid: u32,
+    },
+    /// Its user holds as many connections as one user may.
+    #[error("process {pid} connected when its user held as many connections as one user may")]
+    HoldsTooMany {
+        /// The process that connected.
+        pid: u32,
+    },
+    /// Its user, or its user in its control group, has used up its allowance of new connections.
+    #[error("the user of process {pid} connects more often than its allowance")]
+    ConnectsTooOften {
+        /// The process that connected.
+        pid: u32,
+    },
 }
 
 impl From<Refusal> for io::Error {
@@ -123,6 +143,9 @@ impl From<Refusal> for io::Error {
             Refusal::TooSlow { .. } | Refusal::Displaced { .. } | Refusal::Unread { .. } => {
                 io::ErrorKind::TimedOut
             }
+            Refusal::Full { .. }
+            | Refusal::HoldsTooMany { .. }
+            | Refusal::ConnectsTooOften { .. } => io::ErrorKind::ConnectionRefused,
             Refusal::Exhausted { .. } => io::ErrorKind::OutOfMemory,
             Refusal::Gone { .. } => io::ErrorKind::ConnectionReset,
             Refusal::Silent => io::ErrorKind::NotConnected,
@@ -173,8 +196,41 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    /// Learns who connected `socket`.
-    pub(crate) fn of(socket: BorrowedFd<'_>) -> Result<Self, Refusal> {
+    /// Takes hold of who was seen: one of `processes`.
+    pub(crate) fn of(seen: Seen, processes: &Processes) -> Result<Self, Refusal> {
+        let named = match seen.assurance {
+            Assurance::OpenedPidfd => Named::ByNumber,
+            Assurance::ConnectorPidfd | Assurance::SenderPidfd => Named::ByKernel,
+        };
+        Ok(Self {
+            process: processes.hold(seen.pid, seen.pidfd, named)?,
+            uid: seen.uid,
+            gid: seen.gid,
+            assurance: seen.assurance,
+        })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub(crate) fn uid(&self) -> u32 {
+        self.uid
+    }
+}
+
+/// Whoever connected a socket, before anything is looked up: what a limit may be decided by.
+pub(crate) struct Seen {
+    pid: u32,
+    uid: u32,
+    gid: u32,
+    pidfd: OwnedFd,
+    assurance: Assurance,
+}
+
+impl Seen {
+    /// Asks the socket.
+    pub(crate) fn at(socket: BorrowedFd<'_>) -> Result<Self, Refusal> {
         let cred =
             nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)
                 .map_err(|_| Refusal::NoCredentials { pid: 0 })?;
@@ -197,19 +253,25 @@ impl Connector {
             Err(error) => return Err(unidentified(pid, &error)),
         };
         Ok(Self {
-            process: HeldProcess::hold(pid, Arc::new(pidfd))?,
+            pid,
             uid: cred.uid(),
             gid: cred.gid(),
+            pidfd,
             assurance,
         })
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.process.pid()
+        self.pid
     }
 
     pub(crate) fn uid(&self) -> u32 {
         self.uid
+    }
+
+    /// The control group, where the kernel tells it cheaply.
+    pub(crate) fn cgroup(&self) -> Option<u64> {
+        sys::cgroup(self.pidfd.as_fd())
     }
 }
 
@@ -317,16 +379,18 @@ pub struct PeerInfo {
 
 struct Shared {
     connector: Connector,
+    neighbour: Neighbour,
     bound: OnceLock<Caller>,
     refused: OnceLock<Refusal>,
     descriptors: AtomicUsize,
 }
 
 impl PeerInfo {
-    pub(crate) fn new(connector: Connector) -> Self {
+    pub(crate) fn new(connector: Connector, neighbour: Neighbour) -> Self {
         Self {
             shared: Arc::new(Shared {
                 connector,
+                neighbour,
                 bound: OnceLock::new(),
                 refused: OnceLock::new(),
                 descriptors: AtomicUsize::new(0),
@@ -341,6 +405,12 @@ impl PeerInfo {
             return Err(refusal);
         }
         self.shared.bound.get().cloned().ok_or(Refusal::Silent)
+    }
+
+    /// Takes a call from the allowance of the caller's user. Ask before anything is done for the
+    /// call, attestation included.
+    pub fn admit_call(&self) -> Result<CallPlace, OverLimit> {
+        self.shared.neighbour.admit_call()
     }
 
     /// Why the connection was refused, if it was.

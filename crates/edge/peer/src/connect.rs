@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use crate::listener::MAX_SOCKET_PATH;
+use muster_rt::endpoint::MAX_SOCKET_PATH;
 
 /// Why no channel could be made.
 #[derive(Debug, thiserror::Error)]

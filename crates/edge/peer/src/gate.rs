@@ -1,13 +1,17 @@
 //! How many connections one socket keeps, and who holds them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Context;
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
+use muster_rt::{Clock, SystemClock};
 
+use crate::allowance::{Allowance, Neighbour, Neighbours};
+use crate::caller::Refusal;
 use crate::refused::{Observer, RefusedPeer};
 
 /// Bounds on the connections of one socket.
@@ -24,6 +28,11 @@ pub struct Limits {
     pub half_open_per_uid: usize,
     /// How long a connection may take to send the preface.
     pub first_bytes: Duration,
+    /// Connections that one user's processes hold open, so that one user cannot keep the others
+    /// out.
+    pub open_per_uid: usize,
+    /// What each user in each control group may ask for.
+    pub allowance: Allowance,
     /// How long the other end may leave its socket full before its connection is closed: whoever
     /// does not read is not waited for.
     pub unread: Duration,
@@ -36,6 +45,8 @@ impl Default for Limits {
             half_open: 1_024,
             half_open_per_uid: 512,
             first_bytes: Duration::from_secs(10),
+            open_per_uid: 12_288,
+            allowance: Allowance::default(),
             unread: Duration::from_secs(30),
         }
     }
@@ -52,6 +63,8 @@ pub struct Tally {
     pub accepted: u64,
     /// Connections closed because a limit was reached.
     pub over_limit: u64,
+    /// Those among them whose user, or its control group, had used up its own allowance.
+    pub over_allowance: u64,
     /// Connections refused because of who was at the other end.
     pub refused: u64,
     /// Descriptors that others tried to hand over.
@@ -61,11 +74,20 @@ pub struct Tally {
 }
 
 /// Counts the connections of one socket.
-#[derive(Debug)]
 pub(crate) struct Gate {
     limits: Limits,
+    neighbours: OnceLock<Neighbours>,
     observer: OnceLock<Observer>,
     state: Mutex<State>,
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("limits", &self.limits)
+            .field("tally", &self.tally())
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +96,8 @@ struct State {
     /// Per user, the half-open connections by their age.
     half_open: HashMap<u32, BTreeMap<u64, Arc<Displacement>>>,
     next_number: u64,
+    /// Per user, the open connections.
+    open: HashMap<u32, usize>,
 }
 
 /// Tells a half-open connection that another one got its place.
@@ -97,9 +121,9 @@ impl Displacement {
 }
 
 /// A connection's place; gives it back when dropped.
-#[derive(Debug)]
 pub(crate) struct Place {
     gate: Arc<Gate>,
+    uid: u32,
     /// The user and the number, while the connection is half-open.
     half_open: Option<(u32, u64)>,
     displacement: Arc<Displacement>,
@@ -109,6 +133,7 @@ impl Gate {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             limits,
+            neighbours: OnceLock::new(),
             observer: OnceLock::new(),
             state: Mutex::default(),
         })
@@ -147,15 +172,47 @@ impl Gate {
         self.with(|state| state.tally.descriptors += number as u64);
     }
 
-    /// Whether another connection fits at all; asked before anything is learnt about it.
-    pub(crate) fn has_room(&self) -> bool {
+    /// Counts a connection that was closed because of a limit, and tells whoever wants to know.
+    pub(crate) fn limited(&self, peer: RefusedPeer) {
         self.with(|state| {
-            let room = state.tally.open < self.limits.open;
-            if !room {
-                state.tally.over_limit += 1;
+            state.tally.over_limit += 1;
+            if !matches!(peer.refusal, Refusal::Full { .. }) {
+                state.tally.over_allowance += 1;
             }
-            room
-        })
+        });
+        if let Some(observer) = self.observer.get() {
+            observer.tell(peer);
+        }
+    }
+
+    /// Has allowances be earned by `clock`, if nobody has connected yet.
+    pub(crate) fn timed_by(&self, clock: Arc<dyn Clock>) {
+        drop(
+            self.neighbours
+                .set(Neighbours::new(self.limits.allowance, clock)),
+        );
+    }
+
+    /// Takes a connection of process `pid` from the allowance of its user in its control group,
+    /// before anything is done for it.
+    pub(crate) fn admit(
+        &self,
+        pid: u32,
+        uid: u32,
+        cgroup: Option<u64>,
+    ) -> Result<Neighbour, Refusal> {
+        let held = self.with(|state| {
+            (state.tally.open < self.limits.open)
+                .then(|| state.open.get(&uid).copied().unwrap_or_default())
+        });
+        let held = held.ok_or(Refusal::Full { pid })?;
+        if held >= self.limits.open_per_uid {
+            return Err(Refusal::HoldsTooMany { pid });
+        }
+        self.neighbours
+            .get_or_init(|| Neighbours::new(self.limits.allowance, SystemClock::shared()))
+            .admit_connection(uid, cgroup)
+            .ok_or(Refusal::ConnectsTooOften { pid })
     }
 
     /// Takes a place for a new connection of `uid`.
@@ -163,12 +220,8 @@ impl Gate {
     /// Where too many are half-open, the oldest gives way: of the same user if that user has all
     /// of its part, otherwise of the user who has most. Whoever speaks at once is thus served, however
     /// many stay silent.
-    pub(crate) fn enter(self: &Arc<Self>, uid: u32) -> Option<Place> {
+    pub(crate) fn enter(self: &Arc<Self>, uid: u32) -> Place {
         self.with(|state| {
-            if state.tally.open >= self.limits.open {
-                state.tally.over_limit += 1;
-                return None;
-            }
             let mine = state.half_open.get(&uid).map_or(0, BTreeMap::len);
             if mine >= self.limits.half_open_per_uid {
                 state.displace_oldest_of(uid);
@@ -188,11 +241,13 @@ impl Gate {
             silent.insert(number, Arc::clone(&displacement));
             state.tally.half_open += 1;
             state.tally.open += 1;
-            Some(Place {
+            *state.open.entry(uid).or_default() += 1;
+            Place {
                 gate: Arc::clone(self),
+                uid,
                 half_open: Some((uid, number)),
                 displacement,
-            })
+            }
         })
     }
 
@@ -250,8 +305,15 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.settle();
-        self.gate
-            .with(|state| state.tally.open = state.tally.open.saturating_sub(1));
+        self.gate.with(|state| {
+            state.tally.open = state.tally.open.saturating_sub(1);
+            if let Some(open) = state.open.get_mut(&self.uid) {
+                *open = open.saturating_sub(1);
+                if *open == 0 {
+                    state.open.remove(&self.uid);
+                }
+            }
+        });
     }
 }
 
@@ -286,15 +348,15 @@ mod tests {
             half_open_per_uid: 2,
             ..Limits::default()
         });
-        let mut held: Vec<_> = [7, 7, 7].map(|uid| gate.enter(uid).unwrap()).into();
+        let mut held: Vec<_> = [7, 7, 7].map(|uid| gate.enter(uid)).into();
         assert_eq!(
             displaced(&held),
             [0],
             "a user's own oldest, when it has all of its part"
         );
-        held.push(gate.enter(8).unwrap());
+        held.push(gate.enter(8));
         assert_eq!(displaced(&held), [0]);
-        held.push(gate.enter(9).unwrap());
+        held.push(gate.enter(9));
         assert_eq!(
             displaced(&held),
             [0, 1],
@@ -308,7 +370,7 @@ mod tests {
     #[test]
     fn a_place_is_given_back_once() {
         let gate = gate();
-        let mut place = gate.enter(7).unwrap();
+        let mut place = gate.enter(7);
         place.settle();
         place.settle();
         assert_eq!((gate.tally().open, gate.tally().half_open), (1, 0));
@@ -323,14 +385,27 @@ mod tests {
         let gate = gate();
         let mut held = Vec::new();
         for _ in 0..4 {
-            let mut place = gate.enter(7).unwrap();
+            let mut place = gate.enter(7);
             place.settle();
             held.push(place);
         }
-        assert!(!gate.has_room());
-        assert!(gate.enter(8).is_none());
-        assert_eq!(gate.tally().over_limit, 2);
+        assert_eq!(gate.admit(1, 8, None).err(), Some(Refusal::Full { pid: 1 }));
         held.pop();
-        assert!(gate.has_room());
+        gate.admit(1, 8, None).unwrap();
+    }
+
+    #[test]
+    fn one_user_leaves_room_for_others() {
+        let gate = Gate::new(Limits {
+            open: 4,
+            open_per_uid: 2,
+            ..Limits::default()
+        });
+        let held = [gate.enter(7), gate.enter(7)];
+        let refused = gate.admit(1, 7, None).err();
+        assert_eq!(refused, Some(Refusal::HoldsTooMany { pid: 1 }));
+        gate.admit(1, 8, None).unwrap();
+        drop(held);
+        gate.admit(1, 7, None).unwrap();
     }
 }

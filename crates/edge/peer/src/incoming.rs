@@ -9,15 +9,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use muster_rt::Clock;
+use muster_rt::sparing::Sparing;
 use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
 
 use crate::authority::AuthorityRewriter;
-use crate::caller::{Connector, Refusal};
+use crate::caller::{Connector, Refusal, Seen};
 use crate::gate::{Gate, Limits, Tally};
 use crate::listener::SocketFile;
+use crate::processes::Processes;
 use crate::refused::{Observer, RefusedPeer};
 use crate::stream::PeerStream;
 use crate::sys;
@@ -29,6 +32,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How many connections one poll disposes of before it lets others run.
 const BATCH: usize = 64;
 
+/// Whoever is refused can be refused again at once: the lines are counted, not all written.
+static REFUSED: Sparing = Sparing::new(20, Duration::from_secs(1));
+static OVER_LIMIT: Sparing = Sparing::new(10, Duration::from_secs(10));
+
 /// A connection as a server gets it: callers known, any `:authority` accepted.
 pub type Connection = AuthorityRewriter<PeerStream>;
 
@@ -36,6 +43,7 @@ pub type Connection = AuthorityRewriter<PeerStream>;
 pub struct Incoming {
     io: AsyncFd<OwnedFd>,
     gate: Arc<Gate>,
+    processes: Processes,
     pause: Option<Pin<Box<Sleep>>>,
     next_pause: Duration,
     ended: bool,
@@ -77,6 +85,7 @@ impl Incoming {
         Ok(Self {
             io: sys::watch(socket)?,
             gate: Gate::new(limits),
+            processes: Processes::default(),
             pause: None,
             next_pause: FIRST_PAUSE,
             ended: false,
@@ -99,10 +108,25 @@ impl Incoming {
         }
     }
 
-    /// Has `observer` told of every connection that is refused because of who is at the other end.
+    /// Has `observer` told of every connection that is refused, because of who is at the other end
+    /// or because of a limit.
     #[must_use]
     pub fn observed_by(self, observer: Observer) -> Self {
         self.gate.observe(observer);
+        self
+    }
+
+    /// Has allowances be earned by `clock` instead of the machine's.
+    #[must_use]
+    pub fn timed_by(self, clock: Arc<dyn Clock>) -> Self {
+        self.gate.timed_by(clock);
+        self
+    }
+
+    /// Has the processes that connect be known in `processes`, where others know them too.
+    #[must_use]
+    pub fn known_in(mut self, processes: &Processes) -> Self {
+        self.processes = processes.clone();
         self
     }
 
@@ -119,30 +143,25 @@ impl Incoming {
             Err(errno) => return Err(errno.into()),
         };
         self.gate.count_accepted();
-        // Cheapest check first: a flood should cost us little.
-        if !self.gate.has_room() {
-            return Ok(Accepted::Disposed);
-        }
-        let connector = match Connector::of(socket.as_fd()) {
+        // What is asked for by more than its share of us is turned away before anything is learnt
+        // about it: a flood should cost us little.
+        let seen = match Seen::at(socket.as_fd()) {
+            Ok(seen) => seen,
+            Err(refusal) => return Ok(self.not_identified(&socket, refusal)),
+        };
+        let admitted = self.gate.admit(seen.pid(), seen.uid(), seen.cgroup());
+        let neighbour = match admitted {
+            Ok(neighbour) => neighbour,
+            Err(refusal) => return Ok(self.over_limit(&seen, refusal)),
+        };
+        let connector = match Connector::of(seen, &self.processes) {
             Ok(connector) => connector,
-            Err(Refusal::Exhausted { .. }) => return Ok(Accepted::Short(Errno::EMFILE)),
-            Err(refusal) => {
-                let peer = RefusedPeer::unknown(socket.as_fd(), refusal);
-                if matches!(refusal, Refusal::Gone { .. }) {
-                    tracing::debug!(pid = peer.pid, uid = peer.uid, reason = %refusal, "connection refused");
-                } else {
-                    tracing::warn!(pid = peer.pid, uid = peer.uid, reason = %refusal, "connection refused");
-                }
-                self.gate.refused(peer);
-                return Ok(Accepted::Disposed);
-            }
+            Err(refusal) => return Ok(self.not_identified(&socket, refusal)),
         };
-        let Some(place) = self.gate.enter(connector.uid()) else {
-            return Ok(Accepted::Disposed);
-        };
+        let place = self.gate.enter(connector.uid());
         let first_bytes = self.gate.limits().first_bytes;
         Ok(
-            match PeerStream::new(socket, connector, place, first_bytes) {
+            match PeerStream::new(socket, connector, neighbour, place, first_bytes) {
                 Ok(stream) => Accepted::Served(Box::new(AuthorityRewriter::new(stream))),
                 Err(error) => {
                     tracing::debug!(%error, "connection not served");
@@ -150,6 +169,38 @@ impl Incoming {
                 }
             },
         )
+    }
+
+    fn not_identified(&self, socket: &OwnedFd, refusal: Refusal) -> Accepted {
+        if matches!(refusal, Refusal::Exhausted { .. }) {
+            return Accepted::Short(Errno::EMFILE);
+        }
+        let peer = RefusedPeer::unknown(socket.as_fd(), refusal);
+        if matches!(refusal, Refusal::Gone { .. }) {
+            tracing::debug!(pid = peer.pid, uid = peer.uid, reason = %refusal, "connection refused");
+        } else if let Some(held_back) = REFUSED.pass() {
+            tracing::warn!(pid = peer.pid, uid = peer.uid, reason = %refusal, held_back, "connection refused");
+        }
+        self.gate.refused(peer);
+        Accepted::Disposed
+    }
+
+    fn over_limit(&self, seen: &Seen, refusal: Refusal) -> Accepted {
+        if let Some(held_back) = OVER_LIMIT.pass() {
+            tracing::warn!(
+                pid = seen.pid(),
+                uid = seen.uid(),
+                reason = %refusal,
+                held_back,
+                "connection refused"
+            );
+        }
+        self.gate.limited(RefusedPeer {
+            pid: seen.pid(),
+            uid: seen.uid(),
+            refusal,
+        });
+        Accepted::Disposed
     }
 
     fn start_pause(&mut self, errno: Errno) {

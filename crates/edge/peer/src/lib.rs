@@ -20,12 +20,15 @@
 //! - No byte reaches a server unless the process that sent it is the one that connected
 //!   ([`PeerStream`]); a violation ends the connection.
 //! - No descriptor that another process sends stays open here.
-//! - Connections, and those among them that say nothing, are bounded ([`Limits`]).
+//! - Connections, and those among them that say nothing, are bounded ([`Limits`]), and each
+//!   neighbour has an allowance ([`Allowance`]).
 //! - Any `:authority` is accepted ([`authority`]).
 //!
 //! Deliberately not here: what the facts about a caller mean (`adapters/attest`), and who may call
 //! (`apps`). This is the only crate with `unsafe`, all of it in `sys.rs`.
 
+mod activation;
+mod allowance;
 pub mod authority;
 mod caller;
 mod connect;
@@ -38,18 +41,23 @@ pub mod keyring;
 mod listener;
 pub mod pidfd;
 pub mod process;
+mod processes;
 pub mod procfs;
 mod refused;
 mod stream;
 mod sys;
 
+pub use activation::{Activated, ActivationError, Unfit, activated};
+pub use allowance::{Allowance, CallPlace, OverLimit, Rate};
 pub use authority::AuthorityRewriter;
 pub use caller::{Assurance, Caller, PeerInfo, Refusal};
 pub use connect::{ConnectError, connect, connect_lazy};
 pub use gate::{Limits, Tally};
 pub use held::HeldProcess;
 pub use incoming::{Connection, Incoming, TallyReader};
-pub use listener::{BindError, ListenOptions, Listener, MAX_SOCKET_PATH, Owner};
+pub use listener::{BindError, ListenOptions, Listener, Owner};
+pub use muster_rt::endpoint::MAX_SOCKET_PATH;
+pub use processes::Processes;
 pub use procfs::{ExecutableId, ProcDir, ProcError};
 pub use refused::{Observer, RefusedPeer};
 pub use stream::PeerStream;

@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use muster_rt::endpoint::MAX_SOCKET_PATH;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, RenameFlags, renameat2};
 use nix::sys::socket::{
@@ -21,10 +22,6 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
 use crate::gate::Limits;
 use crate::incoming::Incoming;
 use crate::sys::{self, PassPidfd};
-
-/// The longest path that a Unix socket address holds, in bytes: `sun_path` has 108, one of them
-/// for the terminating NUL.
-pub const MAX_SOCKET_PATH: usize = 107;
 
 /// How a socket file is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -71,7 +71,19 @@ impl Refusal {
             Self::TooSlow { .. } => "too_slow",
             Self::Unread { .. } => "unread",
             Self::Displaced { .. } => "displaced",
+            Self::Full { .. } => "max_connections",
+            Self::HoldsTooMany { .. } => "connections_per_user",
+            Self::ConnectsTooOften { .. } => "connect_rate",
         }
+    }
+
+    /// Whether a bound on how much may be asked for is the reason, and not what the other end is
+    /// or does.
+    pub fn is_limit(self) -> bool {
+        matches!(
+            self,
+            Self::Full { .. } | Self::HoldsTooMany { .. } | Self::ConnectsTooOften { .. }
+        )
     }
 
     /// The process whose doing is refused, where it is known.
@@ -88,7 +100,10 @@ impl Refusal {
             | Self::Exhausted { pid }
             | Self::TooSlow { pid }
             | Self::Unread { pid }
-            | Self::Displaced { pid } => Some(pid).filter(|pid| *pid != 0),
+            | Self::Displaced { pid }
+            | Self::Full { pid }
+            | Self::HoldsTooMany { pid }
+            | Self::ConnectsTooOften { pid } => Some(pid).filter(|pid| *pid != 0),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use muster_rt::sparing::Sparing;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, sendmsg, shutdown};
 use tokio::io::unix::AsyncFd;
@@ -15,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::Connected;
 
+use crate::allowance::Neighbour;
 use crate::caller::{Connector, PeerInfo, Refusal};
 use crate::gate::Place;
 use crate::refused::RefusedPeer;
@@ -22,6 +24,9 @@ use crate::sys::{self, PassPidfd};
 
 /// A connection counts as half-open until it has sent as much as an HTTP/2 preface has, in bytes.
 const PREFACE: usize = 24;
+
+/// Whoever is refused can be refused again at once: the lines are counted, not all written.
+static REFUSED: Sparing = Sparing::new(20, Duration::from_secs(1));
 
 /// One accepted Unix connection.
 ///
@@ -49,6 +54,7 @@ impl PeerStream {
     pub(crate) fn new(
         socket: OwnedFd,
         connector: Connector,
+        neighbour: Neighbour,
         place: Place,
         first_bytes: Duration,
     ) -> io::Result<Self> {
@@ -61,7 +67,7 @@ impl PeerStream {
         }
         Ok(Self {
             io: sys::watch(socket)?,
-            info: PeerInfo::new(connector),
+            info: PeerInfo::new(connector, neighbour),
             place,
             half_open: Some(HalfOpen {
                 missing: PREFACE,
@@ -102,13 +108,19 @@ impl PeerStream {
                 | Refusal::ControlTruncated { .. }
                 | Refusal::Exhausted { .. }
                 | Refusal::Unread { .. }
-                | Refusal::Unidentified { .. } => {
-                    tracing::warn!(
-                        pid = peer.pid,
-                        uid = peer.uid,
-                        reason = %verdict,
-                        "connection refused"
-                    );
+                | Refusal::Unidentified { .. }
+                | Refusal::Full { .. }
+                | Refusal::HoldsTooMany { .. }
+                | Refusal::ConnectsTooOften { .. } => {
+                    if let Some(held_back) = REFUSED.pass() {
+                        tracing::warn!(
+                            pid = peer.pid,
+                            uid = peer.uid,
+                            reason = %verdict,
+                            held_back,
+                            "connection refused"
+                        );
+                    }
                 }
             }
             self.place.gate().refused(peer);

@@ -4,9 +4,10 @@ use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nix::sys::socket::{SockFlag, accept4};
+use nix::sys::statfs::{FsType, fstatfs};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -16,6 +17,13 @@ const SCM_PIDFD: libc::c_int = 0x04;
 /// `SO_PASSRIGHTS` of `asm-generic/socket.h` (6.16); `libc` does not have it for every target.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
+/// `PID_FS_MAGIC` of `linux/magic.h`.
+const PIDFS: FsType = FsType(0x5049_4446);
+/// `PIDFD_GET_INFO` of `linux/pidfd.h` (6.13): `_IOWR(0xFF, 11, struct pidfd_info)` of 64 bytes.
+const PIDFD_GET_INFO: u64 = 0xC040_FF0B;
+/// `PIDFD_INFO_CGROUPID`: the control group is asked for, and known.
+const PIDFD_INFO_CGROUPID: u64 = 1 << 2;
+
 /// The length of an integer option.
 const INT: libc::socklen_t = 4;
 /// The most descriptors one message carries (`SCM_MAX_FD`).
@@ -23,6 +31,19 @@ const SCM_MAX_FD: usize = 253;
 /// Room for credentials, one pidfd and the most descriptors that a sender can attach, with
 /// alignment to spare, in eight-byte words.
 const CONTROL_WORDS: usize = (SCM_MAX_FD * size_of::<libc::c_int>() + 256) / 8;
+
+/// Takes over a descriptor that this process was started with; it is closed on `exec` from now on.
+///
+/// Nobody else may own it: its number comes from who started us, and each is taken once.
+pub(crate) fn inherited(descriptor: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: F_SETFD takes an integer; a descriptor that is not open gives EBADF.
+    let set = unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+    if set == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, as just seen, and the caller says that nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
 
 /// The sender's identity as the kernel attached it to the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,6 +264,42 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel made this descriptor for us in this call.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether pidfds live in a file system of their own, in which every process has its own inode
+/// (Linux 6.9).
+pub(crate) fn has_pidfs() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| {
+        let Ok(own) = i32::try_from(std::process::id()) else {
+            return false;
+        };
+        pidfd_open(own)
+            .ok()
+            .and_then(|pidfd| fstatfs(&pidfd).ok())
+            .is_some_and(|stat| stat.filesystem_type() == PIDFS)
+    })
+}
+
+/// The control group of a pidfd's process, by its number in the unified hierarchy; `None` when
+/// the kernel does not tell (before Linux 6.13) or the process has ended.
+pub(crate) fn cgroup(pidfd: BorrowedFd<'_>) -> Option<u64> {
+    let mut info = PidfdInfo {
+        mask: PIDFD_INFO_CGROUPID,
+        ..PidfdInfo::default()
+    };
+    // SAFETY: `info` is live, and as large as the request number says.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+    (result == 0 && info.mask & PIDFD_INFO_CGROUPID != 0).then_some(info.cgroup)
+}
+
+/// The first version of `struct pidfd_info` (`linux/pidfd.h`), 64 bytes.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    others: [u32; 12],
 }
 
 /// Accepts one connection, non-blocking and closed on exec.

@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod files;
 pub mod lifecycle;
 pub mod metrics;
+pub mod sparing;
 pub mod telemetry;
 
 pub use clock::{Clock, SystemClock};

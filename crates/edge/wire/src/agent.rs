@@ -422,7 +422,10 @@ mod tests {
             &|m| m.task_defaults.as_mut().unwrap().ttl = Some(prost_types::Duration::default()),
             "task_defaults.ttl",
         );
-        check(&|m| m.attestation.push(Default::default()), "attestation");
+        check(
+            &|m| m.attestation = vec![muster_proto::spire::api::types::Selector::default()],
+            "attestation",
+        );
         check(&|m| m.valid_until = None, "valid_until");
         check(
             &|m| m.review_by = Some(prost_types::Timestamp::default()),

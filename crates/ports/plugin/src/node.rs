@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use muster_model::{Selector, SpiffeId};
 
-/// Why an attestation did not succeed.
+/// Why an attestation did not succeed. The texts are for the log of the half that made them.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeAttestError {
     /// The evidence is well-formed and not accepted; trying the same again will not help.
@@ -58,9 +58,21 @@ pub trait NodeAttestor: Send + Sync + 'static {
     /// The attestor's name on the wire.
     fn kind(&self) -> &'static str;
 
-    /// The first message: what the node has to show.
-    async fn payload(&self) -> Result<Vec<u8>, NodeAttestError>;
+    /// Begins one attestation. It may be given up at any point.
+    async fn begin(&self) -> Result<Proof, NodeAttestError>;
+}
 
+/// One attestation, from the node's side.
+pub struct Proof {
+    /// The first message: what the node has to show. It may be a secret.
+    pub payload: Vec<u8>,
+    /// Who answers the server's challenges.
+    pub answers: Box<dyn NodeAnswers>,
+}
+
+/// Answers the challenges of one attestation.
+#[async_trait]
+pub trait NodeAnswers: Send {
     /// Answers a challenge of the server.
-    async fn respond(&self, challenge: &[u8]) -> Result<Vec<u8>, NodeAttestError>;
+    async fn respond(&mut self, challenge: &[u8]) -> Result<Vec<u8>, NodeAttestError>;
 }

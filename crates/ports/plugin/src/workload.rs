@@ -7,6 +7,7 @@
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use muster_model::Selector;
@@ -32,6 +33,51 @@ pub struct Process {
     pub dir: Arc<OwnedFd>,
     /// Its pidfd.
     pub pidfd: Arc<OwnedFd>,
+    /// Where the pidfd is from.
+    pub pidfd_from: PidfdFrom,
+    /// What attesting it has cost so far; attestors add to it.
+    pub work: Work,
+}
+
+/// The work of an attestation beyond reading the process's directory, for whoever has to ration
+/// it: in units of about a millisecond of processor time, here or in whatever program is asked. It
+/// is what was asked for and not how long that took, which depends on the neighbours. Clones count
+/// together.
+#[derive(Clone, Debug, Default)]
+pub struct Work(Arc<AtomicU32>);
+
+impl Work {
+    /// Another program had to be asked.
+    pub fn asked(&self) {
+        self.add(1);
+    }
+
+    /// So many bytes had to be hashed: a unit for each half MiB.
+    pub fn hashed(&self, bytes: u64) {
+        self.add(u32::try_from(bytes >> 19).unwrap_or(u32::MAX));
+    }
+
+    /// All of it.
+    pub fn units(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, units: u32) {
+        let before = self.0.fetch_add(units, Ordering::Relaxed);
+        if before.checked_add(units).is_none() {
+            self.0.store(u32::MAX, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Where a pidfd is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PidfdFrom {
+    /// The kernel gave it, as that of the process which connected.
+    Kernel,
+    /// It was opened by a number: that of a process which did not call itself, or on a kernel before
+    /// Linux 6.5.
+    Number,
 }
 
 /// Ids that the kernel attached to bytes: real, effective or saved ones of the sender.

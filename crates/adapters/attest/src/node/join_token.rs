@@ -5,7 +5,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use muster_plugin::node::{NodeAttestError, NodeAttestor};
+use muster_plugin::node::{NodeAnswers, NodeAttestError, NodeAttestor, Proof};
 use zeroize::Zeroizing;
 
 /// The attestor's name on the wire.
@@ -37,16 +37,24 @@ impl NodeAttestor for JoinTokenNode {
         KIND
     }
 
-    async fn payload(&self) -> Result<Vec<u8>, NodeAttestError> {
+    async fn begin(&self) -> Result<Proof, NodeAttestError> {
         if self.token.is_empty() {
             return Err(NodeAttestError::Malformed(
                 "the join token is empty; make one with `muster token create`".to_owned(),
             ));
         }
-        Ok(self.token.as_bytes().to_vec())
+        Ok(Proof {
+            payload: self.token.as_bytes().to_vec(),
+            answers: Box::new(NoAnswers),
+        })
     }
+}
 
-    async fn respond(&self, _challenge: &[u8]) -> Result<Vec<u8>, NodeAttestError> {
+struct NoAnswers;
+
+#[async_trait]
+impl NodeAnswers for NoAnswers {
+    async fn respond(&mut self, _challenge: &[u8]) -> Result<Vec<u8>, NodeAttestError> {
         Err(NodeAttestError::Refused(
             "the server sent a challenge, and join_token has none; is it a server of this trust domain?"
                 .to_owned(),
@@ -62,14 +70,15 @@ mod tests {
     async fn shows_the_token_and_nothing_else() {
         let node = JoinTokenNode::new(" abc-123\n");
         assert_eq!(node.kind(), "join_token");
-        assert_eq!(node.payload().await.unwrap(), b"abc-123");
+        let mut proof = node.begin().await.unwrap();
+        assert_eq!(proof.payload, b"abc-123");
         assert!(matches!(
-            node.respond(b"?").await,
+            proof.answers.respond(b"?").await,
             Err(NodeAttestError::Refused(_))
         ));
         assert!(matches!(
-            JoinTokenNode::new("").payload().await,
-            Err(NodeAttestError::Malformed(_))
+            JoinTokenNode::new("").begin().await.err(),
+            Some(NodeAttestError::Malformed(_))
         ));
     }
 

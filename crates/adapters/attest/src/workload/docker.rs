@@ -161,6 +161,7 @@ impl DockerAttestor {
             return Ok(known);
         }
         let place = self.places.acquire().await;
+        process.work.asked();
         let container = engine::inspect(&key.0, id)
             .await
             .map_err(|error| failed(process, &error.to_string()))?;

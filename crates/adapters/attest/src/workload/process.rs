@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use muster_peer::{Caller, ExecutableId, HeldProcess, ProcDir, ProcError, pidfd, procfs};
-use muster_plugin::workload::{AttestError, Change, FileId, Process, SenderIds};
+use muster_plugin::workload::{AttestError, Change, FileId, PidfdFrom, Process, SenderIds, Work};
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat};
 
@@ -57,6 +57,12 @@ fn known(held: &HeldProcess, dir: ProcDir, uid: u32, gid: u32) -> Process {
         executable: held.executable_id().map(file_id),
         dir: Arc::new(dir.into_fd()),
         pidfd: Arc::clone(held.pidfd()),
+        pidfd_from: if held.is_named_by_kernel() {
+            PidfdFrom::Kernel
+        } else {
+            PidfdFrom::Number
+        },
+        work: Work::default(),
     }
 }
 
@@ -84,15 +90,12 @@ fn file_id(id: ExecutableId) -> FileId {
 
 /// Whether `process` still runs, and still the program that it ran. Ask after facts were
 /// collected and before they are believed.
+///
+/// The start time needs no second look where the kernel gave the pidfd: it is of the process and not
+/// of its number, and the directory was opened while it ran.
 pub fn verify(process: &Process) -> Result<(), AttestError> {
-    let stat = read(process, "proc", "stat")?;
-    let start_time = procfs::start_time(&stat).map_err(|error| AttestError::Failed {
-        kind: "proc",
-        reason: format!("/proc/{}/stat is not understood: {error}", process.pid),
-        source: None,
-    })?;
-    if start_time != process.start_time {
-        return Err(AttestError::Gone { pid: process.pid });
+    if process.pidfd_from == PidfdFrom::Number {
+        verify_start(process)?;
     }
     let executable = fstatat(&process.dir, "exe", AtFlags::empty())
         .ok()
@@ -109,6 +112,20 @@ pub fn verify(process: &Process) -> Result<(), AttestError> {
         });
     }
     Ok(())
+}
+
+fn verify_start(process: &Process) -> Result<(), AttestError> {
+    let stat = read(process, "proc", "stat")?;
+    let start_time = procfs::start_time(&stat).map_err(|error| AttestError::Failed {
+        kind: "proc",
+        reason: format!("/proc/{}/stat is not understood: {error}", process.pid),
+        source: None,
+    })?;
+    if start_time == process.start_time {
+        Ok(())
+    } else {
+        Err(AttestError::Gone { pid: process.pid })
+    }
 }
 
 pub(super) fn still_runs(process: &Process) -> Result<(), AttestError> {

@@ -90,6 +90,7 @@ impl WorkloadAttestor for SystemdAttestor {
 
     async fn attest(&self, process: &Process) -> Result<Vec<Fact>, AttestError> {
         still_runs(process)?;
+        process.work.asked();
         let found = timeout(PATIENCE, self.bus.unit_of(process.pid, &process.pidfd)).await;
         // Whatever the answer was: about a process that has ended it may be another's.
         still_runs(process)?;

@@ -18,7 +18,7 @@ use muster_model::Selector;
 use muster_plugin::workload::{AttestError, Change, Evidence, Fact, Process, WorkloadAttestor};
 
 use self::executable::{Executables, SeenPath};
-use self::names::{Id, Names};
+use self::names::{Asked, Id, Names};
 pub use self::status::{Ids, Status, StatusError};
 use super::process::{read, still_runs};
 
@@ -105,12 +105,14 @@ impl UnixAttestor {
         }
     }
 
-    async fn add_ids(&self, status: &Status, facts: &mut Vec<Fact>) {
+    /// Whether it had to ask, which takes time.
+    async fn add_ids(&self, process: &Process, status: &Status, facts: &mut Vec<Fact>) -> Asked {
         let uid = status.uids.effective;
         let gid = status.gids.effective;
         let mut ids = vec![Id::User(uid), Id::Group(gid)];
         ids.extend(status.groups.iter().map(|gid| Id::Group(*gid)));
-        let mut names = self.names.of(&ids).await.into_iter();
+        let (names, asked) = self.names.of(&ids, &process.work).await;
+        let mut names = names.into_iter();
 
         let mut add = |number: &str, name: &str, id: u32, evidence: Evidence| {
             push(facts, number, &id.to_string(), evidence);
@@ -128,6 +130,7 @@ impl UnixAttestor {
                 Evidence::ProcStatus,
             );
         }
+        asked
     }
 
     async fn add_executable(
@@ -204,12 +207,13 @@ impl WorkloadAttestor for UnixAttestor {
     async fn attest(&self, process: &Process) -> Result<Vec<Fact>, AttestError> {
         let status = credentials(process, self.options.traced)?;
         let mut facts = Vec::new();
-        self.add_ids(&status, &mut facts).await;
+        let asked = self.add_ids(process, &status, &mut facts).await;
         if let Some(options) = self.options.executable {
             self.add_executable(process, options, &mut facts).await?;
         }
-        // Both may have taken a while.
-        if credentials(process, self.options.traced)? != status {
+        // Both may have taken a while. If neither did, what was read is still this instant's.
+        let waited = asked == Asked::Yes || self.options.executable.is_some();
+        if waited && credentials(process, self.options.traced)? != status {
             return Err(AttestError::Changed {
                 pid: process.pid,
                 change: Change::Credentials,
@@ -299,6 +303,21 @@ mod tests {
                 .iter()
                 .all(|s| !s.starts_with("unix:sha256"))
         );
+    }
+
+    /// Hashing and asking are charged to who has it done first, and to nobody afterwards.
+    #[tokio::test]
+    async fn work_is_charged_once() {
+        let attestor = attestor(0);
+        let first = own_process();
+        attestor.attest(&first).await.unwrap();
+        let size = std::fs::metadata("/proc/self/exe").unwrap().len();
+        // And the names of the user and of at least one group.
+        let least = u32::try_from(size >> 19).unwrap() + 2;
+        assert!(first.work.units() >= least, "{:?} of {least}", first.work);
+        let second = own_process();
+        attestor.attest(&second).await.unwrap();
+        assert_eq!(second.work.units(), 0);
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use muster_model::{ClassName, InstanceState, PersonId, SpiffeId};
 use muster_proto::muster::agent::v1::registry_client::RegistryClient;
 use muster_proto::muster::agent::v1::{
-    AgentInstance, GetInstanceRequest, InstanceStepRequest, ListInstancesRequest,
+    AgentClass, AgentInstance, GetInstanceRequest, InstanceStepRequest, ListInstancesRequest,
     ListPersonsGoneRequest, MarkPersonRequest,
 };
 use serde_json::{Value, json};
@@ -233,11 +233,10 @@ async fn gone(mark: &Mark, output: Output) -> Result<(), Failure> {
             json!({ "person": mark.person.as_str(), "quarantined": classes })
         },
         || {
-            let mut text = format!("{} is known to be gone.\n", mark.person);
-            for class in &answer.quarantined {
-                text.push_str(&format!("Class {} is {}.\n", class.name, class.lifecycle));
-            }
-            text
+            let line =
+                |class: &AgentClass| format!("Class {} is {}.\n", class.name, class.lifecycle);
+            let classes: Vec<String> = answer.quarantined.iter().map(line).collect();
+            format!("{} is known to be gone.\n{}", mark.person, classes.concat())
         },
     )
 }

@@ -199,8 +199,8 @@ fn a_suspended_class_ends_the_streams_of_its_workloads_at_once() {
         &uid,
     ]);
     // Proposed: written down, and nothing more.
-    let none = dev.ask(&["workload", "fetch", "x509"]);
-    assert_eq!(none.status.code(), Some(5), "{none:?}");
+    let denied = dev.ask(&["workload", "fetch", "x509"]);
+    assert_eq!(denied.status.code(), Some(5), "{denied:?}");
     dev.json(&["agent", "class", "approve", "reader"]);
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -243,8 +243,8 @@ fn a_suspended_class_ends_the_streams_of_its_workloads_at_once() {
     assert_eq!(agents["agents"][0]["state"], "active", "{agents}");
     let one = "spiffe://example.org/agent/reader/1";
     dev.json(&["agent", "quarantine", one, "--reason", "odd"]);
-    let none = dev.ask(&["workload", "fetch", "x509"]);
-    assert_eq!(none.status.code(), Some(5), "{none:?}");
+    let denied = dev.ask(&["workload", "fetch", "x509"]);
+    assert_eq!(denied.status.code(), Some(5), "{denied:?}");
     dev.json(&["agent", "release", one]);
     assert_eq!(dev.json(&["agent", "show", one])["state"], "active");
 }

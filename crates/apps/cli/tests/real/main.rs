@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod authority;
+#[cfg(test)]
 mod commands;
 #[cfg(test)]
 mod common;
@@ -10,3 +12,5 @@ mod common;
 mod dev;
 #[cfg(test)]
 mod files;
+#[cfg(test)]
+mod plugin;

@@ -14,8 +14,22 @@ use crate::target::TargetRefusal;
 use crate::workload_api::TOO_MANY_CALLS;
 
 /// Refusals that come from a bound on how much may be asked of the node, not from what the caller
-/// is.
-const LIMITS: [&str; 2] = ["overloaded", TOO_MANY_CALLS];
+/// is, and what sets the bound.
+const LIMITS: [(&str, &str); 7] = [
+    (
+        "overloaded",
+        "max_calls and max_connections in [workload_api]",
+    ),
+    (TOO_MANY_CALLS, "max_calls in [workload_api]"),
+    ("max_connections", "max_connections in [workload_api]"),
+    (
+        "connect_rate",
+        "connects_per_second and connects_burst in [limits]",
+    ),
+    ("connections_per_user", "connections_per_user in [limits]"),
+    ("call_rate", "calls_per_second and calls_burst in [limits]"),
+    ("calls_per_user", "calls_per_user in [limits]"),
+];
 /// How long ago a limit may have refused a call and still be the answer.
 const LIMITED_LATELY: Duration = Duration::from_mins(1);
 
@@ -52,13 +66,12 @@ pub(crate) fn attested(
     let limited = refusals
         .first()
         .filter(|refusal| now.since(refusal.at) <= LIMITED_LATELY)
-        .map(|refusal| refusal.reason.as_str())
-        .filter(|reason| LIMITS.contains(reason));
+        .and_then(|refusal| LIMITS.iter().find(|(reason, _)| *reason == refusal.reason));
     let (verdict, summary) = match limited {
-        Some(reason) => (
+        Some((reason, setting)) => (
             Verdict::Limited,
             format!(
-                "the node refused its last call because too much was asked of it at once ({reason}); see max_calls in [workload_api] of the node's configuration"
+                "the node refused its last call because too much was asked of it at once ({reason}); the bound is set by {setting} of the node's configuration"
             ),
         ),
         None => judge(process.pid, explanation),

@@ -10,7 +10,6 @@ use std::pin::Pin;
 use futures::{Stream, StreamExt};
 use muster_model::{Timestamp, TrustDomain};
 use muster_peer::harden;
-use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_proto::muster::node::admin::v1::node_admin_server;
 use muster_rt::Clock;
@@ -27,7 +26,7 @@ pub(crate) use self::explain::Settings;
 pub(crate) use self::logger::LoggerService;
 use crate::driver::{Driver, Stopped};
 use crate::events::{Events, timestamp};
-use crate::target::attest_pid;
+use crate::target::Targets;
 use crate::workload_api::describe_target;
 
 /// How many entries that do not match an explanation lists by default, and at most.
@@ -42,7 +41,7 @@ pub(crate) struct AdminService {
     pub(crate) hardening: harden::Report,
     pub(crate) node: watch::Receiver<Option<X509Svid>>,
     pub(crate) driver: Driver,
-    pub(crate) attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    pub(crate) targets: Targets,
     pub(crate) settings: Settings,
     pub(crate) events: Events,
     pub(crate) clock: Arc<dyn Clock>,
@@ -141,7 +140,7 @@ impl node_admin_server::NodeAdmin for AdminService {
                 request.pid
             )));
         };
-        let target = match attest_pid(&self.attestors, pid).await {
+        let target = match self.targets.attest(pid).await {
             Ok(target) => target,
             Err(refusal) => return Ok(Response::new(explain::unattested(request.pid, &refusal))),
         };

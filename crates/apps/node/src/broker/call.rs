@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use muster_model::SpiffeId;
-use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::spiffe::broker::{
     FetchJwtsvidRequest, SubscribeToJwtBundlesRequest, SubscribeToX509BundlesRequest,
     SubscribeToX509svidRequest, WorkloadReference,
@@ -28,14 +27,14 @@ use super::streams::Follow;
 use super::{Asking, NAME, answers};
 use crate::config::{PidReach, Profile, ReferenceType};
 use crate::driver::Driver;
-use crate::target::{AttestedTarget, attest_pid};
+use crate::target::{AttestedTarget, Targets};
 use crate::workload_api::grpc;
 use crate::workload_api::jwt::check_audience;
 
 /// What the service is made of.
 pub(super) struct Parts {
     pub(super) driver: Driver,
-    pub(super) attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    pub(super) targets: Targets,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) shutdown: Shutdown,
     pub(super) x509: Profile,
@@ -207,7 +206,7 @@ impl Parts {
         }
         let workload = tokio::select! {
             _reason = self.shutdown.begun() => return Err(shutting_down()),
-            attested = attest_pid(&self.attestors, pid) => {
+            attested = self.targets.attest(pid) => {
                 attested.map_err(|refused| refusal::target(&asking, &refused))?
             }
         };
@@ -251,7 +250,10 @@ pub(super) fn still_the_same(call: &Attested) -> Result<(), Status> {
             | Refusal::Exhausted { .. }
             | Refusal::TooSlow { .. }
             | Refusal::Unread { .. }
-            | Refusal::Displaced { .. } => {
+            | Refusal::Displaced { .. }
+            | Refusal::Full { .. }
+            | Refusal::HoldsTooMany { .. }
+            | Refusal::ConnectsTooOften { .. } => {
                 tracing::warn!(reason = %refused, "a broker's workload cannot be looked at");
                 Status::unavailable("workload attestation failed")
             }

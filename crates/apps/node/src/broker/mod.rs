@@ -4,7 +4,7 @@
 //! Start at [`Broker::serve`]. What a call passes, in this order (BEP-13): the TLS handshake with
 //! an X509-SVID (`listen`), the header and the allow list (`gate`), the shape of the reference
 //! (`reference`), what this broker may (`call`), the kernel's word on the process
-//! ([`attest_pid`](crate::target::attest_pid)), and at last the roster, which knows what the
+//! ([`Targets`]), and at last the roster, which knows what the
 //! workload is entitled to. `refusal` has every status that a broker can get.
 //!
 //! Deliberately not here: resolving Kubernetes objects, for there is no attestor for them yet.
@@ -25,7 +25,6 @@ use futures::StreamExt;
 use futures::future::OptionFuture;
 use muster_model::{SpiffeId, Timestamp, TrustDomain};
 use muster_peer::{AuthorityRewriter, BindError, Incoming, Limits, ListenOptions, Listener};
-use muster_plugin::workload::WorkloadAttestor;
 use muster_roster::OnMiss;
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
@@ -41,6 +40,7 @@ use self::gate::Gate;
 use self::listen::{BrokerConnection, Transport, accept};
 use crate::config;
 use crate::driver::{Driver, KnownBundles};
+use crate::target::Targets;
 use crate::upstream::Trust;
 
 /// The service's name on the wire.
@@ -53,7 +53,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// What the Broker API needs of the rest of the node.
 pub(crate) struct Surroundings {
     pub(crate) driver: Driver,
-    pub(crate) attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    pub(crate) targets: Targets,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) shutdown: Shutdown,
     pub(crate) trust_domain: TrustDomain,
@@ -168,7 +168,7 @@ impl Broker {
         )?;
         let api = BrokerApi::new(call::Parts {
             driver: around.driver.on_behalf(OnMiss::Refuse),
-            attestors: around.attestors,
+            targets: around.targets,
             clock: around.clock,
             shutdown: around.shutdown.clone(),
             x509: config.x509,

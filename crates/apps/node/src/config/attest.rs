@@ -1,10 +1,9 @@
 //! `[attest.*]`: which workload attestors there are beside `unix`, and what each is told. All are
 //! off until their table is written.
 
-use std::path::PathBuf;
-
+use muster_attest::plugin::{PluginOptions, read_list};
 use muster_attest::workload::docker::{DockerOptions, SocketTemplate};
-use muster_attest::workload::plugin::{Place, PluginName, PluginOptions};
+use muster_attest::workload::plugin;
 use muster_attest::workload::systemd::SystemdOptions;
 use muster_rt::config::{self, Table};
 
@@ -25,7 +24,7 @@ impl MoreAttestors {
         Self {
             docker: table.optional_table("docker").as_ref().map(read_docker),
             systemd: table.optional_table("systemd").as_ref().map(read_systemd),
-            plugins: read_plugins(table),
+            plugins: read_list(table, plugin::name),
         }
     }
 }
@@ -60,70 +59,11 @@ fn read_systemd(table: &Table<'_>) -> SystemdOptions {
     }
 }
 
-fn read_plugins(attest: &Table<'_>) -> Vec<PluginOptions> {
-    let mut plugins: Vec<PluginOptions> = Vec::new();
-    for table in attest.tables("plugin") {
-        let name = table.required(
-            "name",
-            config::text("a plugin's name such as \"namespace\"", PluginName::parse),
-        );
-        let socket = table.optional("socket", config::absolute_path());
-        let command: Option<Vec<String>> =
-            table.optional("command", config::list(config::string()));
-        let place = match (socket, command) {
-            (Some(socket), None) => Some(Place::Socket(socket)),
-            (None, Some(command)) => read_command(&table, command),
-            // Where one of them was written and is at fault, that is told already.
-            (None, None) if table.has("socket") || table.has("command") => None,
-            (None, None) | (Some(_), Some(_)) => {
-                table.reject(
-                    if table.has("command") {
-                        "command"
-                    } else {
-                        "socket"
-                    },
-                    "a plugin is either started by the node or listens somewhere",
-                    "give it either a command or a socket",
-                );
-                None
-            }
-        };
-        let (Some(name), Some(place)) = (name, place) else {
-            continue;
-        };
-        if plugins.iter().any(|known| known.name == name) {
-            table.reject(
-                "name",
-                format!("two plugins are called {}", name.as_str()),
-                "give one of them another name",
-            );
-        }
-        plugins.push(PluginOptions { name, place });
-    }
-    plugins
-}
-
-fn read_command(table: &Table<'_>, command: Vec<String>) -> Option<Place> {
-    let mut words = command.into_iter();
-    match words.next().map(PathBuf::from) {
-        Some(program) if program.is_absolute() => Some(Place::Command {
-            program,
-            arguments: words.collect(),
-        }),
-        Some(_) | None => {
-            table.reject(
-                "command",
-                "the program is not an absolute path",
-                "write the program's path, then its arguments: [\"/usr/local/bin/plugin\", \"--flag\"]",
-            );
-            None
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use muster_attest::plugin::Place;
 
     use super::*;
     use crate::config::Config;

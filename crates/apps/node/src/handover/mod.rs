@@ -24,7 +24,7 @@ use std::time::Duration;
 pub(crate) use predecessor::{Door, Pause, Predecessor, Upgrade};
 pub(crate) use successor::Inherited;
 
-/// Set for a successor.
+/// Set for a successor; its value says which sockets are a service manager's.
 const ENVIRONMENT_VARIABLE: &str = "MUSTER_NODE_SUCCEEDS";
 const SOCKETS: u8 = b'S';
 const TAKE: u8 = b'T';
@@ -33,6 +33,32 @@ const READY: u8 = b'R';
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The largest memory that is taken over, in bytes.
 const LARGEST: u64 = 512 << 20;
+
+/// Which of the node's sockets a service manager listens on for it. Their files stay when the node
+/// ends, and so does the queue of who wants to connect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Managed {
+    pub(crate) workload: bool,
+    pub(crate) admin: bool,
+}
+
+impl Managed {
+    fn as_str(self) -> &'static str {
+        match (self.workload, self.admin) {
+            (false, false) => "none",
+            (true, false) => "workload",
+            (false, true) => "admin",
+            (true, true) => "both",
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        Self {
+            workload: matches!(text, "workload" | "both"),
+            admin: matches!(text, "admin" | "both"),
+        }
+    }
+}
 
 /// Why a handover failed.
 #[derive(Debug)]
@@ -51,4 +77,19 @@ impl std::error::Error for HandoverError {}
 
 fn failed(step: &'static str) -> impl FnOnce(io::Error) -> HandoverError {
     move |cause| HandoverError { step, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_successor_is_told_whose_the_sockets_are() {
+        for workload in [false, true] {
+            for admin in [false, true] {
+                let managed = Managed { workload, admin };
+                assert_eq!(Managed::parse(managed.as_str()), managed);
+            }
+        }
+    }
 }

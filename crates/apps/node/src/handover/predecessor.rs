@@ -16,7 +16,7 @@ use muster_rt::lifecycle::{Reason, Shutdown, tell_successor};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{ENVIRONMENT_VARIABLE, HandoverError, PATIENCE, READY, SOCKETS, TAKE, failed};
+use super::{ENVIRONMENT_VARIABLE, HandoverError, Managed, PATIENCE, READY, SOCKETS, TAKE, failed};
 use crate::driver::Driver;
 use crate::sealed;
 
@@ -100,7 +100,7 @@ impl Upgrade {
             .map_err(failed(step))?;
         let child = Command::new(&self.program)
             .args(&self.arguments)
-            .env(ENVIRONMENT_VARIABLE, "1")
+            .env(ENVIRONMENT_VARIABLE, node.managed.as_str())
             // It names this process; the successor is watched from when it is the main one.
             .env_remove("WATCHDOG_PID")
             .stdin(Stdio::from(OwnedFd::from(other)))
@@ -116,6 +116,7 @@ impl Upgrade {
 pub(crate) struct Predecessor {
     pub(crate) workload: OwnedFd,
     pub(crate) admin: OwnedFd,
+    pub(crate) managed: Managed,
     pub(crate) driver: Driver,
     pub(crate) pause: Pause,
     /// Closes the doors of both sockets.

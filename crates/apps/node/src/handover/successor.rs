@@ -7,21 +7,24 @@ use std::os::unix::net::UnixStream;
 use muster_peer::descriptors;
 use zeroize::Zeroizing;
 
-use super::{ENVIRONMENT_VARIABLE, HandoverError, LARGEST, PATIENCE, READY, SOCKETS, TAKE, failed};
+use super::{
+    ENVIRONMENT_VARIABLE, HandoverError, LARGEST, Managed, PATIENCE, READY, SOCKETS, TAKE, failed,
+};
 
 /// What a node gets from the one before.
 pub(crate) struct Inherited {
     link: UnixStream,
     /// The listening sockets: of the Workload API, and of the operator.
-    pub(crate) sockets: Option<(OwnedFd, OwnedFd)>,
+    pub(crate) sockets: Option<(OwnedFd, OwnedFd, Managed)>,
 }
 
 impl Inherited {
     /// Takes the sockets, if this process was started as a successor.
     pub(crate) fn receive() -> Result<Option<Self>, HandoverError> {
-        if std::env::var_os(ENVIRONMENT_VARIABLE).is_none() {
+        let Some(managed) = std::env::var_os(ENVIRONMENT_VARIABLE) else {
             return Ok(None);
-        }
+        };
+        let managed = Managed::parse(&managed.to_string_lossy());
         let step = "take the sockets of the node before";
         let stdin = std::io::stdin()
             .as_fd()
@@ -42,7 +45,7 @@ impl Inherited {
         match (byte, received.next(), received.next(), received.next()) {
             ([SOCKETS], Some(workload), Some(admin), None) => Ok(Some(Self {
                 link,
-                sockets: Some((workload, admin)),
+                sockets: Some((workload, admin, managed)),
             })),
             _ => Err(failed(step)(std::io::Error::from(
                 std::io::ErrorKind::InvalidData,

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{StartError, failed};
 use crate::admin::DebugService;
+use crate::attestors;
 use crate::config::Config;
 use crate::driver::{Driver, KnownBundles, Loop, NodeRoster, Parts, Unstarted};
 use crate::events::Events;
@@ -117,9 +118,16 @@ impl Core {
             bundles: bundles_sender,
             keeper: Keeper::new(sealed, node.clone()),
         };
+        let attestor = attestors::of_node(
+            config.join.plugin.as_ref(),
+            &config.data_dir,
+            &config.trust_domain,
+        )
+        .map_err(failed("node attestor"))?;
         let link = Link {
             upstream,
             state,
+            attestor,
             join: config.join,
             driver,
             pause,

@@ -2,14 +2,15 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
 
-use muster_peer::{BindError, Limits, ListenOptions, Listener};
+use muster_peer::{Activated, BindError, Limits, ListenOptions, Listener, Processes};
+use muster_rt::Clock;
 use tokio::sync::watch;
 
 use super::{StartError, failed};
 use crate::config::Config;
-use crate::handover::Door;
+use crate::handover::{Door, Inherited, Managed};
 use crate::refusals::Refusals;
 
 /// What the node listens on.
@@ -18,6 +19,8 @@ pub(super) struct Sockets {
     pub(super) admin: Door,
     /// Both once more, for a successor.
     pub(super) spare: (OwnedFd, OwnedFd),
+    /// Which of them a service manager listens on for us.
+    pub(super) managed: Managed,
     /// Closes both doors.
     pub(super) door: watch::Sender<bool>,
 }
@@ -25,42 +28,100 @@ pub(super) struct Sockets {
 impl Sockets {
     pub(super) fn open(
         config: &Config,
-        inherited: Option<(OwnedFd, OwnedFd)>,
+        given: Given,
         refusals: &Refusals,
+        processes: &Processes,
+        clock: &Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        let (workload, admin) = bind_both(config, inherited)?;
+        let (workload, admin) = bind_both(config, given)?;
+        let managed = Managed {
+            workload: workload.path().is_none(),
+            admin: admin.path().is_none(),
+        };
         let spare = workload
             .duplicate()
             .and_then(|first| Ok((first, admin.duplicate()?)))
             .map_err(failed("sockets"))?;
         let door = watch::Sender::new(false);
+        let open = |listener: Listener, unread| -> Result<Door, StartError> {
+            let limits = Limits {
+                open: config.workload_api.max_connections,
+                open_per_uid: config.limits.connections_per_user,
+                allowance: config.limits.allowance,
+                unread,
+                ..Limits::default()
+            };
+            let incoming = listener
+                .incoming(limits)
+                .map_err(failed("sockets"))?
+                .timed_by(clock.clone())
+                .known_in(processes)
+                .observed_by(refusals.observer());
+            Ok(Door::new(incoming, &door))
+        };
         Ok(Self {
-            workload: open(
-                config,
-                workload,
-                config.workload_api.unread_timeout,
-                refusals,
-                &door,
-            )?,
-            admin: open(config, admin, Limits::default().unread, refusals, &door)?,
+            workload: open(workload, config.workload_api.unread_timeout)?,
+            admin: open(admin, Limits::default().unread)?,
             spare,
+            managed,
             door,
         })
     }
 }
 
+/// Sockets that the node need not make itself.
+pub(super) struct Given {
+    /// Those of the node before, and which of them are a service manager's.
+    pub(super) inherited: Option<(OwnedFd, OwnedFd, Managed)>,
+    /// Those that a service manager listens on for this process.
+    pub(super) activated: Vec<Activated>,
+}
+
+impl Given {
+    pub(super) fn new(before: Option<&mut Inherited>, activated: Vec<Activated>) -> Self {
+        Self {
+            inherited: before.and_then(|before| before.sockets.take()),
+            activated,
+        }
+    }
+}
+
 /// The sockets: the Workload API's for everyone, the operator's in a directory of its own. Those of
-/// the node before are taken over as they are.
-fn bind_both(
-    config: &Config,
-    inherited: Option<(OwnedFd, OwnedFd)>,
-) -> Result<(Listener, Listener), StartError> {
+/// the node before, and of a service manager, are taken over as they are.
+fn bind_both(config: &Config, given: Given) -> Result<(Listener, Listener), StartError> {
     let admin_options = ListenOptions {
         mode: 0o770,
         dir_mode: 0o750,
         ..ListenOptions::default()
     };
-    let (workload, admin) = inherited.unzip();
+    let mut activated = given.activated;
+    let mut source = |path: &Path, inherited: Option<(OwnedFd, bool)>| {
+        let found = activated.iter().position(|one| one.path() == path);
+        match (inherited, found.map(|index| activated.swap_remove(index))) {
+            (Some((socket, true)), _) => Source::Manager(socket),
+            (Some((socket, false)), _) => Source::Before(socket),
+            (None, Some(socket)) => Source::Manager(socket.into_socket()),
+            (None, None) => Source::None,
+        }
+    };
+    let (workload, admin) = match given.inherited {
+        Some((workload, admin, managed)) => (
+            Some((workload, managed.workload)),
+            Some((admin, managed.admin)),
+        ),
+        None => (None, None),
+    };
+    let workload = source(&config.workload_socket, workload);
+    let admin = source(&config.admin_socket, admin);
+    if let Some(socket) = activated.first() {
+        return Err(failed("sockets")(format!(
+            "the service manager listens on {} ({}) for the node, which serves {} and {}; make ListenStream= of the .socket unit one of them",
+            socket.path().display(),
+            socket.name(),
+            config.workload_socket.display(),
+            config.admin_socket.display(),
+        )));
+    }
     let workload = bind(&config.workload_socket, workload, &ListenOptions::default())
         .map_err(failed("Workload API"))?;
     let admin =
@@ -68,30 +129,24 @@ fn bind_both(
     Ok((workload, admin))
 }
 
-fn bind(
-    path: &Path,
-    inherited: Option<OwnedFd>,
-    options: &ListenOptions,
-) -> Result<Listener, BindError> {
-    match inherited {
-        Some(socket) => Listener::adopt_at(socket, path, options),
-        None => Listener::bind(path, options),
-    }
+/// Where a listening socket comes from.
+enum Source {
+    /// Nobody listens yet.
+    None,
+    /// The node before, with its file.
+    Before(OwnedFd),
+    /// A service manager, whose file it is: it stays there when the node ends.
+    Manager(OwnedFd),
 }
 
-/// The connections of a socket, until a successor takes them.
-fn open(
-    config: &Config,
-    listener: Listener,
-    unread: Duration,
-    refusals: &Refusals,
-    door: &watch::Sender<bool>,
-) -> Result<Door, StartError> {
-    let limits = Limits {
-        open: config.workload_api.max_connections,
-        unread,
-        ..Limits::default()
-    };
-    let incoming = listener.incoming(limits).map_err(failed("sockets"))?;
-    Ok(Door::new(incoming.observed_by(refusals.observer()), door))
+fn bind(path: &Path, source: Source, options: &ListenOptions) -> Result<Listener, BindError> {
+    match source {
+        Source::None => Listener::bind(path, options),
+        Source::Before(socket) => Listener::adopt_at(socket, path, options),
+        Source::Manager(socket) => Listener::adopt(socket).map_err(|source| BindError::Io {
+            path: path.to_owned(),
+            step: "take over the service manager's socket",
+            source,
+        }),
+    }
 }

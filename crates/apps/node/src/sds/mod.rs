@@ -27,7 +27,6 @@ use muster_proto::envoy::service::secret::v3::secret_discovery_service_server::{
 use muster_roster::X509Update;
 use muster_rt::Clock;
 use muster_rt::lifecycle::{Reason, Shutdown};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status, Streaming};
 
 use self::delta::Delta;
@@ -39,7 +38,7 @@ use crate::driver::{Driver, Subscription};
 use crate::events::Events;
 use crate::material::HeldX509;
 use crate::refusals::Refusals;
-use crate::workload_api::caller::CallerAttestor;
+use crate::workload_api::caller::{CallerAttestor, Place};
 use crate::workload_api::grpc::ANSWER_MAX;
 use crate::workload_api::shutting_down;
 
@@ -60,7 +59,6 @@ struct Inner {
     driver: Driver,
     callers: CallerAttestor,
     shutdown: Shutdown,
-    calls: Arc<Semaphore>,
 }
 
 impl Sds {
@@ -92,14 +90,8 @@ impl Sds {
                 },
             }),
             driver,
-            callers: CallerAttestor {
-                attestors,
-                events,
-                refusals,
-                clock,
-            },
+            callers: CallerAttestor::new(attestors, events, refusals, clock, max_calls),
             shutdown,
-            calls: Arc::new(Semaphore::new(max_calls.min(Semaphore::MAX_PERMITS))),
         }))
     }
 
@@ -113,8 +105,8 @@ impl Sds {
     /// Attests the caller and follows what it may see.
     async fn feed<T>(&self, request: &Request<T>, rpc: &'static str) -> Result<Feed, Status> {
         let api = self.0.clone();
-        let place = api.callers.place(&api.calls, request.extensions())?;
-        let attested = api.callers.attest(request.extensions()).await?;
+        let place = api.callers.place(request.extensions())?;
+        let attested = api.callers.attest(request.extensions(), &place).await?;
         let subscription = api
             .driver
             .x509_svids(attested.selectors)
@@ -193,7 +185,7 @@ struct Feed {
     subscription: Subscription<Update>,
     exited: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
     ended: Pin<Box<dyn Future<Output = Reason> + Send>>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     rpc: &'static str,
 }
 

@@ -1,15 +1,17 @@
 //! From a request to what its caller is attested as.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Extensions;
 use muster_attest::workload::process_of;
 use muster_model::SelectorSet;
-use muster_peer::{Assurance, Caller, HeldProcess, PeerInfo};
+use muster_peer::{Assurance, CallPlace, Caller, HeldProcess, PeerInfo};
 use muster_plugin::workload::{AttestError, Fact, WorkloadAttestor};
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_roster::Refusal;
 use muster_rt::Clock;
+use muster_rt::sparing::Sparing;
 use muster_wire::selector;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
@@ -23,50 +25,101 @@ pub(crate) const TOO_MANY_CALLS: &str = "too_many_calls";
 /// The text that clients know an attestation that failed by.
 const ATTESTATION_FAILED: &str = "workload attestation failed";
 
+// What a caller can provoke as often as it likes is logged as often as a person can read it.
+static NOT_ATTESTED: Sparing = Sparing::new(20, Duration::from_secs(1));
+static REFUSED: Sparing = Sparing::new(50, Duration::from_secs(1));
+static NOT_THE_SAME: Sparing = Sparing::new(20, Duration::from_secs(1));
+static OVER_LIMIT: Sparing = Sparing::new(10, Duration::from_secs(10));
+
+/// A call's place: among its user's calls, and among all.
+pub(crate) struct Place {
+    own: Option<CallPlace>,
+    _all: OwnedSemaphorePermit,
+}
+
 /// A caller whose facts are known.
 pub(crate) struct Attested {
     pub(crate) caller: Caller,
     pub(crate) selectors: Arc<SelectorSet>,
 }
 
-/// Attests callers.
+/// Lets calls in, and attests who made them.
 pub(crate) struct CallerAttestor {
-    pub(crate) attestors: Vec<Arc<dyn WorkloadAttestor>>,
-    pub(crate) events: Events,
-    pub(crate) refusals: Refusals,
-    pub(crate) clock: Arc<dyn Clock>,
+    attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    events: Events,
+    refusals: Refusals,
+    clock: Arc<dyn Clock>,
+    calls: Arc<Semaphore>,
 }
 
 impl CallerAttestor {
-    /// A place among `calls` that are open at the same time; who gets none is told to come again,
-    /// before it is attested, and it is on the record.
-    pub(crate) fn place(
-        &self,
-        calls: &Arc<Semaphore>,
-        extensions: &Extensions,
-    ) -> Result<OwnedSemaphorePermit, Status> {
-        calls.clone().try_acquire_owned().map_err(|_full| {
-            let caller = extensions.get::<PeerInfo>().map(PeerInfo::caller);
-            if let Some(Ok(caller)) = caller {
-                self.refused(&caller, TOO_MANY_CALLS);
+    /// For a service of which `max_calls` may be open at the same time.
+    pub(crate) fn new(
+        attestors: Vec<Arc<dyn WorkloadAttestor>>,
+        events: Events,
+        refusals: Refusals,
+        clock: Arc<dyn Clock>,
+        max_calls: usize,
+    ) -> Self {
+        Self {
+            attestors,
+            events,
+            refusals,
+            clock,
+            calls: Arc::new(Semaphore::new(max_calls.min(Semaphore::MAX_PERMITS))),
+        }
+    }
+
+    /// A place among the calls that are open at the same time, from the allowance of the caller's
+    /// user; who gets none is told to come again, before it is attested, and it is on the record.
+    pub(crate) fn place(&self, extensions: &Extensions) -> Result<Place, Status> {
+        let peer = extensions.get::<PeerInfo>();
+        let all = self.calls.clone().try_acquire_owned().map_err(|_full| {
+            let text = "too many calls are open; try again later";
+            self.limited(peer, TOO_MANY_CALLS, text.to_owned())
+        })?;
+        let own = peer
+            .map(PeerInfo::admit_call)
+            .transpose()
+            .map_err(|over| self.limited(peer, over.word(), over.to_string()))?;
+        Ok(Place { own, _all: all })
+    }
+
+    fn limited(&self, peer: Option<&PeerInfo>, reason: &'static str, text: String) -> Status {
+        if let Some(Ok(caller)) = peer.map(PeerInfo::caller) {
+            let (pid, uid) = (caller.pid(), caller.uid());
+            if let Some(held_back) = OVER_LIMIT.pass() {
+                tracing::warn!(pid, uid, reason, held_back, "a call is over a limit");
             }
-            Status::unavailable("too many calls are open; try again later")
-        })
+            self.refusals.limited(pid, uid, reason);
+        }
+        Status::unavailable(text)
     }
 
     /// Attests the process that sent the request (WEP-08). What cannot be attested now is
     /// UNAVAILABLE, never a denial (WAPI-52).
-    pub(crate) async fn attest(&self, extensions: &Extensions) -> Result<Attested, Status> {
+    ///
+    /// What it takes is charged to `place`: a first call that has an executable of a hundred
+    /// megabytes hashed is not as cheap as another.
+    pub(crate) async fn attest(
+        &self,
+        extensions: &Extensions,
+        place: &Place,
+    ) -> Result<Attested, Status> {
         let peer = extensions.get::<PeerInfo>().ok_or_else(|| {
             tracing::error!("a request came over a connection that does not know its peer");
             Status::unavailable(ATTESTATION_FAILED)
         })?;
         let caller = peer.caller().map_err(|refusal| {
-            tracing::warn!(reason = %refusal, "caller not attested");
+            if let Some(held_back) = NOT_ATTESTED.pass() {
+                tracing::warn!(reason = %refusal, held_back, "caller not attested");
+            }
             Status::unavailable(ATTESTATION_FAILED)
         })?;
-        let facts = self.facts(&caller).await.map_err(|error| {
-            tracing::warn!(pid = caller.pid(), uid = caller.uid(), %error, "caller not attested");
+        let facts = self.facts(&caller, place).await.map_err(|error| {
+            if let Some(held_back) = NOT_ATTESTED.pass() {
+                tracing::warn!(pid = caller.pid(), uid = caller.uid(), %error, held_back, "caller not attested");
+            }
             metrics::counter!("muster_node_attestations_total", "outcome" => "failed").increment(1);
             self.refused(&caller, error.word());
             Status::unavailable(ATTESTATION_FAILED)
@@ -89,20 +142,27 @@ impl CallerAttestor {
         })
     }
 
-    async fn facts(&self, caller: &Caller) -> Result<Vec<Fact>, AttestError> {
+    async fn facts(&self, caller: &Caller, place: &Place) -> Result<Vec<Fact>, AttestError> {
         let process = process_of(caller)?;
-        facts_of(&self.attestors, &process).await
+        let facts = facts_of(&self.attestors, &process).await;
+        if let Some(own) = &place.own {
+            own.charge(process.work.units());
+        }
+        facts
     }
 
     /// What a refused caller is told, and everyone who watches.
     pub(crate) fn refuse(&self, caller: &Caller, refusal: Refusal, what: &str) -> Status {
-        tracing::info!(
-            pid = caller.pid(),
-            uid = caller.uid(),
-            reason = refusal.word(),
-            rpc = what,
-            "caller refused"
-        );
+        if let Some(held_back) = REFUSED.pass() {
+            tracing::info!(
+                pid = caller.pid(),
+                uid = caller.uid(),
+                reason = refusal.word(),
+                rpc = what,
+                held_back,
+                "caller refused"
+            );
+        }
         self.refused(caller, refusal.word());
         status_of(refusal)
     }
@@ -116,7 +176,9 @@ impl CallerAttestor {
     /// for.
     pub(crate) fn still_the_same(&self, caller: &Caller) -> Result<(), Status> {
         caller.verify().map_err(|refusal| {
-            tracing::warn!(pid = caller.pid(), uid = caller.uid(), reason = %refusal, "a stream ends: its caller is not what it was");
+            if let Some(held_back) = NOT_THE_SAME.pass() {
+                tracing::warn!(pid = caller.pid(), uid = caller.uid(), reason = %refusal, held_back, "a stream ends: its caller is not what it was");
+            }
             self.refused(caller, refusal.word());
             Status::unavailable(ATTESTATION_FAILED)
         })

@@ -13,7 +13,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::streams::stopped;
-use super::{CallerFacts, Inner, answers, grpc};
+use super::{CallerFacts, Inner, Place, answers, grpc};
 
 /// The most audiences in one request; the Rust client takes no more in a token.
 const AUDIENCES_MAX: usize = 32;
@@ -30,6 +30,7 @@ impl Inner {
     pub(super) async fn fetch_jwt_svid(
         &self,
         caller: &CallerFacts,
+        place: &Place,
         request: JwtsvidRequest,
     ) -> Result<Response<Body>, Status> {
         check_audience(&request.audience)?;
@@ -42,7 +43,7 @@ impl Inner {
                 Status::invalid_argument(format!("invalid requested SPIFFE ID: {e}"))
             })?)
         };
-        let attested = self.callers.attest(caller).await?;
+        let attested = self.callers.attest(caller, place).await?;
         let want = Want::JwtSvids {
             audience: request.audience,
             spiffe_id,
@@ -65,6 +66,7 @@ impl Inner {
     pub(super) async fn validate_jwt_svid(
         &self,
         caller: &CallerFacts,
+        place: &Place,
         request: ValidateJwtsvidRequest,
     ) -> Result<Response<Body>, Status> {
         // WAPI-11.
@@ -74,7 +76,7 @@ impl Inner {
         if request.svid.is_empty() {
             return Err(Status::invalid_argument("svid must be specified"));
         }
-        let attested = self.callers.attest(caller).await?;
+        let attested = self.callers.attest(caller, place).await?;
         let trust = match self
             .driver
             .trust(attested.selectors)

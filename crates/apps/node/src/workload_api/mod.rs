@@ -24,13 +24,12 @@ use muster_proto::workload::{
 };
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
-use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use self::caller::CallerAttestor;
+use self::caller::{CallerAttestor, Place};
 pub(crate) use self::caller::{TOO_MANY_CALLS, describe_target};
 use crate::config::WitConfig;
 use crate::driver::Driver;
@@ -51,7 +50,6 @@ struct Inner {
     callers: CallerAttestor,
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
-    calls: Arc<Semaphore>,
     /// Whether the WIT profile is served.
     wit: bool,
 }
@@ -79,15 +77,9 @@ impl WorkloadApi {
         Self(Arc::new(Inner {
             trust_domain,
             driver,
-            callers: CallerAttestor {
-                attestors,
-                events,
-                refusals,
-                clock: clock.clone(),
-            },
+            callers: CallerAttestor::new(attestors, events, refusals, clock.clone(), max_calls),
             clock,
             shutdown,
-            calls: Arc::new(Semaphore::new(max_calls.min(Semaphore::MAX_PERMITS))),
             wit: wit.enabled,
         }))
     }
@@ -115,7 +107,7 @@ impl Inner {
     async fn answer(self: Arc<Self>, request: Request<Body>) -> Result<Response<Body>, Status> {
         // Before anything is done for the caller, attestation included (WEP-04).
         check_security_header(request.headers())?;
-        let place = self.callers.place(&self.calls, request.extensions())?;
+        let place = self.callers.place(request.extensions())?;
         let method = request
             .uri()
             .path()
@@ -139,12 +131,12 @@ impl Inner {
             }
             "FetchJWTSVID" => {
                 let message = grpc::read::<JwtsvidRequest>(request).await?;
-                self.until_shutdown(self.fetch_jwt_svid(&caller, message))
+                self.until_shutdown(self.fetch_jwt_svid(&caller, &place, message))
                     .await
             }
             "ValidateJWTSVID" => {
                 let message = grpc::read::<ValidateJwtsvidRequest>(request).await?;
-                self.until_shutdown(self.validate_jwt_svid(&caller, message))
+                self.until_shutdown(self.validate_jwt_svid(&caller, &place, message))
                     .await
             }
             // WIT-01: a profile that is off says so, and only after the header was checked.

@@ -10,11 +10,10 @@ use http::Response;
 use muster_peer::Caller;
 use muster_roster::{JwtBundles, X509Bundles, X509Update};
 use muster_rt::lifecycle::Reason;
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::{CallerFacts, Inner, answers, grpc, shutting_down};
+use super::{CallerFacts, Inner, Place, answers, grpc, shutting_down};
 use crate::driver::{Stopped, Subscription};
 use crate::material::HeldX509;
 
@@ -26,9 +25,9 @@ impl Inner {
     pub(super) async fn fetch_x509_svid(
         self: Arc<Self>,
         caller: &CallerFacts,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<Response<Body>, Status> {
-        let attested = self.callers.attest(caller).await?;
+        let attested = self.callers.attest(caller, &place).await?;
         let subscription = self
             .driver
             .x509_svids(attested.selectors)
@@ -47,9 +46,9 @@ impl Inner {
     pub(super) async fn fetch_x509_bundles(
         self: Arc<Self>,
         caller: &CallerFacts,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<Response<Body>, Status> {
-        let attested = self.callers.attest(caller).await?;
+        let attested = self.callers.attest(caller, &place).await?;
         let subscription = self
             .driver
             .x509_bundles(attested.selectors)
@@ -74,9 +73,9 @@ impl Inner {
     pub(super) async fn fetch_jwt_bundles(
         self: Arc<Self>,
         caller: &CallerFacts,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<Response<Body>, Status> {
-        let attested = self.callers.attest(caller).await?;
+        let attested = self.callers.attest(caller, &place).await?;
         let subscription = self
             .driver
             .jwt_bundles(attested.selectors)
@@ -107,7 +106,7 @@ pub(super) struct Follow<T> {
     subscription: Subscription<T>,
     exited: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
     ended: Pin<Box<dyn Future<Output = Reason> + Send>>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     rpc: &'static str,
 }
 
@@ -116,7 +115,7 @@ impl<T: Send + Sync + 'static> Follow<T> {
         api: Arc<Inner>,
         caller: Caller,
         subscription: Subscription<T>,
-        place: OwnedSemaphorePermit,
+        place: Place,
         rpc: &'static str,
     ) -> Self {
         let process = caller.clone();

@@ -9,12 +9,11 @@ use muster_model::SpiffeId;
 use muster_proto::workload::{WitBundlesResponse, Witsvid, WitsvidRequest, WitsvidResponse};
 use muster_roster::{WitBundles, WitUpdate};
 use muster_svid::bundle::encode_wit_jwks;
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use tonic::body::Body;
 
 use super::streams::{Follow, stopped};
-use super::{CallerFacts, Inner, answers};
+use super::{CallerFacts, Inner, Place, answers};
 use crate::events::map_key;
 use crate::material::HeldWit;
 
@@ -38,7 +37,7 @@ impl Inner {
         self: Arc<Self>,
         caller: &CallerFacts,
         request: WitsvidRequest,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<Response<Body>, Status> {
         // WIT-17: all of them, or the one that is asked for.
         let spiffe_id = if request.spiffe_id.is_empty() {
@@ -49,7 +48,7 @@ impl Inner {
                 Status::invalid_argument(format!("invalid requested SPIFFE ID: {e}"))
             })?)
         };
-        let attested = self.callers.attest(caller).await?;
+        let attested = self.callers.attest(caller, &place).await?;
         let subscription = self
             .driver
             .wit_svids(attested.selectors, spiffe_id)
@@ -68,9 +67,9 @@ impl Inner {
     pub(super) async fn fetch_wit_bundles(
         self: Arc<Self>,
         caller: &CallerFacts,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<Response<Body>, Status> {
-        let attested = self.callers.attest(caller).await?;
+        let attested = self.callers.attest(caller, &place).await?;
         let subscription = self
             .driver
             .wit_bundles(attested.selectors)

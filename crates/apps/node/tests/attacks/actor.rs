@@ -4,7 +4,7 @@
 //! input.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Write};
+use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -22,6 +22,8 @@ use crate::wire::{self, Reader};
 pub(crate) const PART: &str = "MUSTER_ATTACK_PART";
 const SOCKET: &str = "MUSTER_ATTACK_SOCKET";
 const THEN: &str = "MUSTER_ATTACK_THEN";
+/// How often a flooder connects.
+pub(crate) const FLOOD: usize = 500;
 /// The arguments with which this program plays a part.
 pub(crate) const ARGUMENTS: [&str; 3] = ["--exact", "actor::a_child_plays_its_part", "--nocapture"];
 
@@ -238,6 +240,20 @@ fn a_child_plays_its_part() {
             });
             let own = UnixStream::connect(&path).unwrap();
             hand_over(&door, u8::from(answered), Some(&own));
+        }
+        // Connects and connects, and counts how often it is turned away.
+        "flooder" => {
+            let mut open = Vec::new();
+            for _ in 0..FLOOD {
+                let mut socket = UnixStream::connect(&path).unwrap();
+                let spoken = socket.write_all(wire::PREFACE);
+                // Who is served is sent settings.
+                if spoken.is_ok() && socket.read_exact(&mut [0]).is_ok() {
+                    open.push(socket);
+                }
+            }
+            report(&format!("{} closed", FLOOD - open.len()));
+            wait_for_word();
         }
         // Never reads what it asks for.
         "deaf" => {

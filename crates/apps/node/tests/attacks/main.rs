@@ -22,6 +22,8 @@ mod double;
 #[cfg(test)]
 mod executed;
 #[cfg(test)]
+mod flood;
+#[cfg(test)]
 mod forged;
 #[cfg(test)]
 mod gone;
@@ -35,6 +37,10 @@ mod needs;
 mod observed;
 #[cfg(test)]
 mod pids;
+#[cfg(test)]
+#[expect(dead_code, reason = "shared with the scenarios, which use all of it")]
+#[path = "../scenarios/proof.rs"]
+mod proof;
 #[cfg(test)]
 mod readers;
 #[cfg(test)]

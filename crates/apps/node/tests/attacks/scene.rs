@@ -2,9 +2,11 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_proto::muster::node::admin::v1::event::What;
+use muster_rt::{Clock, SystemClock};
 use tonic::Streaming;
 
 use crate::double::Double;
@@ -26,6 +28,11 @@ impl Scene {
 
     /// With these tables in its configuration.
     pub(crate) async fn begin_with(more: &str) -> Self {
+        Self::begin_by(SystemClock::shared(), more).await
+    }
+
+    /// The same, and its time is that of `clock`.
+    pub(crate) async fn begin_by(clock: Arc<dyn Clock>, more: &str) -> Self {
         observed::begin();
         let double = Double::start().await;
         let mut rig = Rig::new(&double);
@@ -33,7 +40,7 @@ impl Scene {
         // Other users come here too.
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(rig.dir.path(), open).unwrap();
-        let node = rig.run();
+        let node = rig.run_by(clock);
         rig.in_step(&double).await;
         let events = rig
             .admin()

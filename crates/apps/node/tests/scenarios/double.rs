@@ -81,6 +81,8 @@ pub(crate) struct Mind {
     pub(crate) tokens: Vec<String>,
     /// Tokens that were used, and the keys that used them.
     pub(crate) joined: Vec<(String, Vec<u8>)>,
+    /// What becomes of nodes that prove themselves.
+    pub(crate) proof: crate::proof::Verdict,
     /// How long after its SVID has expired a node may renew it; of use from the next start on.
     pub(crate) grace: Duration,
     pub(crate) refusal: Option<NodeRefusal>,
@@ -88,6 +90,8 @@ pub(crate) struct Mind {
     pub(crate) x509_ttl: Duration,
     pub(crate) jwt_ttl: Duration,
     pub(crate) node_ttl: Duration,
+    /// How old the first SVID of a node is when it gets it.
+    pub(crate) first_age: Duration,
     /// RPCs that came, by name.
     pub(crate) heard: watch::Sender<Vec<&'static str>>,
     /// Revisions with which streams were opened.
@@ -190,12 +194,14 @@ impl Double {
             sequence: 1,
             tokens: vec![TOKEN.to_owned()],
             joined: Vec::new(),
+            proof: crate::proof::Verdict::default(),
             grace: Duration::ZERO,
             refusal: None,
             lie: None,
             x509_ttl: Duration::from_hours(1),
             jwt_ttl: Duration::from_mins(5),
             node_ttl: Duration::from_hours(1),
+            first_age: Duration::ZERO,
             heard: watch::Sender::default(),
             resumed: Vec::new(),
             node_keys: Vec::new(),

@@ -2,6 +2,8 @@
 
 use std::process::{Child, Command, Stdio};
 
+use muster_proto::envoy::service::discovery::v3::DiscoveryRequest;
+use muster_proto::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_proto::muster::node::admin::v1::explain_response::Verdict;
 use muster_proto::muster::node::admin::v1::identity::State;
@@ -204,6 +206,43 @@ async fn a_limit_that_refused_a_call_is_the_answer() {
     assert!(answer.summary.contains("max_calls"), "{}", answer.summary);
     assert_eq!(answer.refusals[0].reason, "too_many_calls");
     drop(stream);
+    assert!(node.stop().await);
+}
+
+/// What a user may ask for in a while bounds the Workload API and SDS alike, and explain names it.
+#[tokio::test]
+async fn a_users_allowance_of_calls_is_the_answer() {
+    let double = Double::start().await;
+    let mut rig = Rig::new(&double);
+    rig.more = "[limits]\ncalls_per_second = 1\ncalls_burst = 3\n".into();
+    double.add_entry("a", "/a", &[&uid()]);
+    let node = rig.run();
+    rig.in_step(&double).await;
+    let mut client = rig.client().await;
+    let mut sds = SecretDiscoveryServiceClient::new(rig.channel().await);
+    // Calls are answered faster than they are earned.
+    within("a refusal", async {
+        while fetch_x509(&mut client).await.is_ok() {}
+    })
+    .await;
+    let refused = within("a refusal", async {
+        loop {
+            if let Err(status) = sds.fetch_secrets(DiscoveryRequest::default()).await {
+                return status;
+            }
+        }
+    })
+    .await;
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    let own = i32::try_from(std::process::id()).unwrap();
+    let answer = explain(&rig, own).await;
+    assert_eq!(answer.verdict(), Verdict::Limited, "{}", answer.summary);
+    assert!(
+        answer.summary.contains("calls_per_second"),
+        "{}",
+        answer.summary
+    );
+    assert_eq!(answer.refusals[0].reason, "call_rate");
     assert!(node.stop().await);
 }
 

@@ -1,6 +1,8 @@
 //! The node against a double of its server: real sockets, real TLS, real gRPC.
 
 #[cfg(test)]
+mod activation;
+#[cfg(test)]
 mod authority;
 #[cfg(test)]
 mod broker;
@@ -21,6 +23,9 @@ mod join;
 #[cfg(test)]
 mod jwt;
 #[cfg(test)]
+#[cfg(target_arch = "x86_64")]
+mod killed;
+#[cfg(test)]
 mod lies;
 #[cfg(test)]
 mod metrics;
@@ -29,7 +34,11 @@ mod operator;
 #[cfg(test)]
 mod outage;
 #[cfg(test)]
+mod proof;
+#[cfg(test)]
 mod protocol;
+#[cfg(test)]
+mod reattest;
 #[cfg(test)]
 mod recovery;
 #[cfg(test)]
@@ -40,6 +49,9 @@ mod rig;
 mod sds;
 #[cfg(test)]
 mod services;
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
+mod tracer;
 #[cfg(test)]
 mod wit;
 #[cfg(test)]

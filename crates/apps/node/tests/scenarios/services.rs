@@ -28,7 +28,7 @@ use crate::double::{Lie, Mind, Shared, id, trust_domain};
 #[derive(Clone)]
 pub(crate) struct Services(pub(crate) Arc<Shared>);
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Services {
     /// The node that calls, if the double is in the mood to serve it.
@@ -43,10 +43,16 @@ impl Services {
             .ok_or_else(|| Status::unauthenticated("no certificate"))
     }
 
-    fn sign_node(&self, mind: &mut Mind, id: &SpiffeId, csr: &[u8]) -> types::X509svid {
+    pub(crate) fn sign_node(
+        &self,
+        mind: &mut Mind,
+        id: &SpiffeId,
+        csr: &[u8],
+        age: Duration,
+    ) -> types::X509svid {
         let request = SigningRequest::parse(csr).unwrap();
         mind.node_keys.push(request.public_key.spki_der().to_vec());
-        self.sign(mind, id, &request, mind.node_ttl)
+        self.sign(mind, id, &request, mind.node_ttl, age)
     }
 
     fn sign(
@@ -55,11 +61,12 @@ impl Services {
         spiffe_id: &SpiffeId,
         request: &SigningRequest,
         ttl: Duration,
+        age: Duration,
     ) -> types::X509svid {
         let now = self.0.now();
         let mut key = request.public_key.clone();
         let mut name = spiffe_id.clone();
-        let mut issued = now;
+        let mut issued = now.minus(age);
         let other;
         let mut ca = mind.cas.last().unwrap();
         match mind.lie {
@@ -111,6 +118,10 @@ impl agent::agent_server::Agent for Services {
             return Err(Status::invalid_argument("no params"));
         };
         let data = params.data.unwrap();
+        if data.r#type == crate::proof::NAME {
+            let csr = params.params.unwrap().csr;
+            return Ok(Response::new(self.proven(data, csr, steps)));
+        }
         let token = String::from_utf8(data.payload.to_vec()).unwrap();
         let mut mind = self.0.mind();
         mind.photograph("AttestAgent");
@@ -127,7 +138,10 @@ impl agent::agent_server::Agent for Services {
         mind.joined.push(use_of_it);
         mind.refusal = None;
         let node = id(&format!("/spire/agent/join_token/{token}"));
-        let svid = self.sign_node(&mut mind, &node, &csr);
+        let svid = {
+            let age = mind.first_age;
+            self.sign_node(&mut mind, &node, &csr, age)
+        };
         let result = agent::attest_agent_response::Result {
             svid: Some(svid),
             reattestable: false,
@@ -144,8 +158,14 @@ impl agent::agent_server::Agent for Services {
         let node = self.node(&request)?;
         let mut mind = self.0.mind();
         mind.photograph("RenewAgent");
+        if mind.proof.admitted_again(&node) {
+            return Err(wire_status::node_refused(
+                "refused".to_owned(),
+                muster_policy::NodeRefusal::MustReattest,
+            ));
+        }
         let csr = request.into_inner().params.unwrap().csr;
-        let svid = Some(self.sign_node(&mut mind, &node, &csr));
+        let svid = Some(self.sign_node(&mut mind, &node, &csr, Duration::ZERO));
         Ok(Response::new(agent::RenewAgentResponse { svid }))
     }
 
@@ -220,7 +240,13 @@ impl svid::svid_server::Svid for Services {
                 let csr = SigningRequest::parse(&params.csr).unwrap();
                 svid::batch_new_x509svid_response::Result {
                     status: Some(wire_status::ok()),
-                    svid: Some(self.sign(&mind, &entry.spiffe_id, &csr, mind.x509_ttl)),
+                    svid: Some(self.sign(
+                        &mind,
+                        &entry.spiffe_id,
+                        &csr,
+                        mind.x509_ttl,
+                        Duration::ZERO,
+                    )),
                 }
             })
             .collect();

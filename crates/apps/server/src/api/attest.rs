@@ -1,5 +1,7 @@
 //! AttestAgent: a node proves itself and receives its SVID.
 
+mod plugin;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use muster_policy as policy;
 use muster_proto::spire::api::server::agent::v1::{
     AttestAgentRequest, AttestAgentResponse, attest_agent_request, attest_agent_response,
 };
+use muster_proto::spire::api::types;
 use muster_roll::Roll;
 use muster_roll::node::{self as lifecycle, Attested, Issued, TokenUse};
 use tokio::sync::mpsc;
@@ -25,6 +28,8 @@ use crate::signer::Leaf;
 
 /// How long a node may take from opening the stream to its last word.
 const DEADLINE: Duration = Duration::from_mins(1);
+/// How much of an attestor's name is repeated, in characters.
+const MAX_KIND: usize = 64;
 const JOIN_TOKEN: &str = "join_token";
 const UNKNOWN_TOKEN: &str = "failed to attest: join token does not exist or has already been used";
 const EXPIRED_TOKEN: &str = "failed to attest: join token expired";
@@ -38,13 +43,16 @@ pub(super) fn start(
 ) -> ReceiverStream<Result<AttestAgentResponse, Status>> {
     let (answers, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        let outcome = match tokio::time::timeout(DEADLINE, attest(&server, op, requests)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Status::deadline_exceeded(format!(
-                "the attestation took longer than {} s",
-                DEADLINE.as_secs()
-            ))),
-        };
+        let outcome =
+            match tokio::time::timeout(DEADLINE, attest(&server, op, requests, answers.clone()))
+                .await
+            {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Status::deadline_exceeded(format!(
+                    "the attestation took longer than {} s",
+                    DEADLINE.as_secs()
+                ))),
+            };
         let code = outcome.as_ref().err().map_or(Code::Ok, Status::code);
         metrics::answered(<policy::AttestAgent as policy::Action>::ROW.method, code);
         // The node may be gone already.
@@ -57,6 +65,7 @@ async fn attest(
     server: &Arc<Server>,
     op: Operation<policy::AttestAgent>,
     mut requests: Streaming<AttestAgentRequest>,
+    answers: mpsc::Sender<Result<AttestAgentResponse, Status>>,
 ) -> Result<AttestAgentResponse, Status> {
     let first = requests.message().await?.and_then(|message| message.step);
     let Some(attest_agent_request::Step::Params(params)) = first else {
@@ -79,9 +88,91 @@ async fn attest(
             })?;
             join(server, op, token, &csr.public_key).await
         }
-        other => Err(Status::failed_precondition(format!(
-            "error getting node attestor: could not find node attestor type \"{other}\"; this server has \"{JOIN_TOKEN}\""
-        ))),
+        other => {
+            let found = server.node_attestors.iter().find(|one| one.kind() == other);
+            let Some(attestor) = found.map(Arc::clone) else {
+                return Err(Status::failed_precondition(no_such_attestor(server, other)));
+            };
+            let challenges = plugin::Challenges::new(requests, answers);
+            plugin::attest(
+                server,
+                op,
+                &*attestor,
+                &data.payload,
+                challenges,
+                &csr.public_key,
+            )
+            .await
+        }
+    }
+}
+
+fn no_such_attestor(server: &Server, kind: &str) -> String {
+    let kind: String = kind.chars().take(MAX_KIND).collect();
+    let mut have = format!("\"{JOIN_TOKEN}\"");
+    for attestor in &server.node_attestors {
+        have.extend([", \"", attestor.kind(), "\""]);
+    }
+    format!(
+        "error getting node attestor: could not find node attestor type \"{kind}\"; this server has {have}"
+    )
+}
+
+/// An SVID for a node: what is answered, what is written of it, and its place in the audit log.
+struct Signed {
+    svid: types::X509svid,
+    issued: Issued,
+    record: muster_audit::Record,
+}
+
+async fn sign(
+    server: &Server,
+    op: &Operation<policy::AttestAgent>,
+    id: &SpiffeId,
+    public_key: &muster_crypto::PublicKey,
+    kind: &'static str,
+) -> Result<Signed, Status> {
+    // A node that has something is in its turn by the end of that; one that has nothing is due now.
+    let due = op
+        .roll
+        .node(id)
+        .and_then(|node| lifecycle::expires_at(node));
+    let due = due.map_or(op.now, |end| end.max(op.now));
+    let turn = server.admission.turn(id, due, 1, op.now).await?;
+    let leaf = Leaf {
+        spiffe_id: id,
+        public_key,
+        dns_names: &[],
+        subject: None,
+        ttl: server.lifetimes.node_ttl,
+    };
+    let signed = server
+        .signer
+        .sign_x509(&leaf, op.now)
+        .await
+        .map_err(|e| e.status("agent X509-SVID"))?;
+    drop(turn);
+    let issued = Issued {
+        serial: signed.leaf.serial.clone(),
+        expires_at: signed.leaf.not_after,
+    };
+    let mut record = x509_record(op, id, &signed).with("attestation_type", kind);
+    record.event = Event::NodeAttest;
+    Ok(Signed {
+        svid: write_x509(id, signed, ""),
+        issued,
+        record,
+    })
+}
+
+fn admitted(svid: types::X509svid, reattestable: bool) -> AttestAgentResponse {
+    AttestAgentResponse {
+        step: Some(attest_agent_response::Step::Result(
+            attest_agent_response::Result {
+                svid: Some(svid),
+                reattestable,
+            },
+        )),
     }
 }
 
@@ -103,28 +194,12 @@ async fn join(
     if known == TokenUse::Unknown && again(&op.roll, &id, &key, op.now).is_none() {
         return Err(refuse(server, &op, token, UNKNOWN_TOKEN));
     }
-    // It has nothing yet: due now. The name is the token's, so that one token has one place.
-    let turn = server.admission.turn(&id, op.now, 1, op.now).await?;
-    let leaf = Leaf {
-        spiffe_id: &id,
-        public_key,
-        dns_names: &[],
-        subject: None,
-        ttl: server.lifetimes.node_ttl,
-    };
-    let signed = server
-        .signer
-        .sign_x509(&leaf, op.now)
-        .await
-        .map_err(|e| e.status("agent X509-SVID"))?;
-    drop(turn);
-    let issued = Issued {
-        serial: signed.leaf.serial.clone(),
-        expires_at: signed.leaf.not_after,
-    };
-    let mut admitted = x509_record(&op, &id, &signed).with("attestation_type", JOIN_TOKEN);
-    admitted.event = Event::NodeAttest;
-    let svid = write_x509(&id, signed, "");
+    // The name is the token's, so that one token has one place.
+    let Signed {
+        svid,
+        issued,
+        record: mut admission,
+    } = sign(server, &op, &id, public_key, JOIN_TOKEN).await?;
 
     let refused = refusal(&op, token, EXPIRED_TOKEN);
     let value = token.to_owned();
@@ -135,7 +210,7 @@ async fn join(
         match lifecycle::redeem(roll, &value, op.now) {
             TokenUse::Unknown => {
                 first_use = again(roll, &node, &key, op.now).ok_or(UNKNOWN_TOKEN)?;
-                admitted = admitted.with("again", "same key");
+                admission = admission.with("again", "same key");
             }
             TokenUse::Expired => {
                 transaction.audit(refused);
@@ -153,7 +228,7 @@ async fn join(
         };
         let row = lifecycle::after_attest(roll.node(&node).map(AsRef::as_ref), attested, issued)
             .map_err(|_| BANNED)?;
-        transaction.audit(admitted);
+        transaction.audit(admission);
         transaction.delete_join_token(&op.permit, value);
         transaction.put_node(&op.permit, row);
         Ok(())
@@ -167,14 +242,7 @@ async fn join(
         }
     })?;
     tracing::info!(node_id = %id, "node attested by join token");
-    Ok(AttestAgentResponse {
-        step: Some(attest_agent_response::Step::Result(
-            attest_agent_response::Result {
-                svid: Some(svid),
-                reattestable: false,
-            },
-        )),
-    })
+    Ok(admitted(svid, false))
 }
 
 /// When the token of node `id` was first used, if the holder of the key may use it again.

@@ -20,14 +20,12 @@ use muster_proto::spire::api::types;
 use muster_wire::bundle as wire_bundle;
 use tonic::{Request, Response, Status};
 
+use crate::api::downstream;
 use crate::api::entry_list::page_limit;
 use crate::api::federated::{self, Way};
-use crate::api::not_served;
 use crate::errors;
 use crate::operation::{Operation, operate};
 use crate::server::Server;
-
-const DOWNSTREAM: &str = "signing for downstream servers";
 
 /// The service.
 pub(crate) struct BundleService(pub Arc<Server>);
@@ -99,25 +97,34 @@ impl bundle_server::Bundle for BundleService {
         .await
     }
 
+    /// # Path
+    ///
+    /// `core/policy` (operators may), `api/downstream.rs`, `core/roll/bundle`.
     async fn append_bundle(
         &self,
         request: Request<AppendBundleRequest>,
     ) -> Result<Response<types::Bundle>, Status> {
-        not_served::<policy::AppendBundle, _, _>(&self.0, request, "appending to the bundle").await
+        downstream::append_bundle(&self.0, request).await
     }
 
+    /// # Path
+    ///
+    /// `core/policy` (downstream servers may), `api/downstream.rs`, `core/roll/bundle`.
     async fn publish_jwt_authority(
         &self,
         request: Request<PublishJwtAuthorityRequest>,
     ) -> Result<Response<PublishJwtAuthorityResponse>, Status> {
-        not_served::<policy::PublishJwtAuthority, _, _>(&self.0, request, DOWNSTREAM).await
+        downstream::publish_jwt(&self.0, request).await
     }
 
+    /// # Path
+    ///
+    /// `core/policy` (downstream servers may), `api/downstream.rs`, `core/roll/bundle`.
     async fn publish_wit_authority(
         &self,
         request: Request<PublishWitAuthorityRequest>,
     ) -> Result<Response<PublishWitAuthorityResponse>, Status> {
-        not_served::<policy::PublishWitAuthority, _, _>(&self.0, request, DOWNSTREAM).await
+        downstream::publish_wit(&self.0, request).await
     }
 
     /// # Path

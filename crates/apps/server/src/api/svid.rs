@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status};
 
 use crate::admission;
 use crate::agents::{self, Issued};
-use crate::api::{not_served, wit};
+use crate::api::{downstream, wit};
 use crate::errors;
 use crate::listen::TlsOrigin;
 use crate::operation::{Operation, operate};
@@ -265,16 +265,14 @@ impl svid_server::Svid for SvidService {
         wit::batch_new(&self.0, request).await
     }
 
+    /// # Path
+    ///
+    /// `core/policy` (downstream servers may), `api/downstream.rs`, `core/svid/x509/below.rs`.
     async fn new_downstream_x509ca(
         &self,
         request: Request<NewDownstreamX509caRequest>,
     ) -> Result<Response<NewDownstreamX509caResponse>, Status> {
-        not_served::<policy::NewDownstreamX509Ca, _, _>(
-            &self.0,
-            request,
-            "signing for downstream servers",
-        )
-        .await
+        downstream::new_x509_ca(&self.0, request).await
     }
 }
 

@@ -26,7 +26,7 @@ use crate::signer::SignedWit;
 /// How many WIT-SVIDs one call may ask for.
 const MAX_BATCH: usize = 500;
 /// What is not served while `wit.enabled` is false.
-const PROFILE: &str = "the WIT profile (wit.enabled)";
+pub(super) const PROFILE: &str = "the WIT profile (wit.enabled)";
 
 /// Signs what an operator names.
 pub(super) async fn mint(

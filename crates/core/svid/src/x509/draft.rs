@@ -167,10 +167,10 @@ pub fn draft_ca(ca: &CaParams<'_>, now: Timestamp) -> Result<Unsigned, DraftErro
 /// An authority that drafts certificates: everything about it that is the same for each of them
 /// is worked out once. Cheap to share behind an `Arc`.
 pub struct Issuer {
-    certificate: Certificate,
+    pub(super) certificate: Certificate,
     der: Vec<u8>,
-    public_key: PublicKey,
-    name: rcgen::Issuer<'static, Placeholder>,
+    pub(super) public_key: PublicKey,
+    pub(super) name: rcgen::Issuer<'static, Placeholder>,
 }
 
 impl Issuer {
@@ -304,20 +304,20 @@ impl fmt::Debug for Issuer {
     }
 }
 
-struct Validity {
+pub(super) struct Validity {
     not_before: Timestamp,
     not_after: Timestamp,
 }
 
 impl Validity {
-    fn new(now: Timestamp, ttl: Duration, latest: Timestamp) -> Self {
+    pub(super) fn new(now: Timestamp, ttl: Duration, latest: Timestamp) -> Self {
         Self {
             not_before: now.minus(BACKDATE).floor_to_second(),
             not_after: now.plus(ttl).min(latest).floor_to_second(),
         }
     }
 
-    fn params(&self, serial: [u8; 16]) -> Result<CertificateParams, DraftError> {
+    pub(super) fn params(&self, serial: [u8; 16]) -> Result<CertificateParams, DraftError> {
         let time = |at: Timestamp| {
             ASN1Time::from_timestamp(at.unix_seconds())
                 .map(|t| t.to_datetime())
@@ -330,7 +330,7 @@ impl Validity {
         Ok(params)
     }
 
-    fn open(
+    pub(super) fn open(
         &self,
         shell: &[u8],
         signer: &PublicKey,
@@ -348,11 +348,11 @@ impl Validity {
 }
 
 /// SKI and AKI are SHA-1 of the key, as SPIRE has them: authority IDs are their hexadecimal.
-fn key_identifier(key: &PublicKey) -> KeyIdMethod {
+pub(super) fn key_identifier(key: &PublicKey) -> KeyIdMethod {
     KeyIdMethod::PreSpecified(key.key_identifier().to_vec())
 }
 
-fn uri(id: &SpiffeId) -> Result<SanType, DraftError> {
+pub(super) fn uri(id: &SpiffeId) -> Result<SanType, DraftError> {
     Ia5String::try_from(id.as_str())
         .map(SanType::URI)
         .map_err(|e| encoding(&e))
@@ -366,6 +366,6 @@ pub(super) fn directory_string(text: &str) -> DnValue {
     }
 }
 
-fn encoding(error: &rcgen::Error) -> DraftError {
+pub(super) fn encoding(error: &rcgen::Error) -> DraftError {
     DraftError::Encoding(error.to_string())
 }

@@ -3,6 +3,8 @@
 mod arrival;
 mod connections;
 mod entries;
+mod gone;
+mod neighbours;
 mod signing;
 mod streams;
 mod swarm;
@@ -19,10 +21,12 @@ use crate::clock::Stopwatch;
 use crate::subject::Kind;
 
 /// The measurements, by the names that `--only` takes.
-pub(crate) const NAMES: [&str; 11] = [
+pub(crate) const NAMES: [&str; 13] = [
     "arrival",
     "signing",
     "connections",
+    "neighbours",
+    "gone",
     "streams",
     "tokens",
     "entries",
@@ -52,6 +56,10 @@ pub(crate) struct Sizes {
     pub(crate) tokens: usize,
     /// Connections opened, one after another.
     pub(crate) connections: usize,
+    /// For how long a neighbour floods.
+    pub(crate) flood: Duration,
+    /// Processes that end while they hold a stream.
+    pub(crate) gone: usize,
     /// Streams open at once.
     pub(crate) streams: usize,
     /// Entries under one parent.
@@ -69,7 +77,9 @@ impl Sizes {
         signing: Duration::from_secs(10),
         tokens: 20_000,
         connections: 3000,
-        streams: 1000,
+        flood: Duration::from_secs(10),
+        gone: 200,
+        streams: 10_000,
         entries: 100_000,
         peer_entries: Duration::from_mins(2),
         swarm_is_full: true,
@@ -80,6 +90,8 @@ impl Sizes {
         signing: Duration::from_secs(1),
         tokens: 2000,
         connections: 200,
+        flood: Duration::from_secs(3),
+        gone: 20,
         streams: 200,
         entries: 5000,
         peer_entries: Duration::from_secs(10),
@@ -176,6 +188,8 @@ pub(crate) async fn all(
         "signing",
         "arrival",
         "connections",
+        "neighbours",
+        "gone",
         "streams",
         "swarm-streams",
         "tokens",
@@ -185,7 +199,9 @@ pub(crate) async fn all(
         workload::register(&domain).await?;
         // Signing comes before there are a thousand entries, tokens last: they kill the server.
         for name in domain_names {
-            if !wanted(name) {
+            // SPIRE's agent knows no neighbours, and would only show how long a flood lasts.
+            let ours_only = matches!(name, "neighbours" | "gone") && !kind.is_ours();
+            if !wanted(name) || ours_only {
                 continue;
             }
             let watch = Stopwatch::start();
@@ -193,7 +209,9 @@ pub(crate) async fn all(
                 "signing" => signing::measure(&domain, sizes).await,
                 "arrival" => arrival::measure(&domain, sizes).await,
                 "connections" => connections::measure(&domain, sizes).await,
-                "streams" => streams::measure(&domain, sizes).await,
+                "neighbours" => neighbours::measure(&domain, sizes).await,
+                "gone" => gone::measure(&domain, sizes).await,
+                "streams" => streams::measure(kind, &domain, sizes).await,
                 "swarm-streams" => swarm::streams(&domain, sizes).await,
                 _ => tokens::measure(&domain, sizes).await,
             };

@@ -5,7 +5,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use muster_crypto::digest::Sha256;
 use muster_plugin::workload::{AttestError, Change, FileId, Process};
@@ -15,8 +15,11 @@ use tokio::sync::{OnceCell, Semaphore};
 use super::{DigestLimit, KIND};
 use crate::workload::process::{failed, open};
 
-/// How many files are looked at or hashed at once.
-const AT_ONCE: usize = 2;
+/// How many files are looked at at once.
+const LOOKED_AT: usize = 16;
+/// How many files are hashed at once, of which one user has one: whoever starts large new programs
+/// all the time keeps itself waiting, and not its neighbours.
+const HASHED: usize = 2;
 /// How many digests are kept.
 const KEPT: usize = 1_024;
 /// How much is read at once, in bytes.
@@ -67,7 +70,10 @@ type Slot = Arc<OnceCell<[u8; 32]>>;
 /// Looks at executables, off the event loop, and remembers digests.
 #[derive(Debug)]
 pub(super) struct Executables {
-    places: Arc<Semaphore>,
+    looking: Arc<Semaphore>,
+    hashing: Arc<Semaphore>,
+    /// Each user's place among those that hash.
+    users: Mutex<HashMap<u32, Weak<Semaphore>>>,
     digests: Mutex<Digests>,
 }
 
@@ -80,7 +86,9 @@ struct Digests {
 impl Executables {
     pub(super) fn new() -> Self {
         Self {
-            places: Arc::new(Semaphore::new(AT_ONCE)),
+            looking: Arc::new(Semaphore::new(LOOKED_AT)),
+            hashing: Arc::new(Semaphore::new(HASHED)),
+            users: Mutex::default(),
             digests: Mutex::default(),
         }
     }
@@ -91,7 +99,8 @@ impl Executables {
         limit: DigestLimit,
     ) -> Result<Executable, AttestError> {
         let subject = process.clone();
-        let (file, state, path) = self.blocking(process, move || look(&subject)).await??;
+        let (file, state, path) =
+            blocking(&self.looking, process, move || look(&subject)).await??;
         let sha256 = match limit {
             DigestLimit::Never => None,
             DigestLimit::AtMost(most) if state.size > most => {
@@ -121,12 +130,27 @@ impl Executables {
         let slot = self.slot(state);
         let digest = slot
             .get_or_try_init(|| async {
-                self.blocking(process, move || hash(file, state))
+                let user = self.place_of(process.uid);
+                // Never closed: as long as it waits, it waits for its turn.
+                let _turn = user.acquire().await.ok();
+                process.work.hashed(state.size);
+                blocking(&self.hashing, process, move || hash(file, state))
                     .await?
                     .map_err(|error| failed(process, KIND, "exe", error))
             })
             .await?;
         Ok(muster_crypto::digest::hex(digest))
+    }
+
+    fn place_of(&self, uid: u32) -> Arc<Semaphore> {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = users.get(&uid).and_then(Weak::upgrade) {
+            return place;
+        }
+        users.retain(|_, place| place.strong_count() > 0);
+        let place = Arc::new(Semaphore::new(1));
+        users.insert(uid, Arc::downgrade(&place));
+        place
     }
 
     fn slot(&self, state: State) -> Slot {
@@ -144,29 +168,30 @@ impl Executables {
         digests.order.push_back(state);
         slot
     }
+}
 
-    async fn blocking<T: Send + 'static>(
-        &self,
-        process: &Process,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, AttestError> {
-        let stopped = |reason: String| AttestError::Failed {
-            kind: KIND,
-            reason: format!("process {}: {reason}", process.pid),
-            source: None,
-        };
-        let place = Arc::clone(&self.places)
-            .acquire_owned()
-            .await
-            .map_err(|error| stopped(error.to_string()))?;
-        tokio::task::spawn_blocking(move || {
-            let result = work();
-            drop(place);
-            result
-        })
+/// Does `work` where it may take its time, in one of `places`.
+async fn blocking<T: Send + 'static>(
+    places: &Arc<Semaphore>,
+    process: &Process,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, AttestError> {
+    let stopped = |reason: String| AttestError::Failed {
+        kind: KIND,
+        reason: format!("process {}: {reason}", process.pid),
+        source: None,
+    };
+    let place = Arc::clone(places)
+        .acquire_owned()
         .await
-        .map_err(|error| stopped(error.to_string()))
-    }
+        .map_err(|error| stopped(error.to_string()))?;
+    tokio::task::spawn_blocking(move || {
+        let result = work();
+        drop(place);
+        result
+    })
+    .await
+    .map_err(|error| stopped(error.to_string()))
 }
 
 /// Opens the running file through the kernel's link, which no path lookup can redirect.
@@ -272,6 +297,26 @@ mod tests {
         };
         assert_eq!(c.unwrap(), expected);
         assert_eq!(executables.digests.lock().unwrap().known.len(), 1);
+    }
+
+    /// While one user's large file is hashed, another's is not kept waiting, nor is a look.
+    #[tokio::test]
+    async fn a_user_hashes_one_file_at_a_time() {
+        let executables = Executables::new();
+        let mut process = own_process();
+        process.uid = 7;
+        let place = executables.place_of(7);
+        let held = place.acquire().await.unwrap();
+        executables.of(&process, DigestLimit::Never).await.unwrap();
+        let waits = executables.of(&process, DigestLimit::Unlimited);
+        let mut waits = std::pin::pin!(waits);
+        let (reached, goes_on) =
+            tokio::join!(async { futures::poll!(waits.as_mut()).is_ready() }, async {
+                executables.place_of(8).try_acquire().is_ok()
+            });
+        assert!(!reached && goes_on);
+        drop(held);
+        waits.await.unwrap();
     }
 
     #[test]

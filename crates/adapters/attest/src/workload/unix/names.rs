@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use muster_plugin::workload::Work;
 use nix::unistd::{Gid, Group, Uid, User};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
@@ -30,6 +32,33 @@ pub(super) enum Id {
 pub(super) struct Names {
     known: Arc<Mutex<HashMap<Id, Answer>>>,
     places: Arc<Semaphore>,
+    sources: Mutex<Sources>,
+}
+
+/// Whether the name service was asked, or all was known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Yes,
+    No,
+}
+
+/// The files that names come from where there is no directory service, as they were last seen:
+/// when one changes, nothing that was known holds.
+type Sources = [Option<Seen>; 2];
+/// Device, inode, length, and when the content was written and the file changed.
+type Seen = (u64, u64, u64, (i64, i64), (i64, i64));
+
+fn sources() -> Sources {
+    ["/etc/passwd", "/etc/group"].map(|path| {
+        let file = std::fs::metadata(path).ok()?;
+        Some((
+            file.dev(),
+            file.ino(),
+            file.len(),
+            (file.mtime(), file.mtime_nsec()),
+            (file.ctime(), file.ctime_nsec()),
+        ))
+    })
 }
 
 #[derive(Clone, Debug)]
@@ -43,22 +72,38 @@ impl Names {
         Self {
             known: Arc::default(),
             places: Arc::new(Semaphore::new(AT_ONCE)),
+            sources: Mutex::new(sources()),
         }
     }
 
     /// The names of `ids`, in their order; `None` for those that have none, or for which it could not
     /// be found out in time. A missing name only ever makes fewer entries match.
-    pub(super) async fn of(&self, ids: &[Id]) -> Vec<Option<String>> {
+    pub(super) async fn of(&self, ids: &[Id], work: &Work) -> (Vec<Option<String>>, Asked) {
+        self.forget_what_changed();
+        let mut asked = Asked::No;
         let deadline = Instant::now() + PATIENCE;
         let mut names = Vec::with_capacity(ids.len());
         for id in ids {
-            let name = match self.fresh(*id) {
-                Some(answer) => answer.name,
-                None => self.ask(*id, deadline).await,
+            let name = if let Some(answer) = self.fresh(*id) {
+                answer.name
+            } else {
+                asked = Asked::Yes;
+                work.asked();
+                self.ask(*id, deadline).await
             };
             names.push(name);
         }
-        names
+        (names, asked)
+    }
+
+    fn forget_what_changed(&self) {
+        let now = sources();
+        let mut seen = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen != now {
+            *seen = now;
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.clear();
+        }
     }
 
     fn fresh(&self, id: Id) -> Option<Answer> {
@@ -129,7 +174,8 @@ mod tests {
         let names = Names::new();
         let ids = [Id::User(0), Id::Group(0), Id::User(4_000_000_123)];
         let expected = [Some("root".to_owned()), Some("root".to_owned()), None];
-        assert_eq!(names.of(&ids).await, expected);
+        assert_eq!(names.of(&ids, &Work::default()).await.0, expected);
+        assert_eq!(names.of(&ids, &Work::default()).await.1, Asked::No);
         assert!(ids.iter().all(|id| names.fresh(*id).is_some()));
         tokio::time::advance(FRESH).await;
         assert!(ids.iter().all(|id| names.fresh(*id).is_none()));
@@ -139,6 +185,30 @@ mod tests {
     async fn a_dead_name_service_is_not_waited_for() {
         let names = Names::new();
         let _all = names.places.acquire_many(4).await.unwrap();
-        assert_eq!(names.of(&[Id::User(0), Id::User(1)]).await, [None, None]);
+        assert_eq!(
+            names
+                .of(&[Id::User(0), Id::User(1)], &Work::default())
+                .await
+                .0,
+            [None, None]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_file_makes_all_unknown() {
+        let names = Names::new();
+        assert_eq!(
+            names.of(&[Id::User(0)], &Work::default()).await.1,
+            Asked::Yes
+        );
+        *names.sources.lock().unwrap() = [None, None];
+        assert_eq!(
+            names.of(&[Id::User(0)], &Work::default()).await.1,
+            Asked::Yes
+        );
+        assert_eq!(
+            names.of(&[Id::User(0)], &Work::default()).await.1,
+            Asked::No
+        );
     }
 }

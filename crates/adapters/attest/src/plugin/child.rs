@@ -22,12 +22,12 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// A program that is kept running until this value is dropped.
 #[derive(Debug)]
-pub(super) struct Child {
+pub(crate) struct Child {
     _keeper: JoinSet<()>,
 }
 
 impl Child {
-    pub(super) fn keep(
+    pub(crate) fn keep(
         name: &'static str,
         program: PathBuf,
         arguments: Vec<String>,
@@ -86,7 +86,7 @@ async fn run(
 }
 
 /// A channel to the plugin. One that the node starts is tried until it listens; give it a deadline.
-pub(super) async fn connect(
+pub(crate) async fn connect(
     socket: &Path,
     is_ours: bool,
 ) -> Result<Channel, muster_peer::ConnectError> {
