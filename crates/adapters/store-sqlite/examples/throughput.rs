@@ -173,6 +173,7 @@ fn creations(first: u64) -> Result<Transaction, Failure> {
             hint: String::new(),
             disable_x509_svid_prefetch: false,
             jwt_svid_include_jti: false,
+            class: None,
             created_at: Timestamp::from_unix_seconds(1_700_000_000),
             ordinal,
             revision_number: 0,

@@ -3,6 +3,8 @@
 //! The forms here are what is on disks. They refuse fields they do not know, so that a field that is
 //! added needs a new schema version and never gets lost in an older program.
 
+pub(crate) mod agents;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,8 +13,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use muster_model::{
-    Bundle, Entry, EntryId, JoinToken, Joined, JwtAuthority, Node, NodeStanding, Revision,
-    Selector, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, WitAuthority,
+    Bundle, ClassName, Entry, EntryId, JoinToken, Joined, JwtAuthority, Node, NodeStanding,
+    Revision, Selector, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, WitAuthority,
     X509Authority,
 };
 use serde::{Deserialize, Serialize};
@@ -139,6 +141,9 @@ struct EntryDoc<'a> {
     disable_x509_svid_prefetch: bool,
     #[serde(skip_serializing_if = "is_false", default)]
     jwt_svid_include_jti: bool,
+    /// Since schema version 4.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    agent_class: Option<String>,
     created_at_ms: i64,
     revision_number: i64,
 }
@@ -169,6 +174,7 @@ pub(crate) fn write_entry(entry: &Entry) -> Result<String, Fault> {
         hint: entry.hint.clone(),
         disable_x509_svid_prefetch: entry.disable_x509_svid_prefetch,
         jwt_svid_include_jti: entry.jwt_svid_include_jti,
+        agent_class: entry.class.as_ref().map(ToString::to_string),
         created_at_ms: entry.created_at.unix_millis(),
         revision_number: entry.revision_number,
     })
@@ -201,6 +207,10 @@ pub(crate) fn read_entry(row: Row<'_>, names: &mut Names) -> Result<Arc<Entry>, 
             hint: doc.hint,
             disable_x509_svid_prefetch: doc.disable_x509_svid_prefetch,
             jwt_svid_include_jti: doc.jwt_svid_include_jti,
+            class: doc
+                .agent_class
+                .map(|name| ClassName::parse(&name).map_err(|why| told("agent class", &name, &why)))
+                .transpose()?,
             created_at: Timestamp::from_unix_millis(doc.created_at_ms),
             ordinal: doc.ordinal,
             revision_number: doc.revision_number,

@@ -10,6 +10,7 @@
 //!
 //! Deliberately not here: queries. The roll is in memory; this file is what it is loaded from.
 
+mod agents;
 mod codec;
 mod error;
 mod lock;

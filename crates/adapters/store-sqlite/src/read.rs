@@ -10,6 +10,7 @@ use muster_roll::{Change, Loaded};
 use muster_store::StoreError;
 use rusqlite::{Connection, params};
 
+use crate::agents;
 use crate::codec::{self, Names, Row};
 use crate::error::Fault;
 
@@ -47,6 +48,7 @@ pub(crate) fn load(connection: &mut Connection) -> Result<Loaded, Fault> {
             Ok(())
         },
     )?;
+    loaded.agents = agents::load(&snapshot)?;
     loaded.journals = journals(&snapshot)?;
     Ok(loaded)
 }
@@ -147,7 +149,7 @@ fn entries(snapshot: &Connection) -> Result<Vec<Arc<Entry>>, Fault> {
     })
 }
 
-fn rows(
+pub(crate) fn rows(
     connection: &Connection,
     query: &str,
     mut take: impl FnMut(Row<'_>) -> Result<(), Fault>,
@@ -230,6 +232,9 @@ fn read_change(
         .as_str_or_null()
         .map_err(rusqlite::Error::from)?
         .map(|doc| Row { key, revision, doc });
+    if let Some(change) = agents::read_change(kind, key, put, revision)? {
+        return Ok(Change::Agent(change));
+    }
     Ok(match (kind, put) {
         ("entry", Some(row)) => Change::PutEntry(codec::read_entry(row, names)?),
         ("entry", None) => {

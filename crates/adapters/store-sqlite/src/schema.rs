@@ -90,6 +90,29 @@ const MIGRATIONS: &[&str] = &[
     -- version rather than by the first such row.
     SELECT 1;
 ",
+    "
+    -- 4: agents. Documents of `entries` may have `agent_class`.
+    CREATE TABLE agent_classes (
+        name TEXT PRIMARY KEY,
+        revision INTEGER NOT NULL,
+        doc TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE agents (
+        id TEXT PRIMARY KEY,
+        revision INTEGER NOT NULL,
+        doc TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE tasks (
+        id TEXT PRIMARY KEY,
+        revision INTEGER NOT NULL,
+        doc TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE persons_gone (
+        person TEXT PRIMARY KEY,
+        revision INTEGER NOT NULL,
+        doc TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// Finds the real place of the database at `path`, and creates an empty file there if there is

@@ -7,6 +7,7 @@ use muster_roll::Change;
 use muster_store::{Retention, Transaction};
 use rusqlite::{Connection, TransactionBehavior, params};
 
+use crate::agents;
 use crate::codec;
 use crate::error::Fault;
 
@@ -65,6 +66,7 @@ fn write_changes(
     for (position, change) in transaction.changes().iter().enumerate() {
         let mut doc = None;
         let mut content = None;
+        let logged;
         let (kind, key) = match change {
             Change::PutEntry(entry) => {
                 doc = Some(put_entry(connection, revision, entry)?);
@@ -121,6 +123,11 @@ fn write_changes(
                     .prepare_cached("DELETE FROM bundles WHERE trust_domain = ?1")?
                     .execute([name.as_str()])?;
                 ("bundle", name.as_str())
+            }
+            Change::Agent(change) => {
+                logged = agents::write(connection, revision, change)?;
+                doc.clone_from(&logged.doc);
+                (logged.kind, logged.key.as_str())
             }
             Change::PutJournal {
                 name,

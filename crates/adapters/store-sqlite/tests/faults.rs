@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "what a test needs, it expects")]
 
 mod common;
+#[path = "common/old.rs"]
+mod old;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
@@ -149,7 +151,7 @@ async fn a_file_of_a_newer_version_is_refused_and_left_alone() {
     let expected = StoreError::NewerSchema {
         path: path.canonicalize().unwrap(),
         found: 99,
-        known: 3,
+        known: 4,
     };
     assert_eq!(error, expected);
     assert_eq!(fs::read(&path).unwrap(), before);
@@ -163,6 +165,7 @@ async fn a_file_of_the_first_version_is_taken_up() {
     let version = |set: Option<u32>| {
         let connection = Connection::open(&path).unwrap();
         if let Some(version) = set {
+            old::without_agents(&connection);
             connection
                 .pragma_update(None, "user_version", version)
                 .unwrap();
@@ -182,7 +185,7 @@ async fn a_file_of_the_first_version_is_taken_up() {
         .unwrap();
     version(Some(1));
     assert_eq!(reopened(&path).await, Ok(1));
-    assert_eq!(version(None), 3);
+    assert_eq!(version(None), 4);
 }
 
 #[tokio::test]

@@ -3,12 +3,19 @@
 #![expect(clippy::unwrap_used, reason = "what a test needs, it expects")]
 
 mod common;
+#[path = "common/old.rs"]
+mod old;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{creation, permit};
-use muster_model::{Bundle, JwtAuthority, Timestamp, TrustDomain, WitAuthority};
+use common::{creation, entry, permit};
+use muster_model::{
+    Bundle, ClassName, Departure, JwtAuthority, Note, PersonId, Timestamp, TrustDomain,
+    WitAuthority,
+};
+use muster_policy::{Caller, MarkPersonGone, decide};
+use muster_roll::agents::LoadedAgents;
 use muster_store::{Store as _, Transaction};
 use muster_store_sqlite::SqliteStore;
 use rusqlite::Connection;
@@ -64,6 +71,7 @@ async fn from_schema_1_to_2() {
             })
             .unwrap();
         assert!(!docs.contains("wit_authorities"), "{docs}");
+        old::without_agents(&connection);
         connection.pragma_update(None, "user_version", 1).unwrap();
     }
 
@@ -88,4 +96,52 @@ async fn from_schema_1_to_2() {
     drop(store);
     let again = SqliteStore::open(&path).unwrap();
     assert_eq!(bundles(&again).await[0].wit_authorities, wanted);
+}
+
+/// Schema 3 had no tables about agents, and its entries no class.
+#[tokio::test]
+async fn from_schema_3_to_4() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("roll.sqlite");
+    {
+        let store = SqliteStore::open(&path).unwrap();
+        store.commit(vec![Arc::new(creation(1))]).await.unwrap();
+    }
+    {
+        // What differs between a file that a program of schema 3 wrote and this one.
+        let connection = Connection::open(&path).unwrap();
+        old::without_agents(&connection);
+        let doc: String = connection
+            .query_row("SELECT doc FROM entries", [], |row| row.get(0))
+            .unwrap();
+        assert!(!doc.contains("agent_class"), "{doc}");
+        connection.pragma_update(None, "user_version", 3).unwrap();
+    }
+
+    let store = SqliteStore::open(&path).unwrap();
+    assert!(version(&path) >= 4);
+    let loaded = store.load().await.unwrap();
+    assert_eq!(
+        (loaded.entries.len(), loaded.entries[0].class.clone()),
+        (1, None)
+    );
+    assert_eq!(loaded.agents, LoadedAgents::default());
+    // From here on the file holds agents.
+    let permit = decide::<MarkPersonGone>(&Caller::Local { pid: 1, uid: 0 }).unwrap();
+    let gone = Departure {
+        person: PersonId::parse("mailto:sam@example.org").unwrap(),
+        at: Timestamp::from_unix_seconds(9),
+        note: Note::parse("left").unwrap(),
+        by: "uid 0".into(),
+    };
+    let mut transaction = Transaction::new();
+    transaction.put_departure(&permit, gone.clone());
+    let mut of_class = entry(2);
+    of_class.class = Some(ClassName::parse("reader").unwrap());
+    transaction.put_entry(&common::permit(), of_class.clone());
+    store.commit(vec![Arc::new(transaction)]).await.unwrap();
+    drop(store);
+    let again = SqliteStore::open(&path).unwrap().load().await.unwrap();
+    assert_eq!(*again.agents.departures[0], gone);
+    assert_eq!(again.entries[1].class, of_class.class);
 }

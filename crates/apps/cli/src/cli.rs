@@ -9,7 +9,9 @@ use muster_rt::telemetry::{self, Level};
 
 use crate::failure::Failure;
 use crate::output::{self, Output};
-use crate::{authority, bundle, config_check, daemon, dev, entry, mint, node, token, workload};
+use crate::{
+    agent, authority, bundle, config_check, daemon, dev, entry, mint, node, token, workload,
+};
 
 /// Identities for AI agents and other workloads: attested, short-lived, rotated.
 #[derive(Parser, Debug)]
@@ -46,6 +48,9 @@ enum Command {
     /// Registration entries: who gets which identity
     #[command(subcommand)]
     Entry(entry::Command),
+    /// AI agents: their classes, and who answers for them
+    #[command(subcommand)]
+    Agent(agent::Command),
     /// Attested nodes
     #[command(subcommand)]
     Node(node::Command),
@@ -111,6 +116,7 @@ async fn obey(command: Command, output: Output) -> Result<ExitCode, Failure> {
         Command::Dev(command) => dev::run(*command, output).await?,
         Command::Token(command) => token::run(command, output).await?,
         Command::Entry(command) => entry::run(command, output).await?,
+        Command::Agent(command) => agent::run(command, output).await?,
         Command::Node(command) => node::run(command, output).await?,
         Command::Bundle(command) => bundle::run(command, output).await?,
         Command::Authority(command) => authority::run(command, output).await?,

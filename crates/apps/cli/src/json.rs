@@ -50,6 +50,7 @@ pub(crate) fn entry(entry: &types::Entry) -> Value {
         "store_svid": entry.store_svid,
         "jwt_svid_ttl": entry.jwt_svid_ttl,
         "hint": entry.hint,
+        "muster_agent_class": entry.muster_agent_class,
         "created_at": entry.created_at,
         "additional_attributes": {
             "disable_x509_svid_prefetch": attributes.disable_x509_svid_prefetch,

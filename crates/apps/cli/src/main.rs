@@ -6,6 +6,7 @@
 //! goes wrong is a [`failure::Failure`] with an exit code. No command here decides anything that
 //! the server or the node would decide.
 
+mod agent;
 mod authority;
 mod bundle;
 mod cli;

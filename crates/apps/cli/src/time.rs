@@ -85,6 +85,36 @@ pub(crate) fn parse_instant(text: &str) -> Result<i64, String> {
         })
 }
 
+/// An instant that is named, or a while from now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Seconds since 1970.
+    At(i64),
+    /// So long from now.
+    In(Duration),
+}
+
+impl When {
+    /// The instant, as messages carry it; what is counted from now is cut to whole seconds.
+    pub(crate) fn from(self, now: Timestamp) -> prost_types::Timestamp {
+        let seconds = match self {
+            Self::At(seconds) => seconds,
+            Self::In(duration) => now.plus(duration).unix_seconds(),
+        };
+        prost_types::Timestamp { seconds, nanos: 0 }
+    }
+}
+
+/// Parses an instant as [`parse_instant`] does, or a duration from now.
+pub(crate) fn parse_when(text: &str) -> Result<When, String> {
+    if let Ok(duration) = duration::parse(text) {
+        return Ok(When::In(duration));
+    }
+    parse_instant(text)
+        .map(When::At)
+        .map_err(|why| format!("{why}, or a duration from now, such as \"90d\""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

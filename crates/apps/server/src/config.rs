@@ -2,6 +2,7 @@
 //!
 //! `docs/configuration.md` lists every key; a test holds the two together.
 
+mod agents;
 mod hardening;
 mod node;
 mod wit;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use muster_crypto::KeyType;
 use muster_model::{SpiffeId, TrustDomain};
+use muster_roll::agents::reconcile::Settings;
 use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::{metrics, telemetry};
 use muster_svid::x509::Subject;
@@ -52,6 +54,8 @@ pub struct Config {
     pub database: PathBuf,
     /// What the daemon gives up at its start.
     pub hardening: HardeningConfig,
+    /// How patient the server is with agents.
+    pub agents: Settings,
     /// What nodes may do beyond the ordinary.
     pub node: NodeConfig,
     /// Where the figures are served.
@@ -150,6 +154,7 @@ impl Config {
             data_dir.join("roll.sqlite"),
         );
         let hardening = HardeningConfig::read(&root.table("hardening"));
+        let agents = agents::read(&root.table("agents"));
         let node = NodeConfig::read(&root.table("node"));
         let metrics = metrics::Settings::read(&root.table("metrics"));
         let log = telemetry::Settings::read(&root.table("log"));
@@ -167,6 +172,7 @@ impl Config {
                 keys,
                 database,
                 hardening,
+                agents,
                 node,
                 metrics,
                 log,

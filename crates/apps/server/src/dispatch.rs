@@ -154,6 +154,7 @@ mod tests {
             hint: String::new(),
             disable_x509_svid_prefetch: false,
             jwt_svid_include_jti: false,
+            class: None,
             created_at: Timestamp::EPOCH,
             ordinal: number,
             revision_number: 0,

@@ -7,6 +7,7 @@
 //! certificates look like (`core/svid`).
 
 mod admission;
+mod agents;
 mod api;
 mod authority;
 mod caller;

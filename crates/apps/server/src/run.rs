@@ -17,6 +17,7 @@ use muster_peer::harden;
 use muster_peer::{Incoming, ListenOptions, Listener};
 use muster_plugin::keys::KeyManager;
 use muster_plugin::node::ServerNodeAttestor;
+use muster_proto::muster::agent::v1::registry_server::RegistryServer;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
 use muster_proto::muster::server::admin::v1::server_admin_server::ServerAdminServer;
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
@@ -48,6 +49,7 @@ use crate::api::entry::EntryService;
 use crate::api::local_authority::LocalAuthorityService;
 use crate::api::logger::LoggerService;
 use crate::api::node_view::NodeViewService;
+use crate::api::registry::RegistryService;
 use crate::api::svid::SvidService;
 use crate::authority::{Authorities, Desk};
 use crate::config::{Config, KeysConfig};
@@ -56,7 +58,7 @@ use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
 use crate::writer::{RollHandle, RollWriter};
-use crate::{listen, metrics, prune, server_svid};
+use crate::{agents, listen, metrics, prune, server_svid};
 
 /// How long requests that are under way may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -147,6 +149,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         wit: config.wit.enabled,
         admission: Admission::new(),
         crowd: Crowd::default(),
+        agents: config.agents,
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
         node_attestors: node_attestors(&config)?,
@@ -213,8 +216,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
                 own_svid,
             )),
         ),
-        ("change log", Box::pin(prune::shorten_change_log(store))),
-        ("pruning", Box::pin(prune::run(Arc::clone(&server)))),
+        ("upkeep of the roll", upkeep(&server, store)),
         ("refusals", Box::pin(refusals::keep(notes, handle))),
     ];
     for (name, work) in periodic {
@@ -431,6 +433,7 @@ fn api(server: &Arc<Server>) -> Routes {
         .add_service(ServerAdminServer::new(ServerAdminService(Arc::clone(
             server,
         ))))
+        .add_service(RegistryServer::new(RegistryService(Arc::clone(server))))
 }
 
 /// The same for operators on the host, with health and reflection.
@@ -451,6 +454,7 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
             .with_service_name("spire.api.server.debug.v1.Debug")
             .with_service_name("spire.api.server.logger.v1.Logger")
             .with_service_name("muster.server.admin.v1.ServerAdmin")
+            .with_service_name("muster.agent.v1.Registry")
             .with_service_name("grpc.health.v1.Health")
     };
     let logger = LoggerService::new(Arc::clone(server), level);
@@ -468,6 +472,18 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
                 .build_v1alpha()
                 .map_err(failed("reflection"))?,
         ))
+}
+
+/// What goes over the roll again and again.
+fn upkeep(server: &Arc<Server>, store: Arc<dyn Store>) -> Work {
+    let (pruned, reconciled) = (Arc::clone(server), Arc::clone(server));
+    Box::pin(async move {
+        tokio::join!(
+            prune::shorten_change_log(store),
+            prune::run(pruned),
+            agents::reconcile(reconciled),
+        );
+    })
 }
 
 async fn until(shutdown: Shutdown) {

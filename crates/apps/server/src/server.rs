@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use muster_model::{SpiffeId, TrustDomain};
 use muster_plugin::node::ServerNodeAttestor;
+use muster_roll::agents::reconcile::Settings;
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
 use tokio::sync::Notify;
@@ -46,6 +47,8 @@ pub(crate) struct Server {
     pub lifetimes: SvidConfig,
     /// Whether WIT-SVIDs are signed.
     pub wit: bool,
+    /// How patient it is with agents.
+    pub agents: Settings,
     /// Identities that administer over TLS.
     pub admin_ids: BTreeSet<SpiffeId>,
     /// How nodes prove themselves, beside join tokens.

@@ -140,7 +140,7 @@ impl Window {
 }
 
 /// The changes that a view can be about.
-fn seen_by_views(changes: &[Change]) -> Arc<[Change]> {
+fn seen_by_views(before: &Roll, changes: &[Change]) -> Arc<[Change]> {
     changes
         .iter()
         .filter(|change| match change {
@@ -150,6 +150,7 @@ fn seen_by_views(changes: &[Change]) -> Arc<[Change]> {
             | Change::DeleteNode(_)
             | Change::PutBundle(_)
             | Change::DeleteBundle(_) => true,
+            Change::Agent(change) => change.is_seen_by_views(before.agents()),
             Change::PutJoinToken(_) | Change::DeleteJoinToken(_) | Change::PutJournal { .. } => {
                 false
             }
@@ -302,7 +303,7 @@ impl RollWriter {
             let mut revision = before.head();
             for transaction in transactions.into_iter().filter(|t| !t.is_audit_only()) {
                 revision = revision.next();
-                window.push(revision, seen_by_views(transaction.changes()));
+                window.push(revision, seen_by_views(&before, transaction.changes()));
             }
         }
         let working = Arc::new(working);

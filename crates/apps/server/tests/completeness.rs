@@ -10,7 +10,12 @@ use std::collections::BTreeSet;
 use prost::Message;
 
 /// The packages that the server answers for; the rest of the descriptors is the node's.
-const SERVED: [&str; 3] = ["spire.api.server.", "muster.node.v1", "muster.server."];
+const SERVED: [&str; 4] = [
+    "spire.api.server.",
+    "muster.node.v1",
+    "muster.server.",
+    "muster.agent.v1",
+];
 
 fn served_methods() -> BTreeSet<String> {
     let descriptors =

@@ -79,6 +79,66 @@ pub enum Event {
     /// An operator removed the bundle of a foreign trust domain.
     #[serde(rename = "bundle.delete")]
     BundleDelete,
+    /// An agent class was proposed.
+    #[serde(rename = "agent.class.proposed")]
+    ClassProposed,
+    /// An agent class may have identities from here on.
+    #[serde(rename = "agent.class.approved")]
+    ClassApproved,
+    /// What is written about an agent class was changed.
+    #[serde(rename = "agent.class.changed")]
+    ClassChanged,
+    /// An agent class was paused; its identities are withdrawn.
+    #[serde(rename = "agent.class.suspended")]
+    ClassSuspended,
+    /// An agent class may have identities again.
+    #[serde(rename = "agent.class.reinstated")]
+    ClassReinstated,
+    /// An agent class is suspected, or nobody answers for it; its identities are withdrawn.
+    #[serde(rename = "agent.class.quarantined")]
+    ClassQuarantined,
+    /// An agent class was ended for good.
+    #[serde(rename = "agent.class.retired")]
+    ClassRetired,
+    /// An agent was written down.
+    #[serde(rename = "agent.registered")]
+    AgentRegistered,
+    /// An agent received an identity for the first time.
+    #[serde(rename = "agent.seen_first")]
+    AgentSeenFirst,
+    /// An agent that was lost received an identity again.
+    #[serde(rename = "agent.found")]
+    AgentFound,
+    /// An agent was not seen for long, or its node is gone.
+    #[serde(rename = "agent.lost")]
+    AgentLost,
+    /// An agent that was lost long ago was forgotten.
+    #[serde(rename = "agent.forgotten")]
+    AgentForgotten,
+    /// One agent is suspected; its identity is withdrawn.
+    #[serde(rename = "agent.quarantined")]
+    AgentQuarantined,
+    /// An agent may have its identity again.
+    #[serde(rename = "agent.released")]
+    AgentReleased,
+    /// One agent was ended for good.
+    #[serde(rename = "agent.retired")]
+    AgentRetired,
+    /// Someone looked at an agent class, and vouches for it.
+    #[serde(rename = "agent.reviewed")]
+    AgentReviewed,
+    /// The review of an agent class is due soon, or overdue.
+    #[serde(rename = "agent.review_overdue")]
+    AgentReviewOverdue,
+    /// Nobody answers for an agent class any longer.
+    #[serde(rename = "agent.orphaned")]
+    AgentOrphaned,
+    /// A person is known to be gone.
+    #[serde(rename = "person.gone")]
+    PersonGone,
+    /// A person is back.
+    #[serde(rename = "person.returned")]
+    PersonReturned,
     /// A caller was refused.
     #[serde(rename = "access.refuse")]
     AccessRefuse,

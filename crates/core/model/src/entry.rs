@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Revision, SelectorSet, SpiffeId, Timestamp, TrustDomain};
+use crate::{ClassName, Revision, SelectorSet, SpiffeId, Timestamp, TrustDomain};
 
 /// The name of an entry: 1 to 255 characters of `A-Z a-z 0-9 . _ -`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,6 +99,8 @@ pub struct Entry {
     pub disable_x509_svid_prefetch: bool,
     /// Whether JWT-SVIDs carry a unique `jti` and are never cached.
     pub jwt_svid_include_jti: bool,
+    /// The agent class that the identity is of, where its path alone does not say.
+    pub class: Option<ClassName>,
     /// When the entry was created, in whole seconds; never changes.
     pub created_at: Timestamp,
     /// The entry's place in the order of creation; given once, kept through updates.

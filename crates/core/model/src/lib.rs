@@ -1,11 +1,13 @@
 //! The nouns of Muster: what the parts of the house say to each other.
 //!
 //! Start at [`SpiffeId`], then [`Entry`] (these selectors under this parent get this SPIFFE ID),
-//! [`Node`] (an attested machine) and [`Bundle`] (what a trust domain's signatures are verified with).
+//! [`Node`] (an attested machine) and [`Bundle`] (what a trust domain's signatures are verified
+//! with). [`AgentClass`], [`AgentInstance`] and [`Task`] are what AI agents are known by.
 //!
 //! Deliberately not here: wire formats (`edge/wire`), rules about entries (`core/roll`), key
 //! material of any kind (`core/crypto`). Nothing in this crate reads a clock, does I/O or logs.
 
+mod agent;
 mod bundle;
 mod entry;
 mod id;
@@ -13,6 +15,12 @@ mod node;
 mod selector;
 mod time;
 
+pub use agent::{
+    AgentClass, AgentInstance, Cause, ClassName, ClassSpec, ClassStanding, Consent, DataClass,
+    Delegation, Departure, FieldError, InstanceState, Lifecycle, Line, MAX_LIST, MayActFor, Note,
+    Permissions, PersonId, Prose, Purpose, Resource, Reviewed, RiskTier, Scope, Sha256, Task,
+    TaskDefaults, TaskId, TaskState, TextFault, Word,
+};
 pub use bundle::{Bundle, JwtAuthority, WitAuthority, X509Authority};
 pub use entry::{Entry, EntryId, EntryIdError};
 pub use id::{IdError, SpiffeId, TrustDomain};

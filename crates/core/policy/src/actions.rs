@@ -21,6 +21,19 @@ pub enum Bundles {}
 #[derive(Debug)]
 pub enum Journals {}
 
+/// Agent classes.
+#[derive(Debug)]
+pub enum Classes {}
+/// Agents that run, or ran.
+#[derive(Debug)]
+pub enum Instances {}
+/// Tasks of agents.
+#[derive(Debug)]
+pub enum Tasks {}
+/// Persons who are known to be gone.
+#[derive(Debug)]
+pub enum Departures {}
+
 /// Something that a caller may or may not do.
 pub trait Action {
     /// The row of the table.
@@ -176,6 +189,43 @@ actions! {
     /// Ask what a workload is entitled to on a node.
     ExplainNode = "/muster.server.admin.v1.ServerAdmin/ExplainNode" [Local, Admin];
 
+    /// Propose an agent class.
+    CreateClass = "/muster.agent.v1.Registry/CreateClass" [Local, Admin] writes Classes;
+    /// Change what is written about an agent class.
+    UpdateClass = "/muster.agent.v1.Registry/UpdateClass" [Local, Admin] writes Classes;
+    /// Read an agent class.
+    GetClass = "/muster.agent.v1.Registry/GetClass" [Local, Admin];
+    /// List agent classes.
+    ListClasses = "/muster.agent.v1.Registry/ListClasses" [Local, Admin];
+    /// Let a proposed class have identities.
+    ApproveClass = "/muster.agent.v1.Registry/ApproveClass" [Local, Admin] writes Classes;
+    /// Pause a class.
+    SuspendClass = "/muster.agent.v1.Registry/SuspendClass" [Local, Admin] writes Classes;
+    /// Withdraw the identities of a class that is suspected.
+    QuarantineClass = "/muster.agent.v1.Registry/QuarantineClass" [Local, Admin] writes Classes;
+    /// Let a class have identities again.
+    ReinstateClass = "/muster.agent.v1.Registry/ReinstateClass" [Local, Admin] writes Classes;
+    /// End a class for good.
+    RetireClass = "/muster.agent.v1.Registry/RetireClass" [Local, Admin] writes Classes;
+    /// Record that someone looked at a class, and set the next date.
+    ReviewClass = "/muster.agent.v1.Registry/ReviewClass" [Local, Admin] writes Classes;
+    /// List agents that run, or ran.
+    ListInstances = "/muster.agent.v1.Registry/ListInstances" [Local, Admin];
+    /// Read an agent that runs, or ran.
+    GetInstance = "/muster.agent.v1.Registry/GetInstance" [Local, Admin];
+    /// Withdraw the identity of one agent that is suspected.
+    QuarantineInstance = "/muster.agent.v1.Registry/QuarantineInstance" [Local, Admin] writes Instances;
+    /// Let one agent have its identity again.
+    ReleaseInstance = "/muster.agent.v1.Registry/ReleaseInstance" [Local, Admin] writes Instances;
+    /// End one agent for good.
+    RetireInstance = "/muster.agent.v1.Registry/RetireInstance" [Local, Admin] writes Instances;
+    /// Note that a person is gone; what nobody answers for is quarantined.
+    MarkPersonGone = "/muster.agent.v1.Registry/MarkPersonGone" [Local, Admin] writes Departures, Classes;
+    /// Note that a person is back.
+    MarkPersonReturned = "/muster.agent.v1.Registry/MarkPersonReturned" [Local, Admin] writes Departures;
+    /// List the persons who are known to be gone.
+    ListPersonsGone = "/muster.agent.v1.Registry/ListPersonsGone" [Local, Admin];
+
     /// Follow the calling node's view of the roll.
     WatchNodeView = "/muster.node.v1.NodeView/Watch" [Node] writes Nodes;
 
@@ -183,6 +233,12 @@ actions! {
     RotateAuthority = "rotate-authority" [System] writes Bundles, Journals;
     /// Let a renewed node certificate take the place of the old one.
     PromoteNode = "promote-node" [System] writes Nodes;
+    /// Act upon dates of agent classes, and upon agents that are no longer seen.
+    ReconcileAgents = "reconcile-agents" [System] writes Classes, Instances;
+    /// End tasks that nothing holds open any longer.
+    ReconcileTasks = "reconcile-tasks" [System] writes Tasks;
+    /// Note that an agent received an SVID.
+    SeeAgents = "see-agents" [System] writes Instances;
     /// Remove what has expired.
     Prune = "prune" [System] writes Entries, Nodes, Tokens, Bundles;
 }

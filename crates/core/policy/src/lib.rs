@@ -13,18 +13,22 @@ mod decide;
 
 pub use actions::{
     ALL, Action, ActionRow, ActivateJwtAuthority, ActivateWitAuthority, ActivateX509Authority,
-    AppendBundle, AttestAgent, BanAgent, BatchCreateEntry, BatchCreateFederatedBundle,
-    BatchDeleteEntry, BatchDeleteFederatedBundle, BatchNewWitSvid, BatchNewX509Svid,
-    BatchSetFederatedBundle, BatchUpdateEntry, BatchUpdateFederatedBundle, Bundles, CountAgents,
-    CountBundles, CountEntries, CreateJoinToken, DeleteAgent, Entries, ExplainNode, GetAgent,
-    GetAuthorizedEntries, GetBundle, GetEntry, GetFederatedBundle, GetJwtAuthorityState, GetLogger,
-    GetServerInfo, GetWitAuthorityState, GetX509AuthorityState, Journals, ListAgents, ListEntries,
-    ListFederatedBundles, MintJwtSvid, MintWitSvid, MintX509Svid, NewDownstreamX509Ca, NewJwtSvid,
+    AppendBundle, ApproveClass, AttestAgent, BanAgent, BatchCreateEntry,
+    BatchCreateFederatedBundle, BatchDeleteEntry, BatchDeleteFederatedBundle, BatchNewWitSvid,
+    BatchNewX509Svid, BatchSetFederatedBundle, BatchUpdateEntry, BatchUpdateFederatedBundle,
+    Bundles, Classes, CountAgents, CountBundles, CountEntries, CreateClass, CreateJoinToken,
+    DeleteAgent, Departures, Entries, ExplainNode, GetAgent, GetAuthorizedEntries, GetBundle,
+    GetClass, GetEntry, GetFederatedBundle, GetInstance, GetJwtAuthorityState, GetLogger,
+    GetServerInfo, GetWitAuthorityState, GetX509AuthorityState, Instances, Journals, ListAgents,
+    ListClasses, ListEntries, ListFederatedBundles, ListInstances, ListPersonsGone, MarkPersonGone,
+    MarkPersonReturned, MintJwtSvid, MintWitSvid, MintX509Svid, NewDownstreamX509Ca, NewJwtSvid,
     Nodes, PostStatus, PrepareJwtAuthority, PrepareWitAuthority, PrepareX509Authority, PromoteNode,
-    Prune, PublishJwtAuthority, PublishWitAuthority, RenewAgent, ResetLogLevel, RevokeJwtAuthority,
-    RevokeWitAuthority, RevokeX509Authority, RevokeX509UpstreamAuthority, RotateAuthority,
-    SetLogLevel, SyncAuthorizedEntries, TaintJwtAuthority, TaintWitAuthority, TaintX509Authority,
-    TaintX509UpstreamAuthority, Tokens, WatchNodeView, Writes,
+    Prune, PublishJwtAuthority, PublishWitAuthority, QuarantineClass, QuarantineInstance,
+    ReconcileAgents, ReconcileTasks, ReinstateClass, ReleaseInstance, RenewAgent, ResetLogLevel,
+    RetireClass, RetireInstance, ReviewClass, RevokeJwtAuthority, RevokeWitAuthority,
+    RevokeX509Authority, RevokeX509UpstreamAuthority, RotateAuthority, SeeAgents, SetLogLevel,
+    SuspendClass, SyncAuthorizedEntries, TaintJwtAuthority, TaintWitAuthority, TaintX509Authority,
+    TaintX509UpstreamAuthority, Tasks, Tokens, UpdateClass, WatchNodeView, Writes,
 };
 pub use caller::{Caller, Class, NodeCheck, NodeRefusal};
 pub use decide::{Denial, Permit, Principal, decide};

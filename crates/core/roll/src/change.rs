@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use muster_model::{Bundle, Entry, EntryId, JoinToken, Node, SpiffeId, TrustDomain};
 
+use crate::agents::AgentChange;
+
 /// One write to the roll: a row as it is from now on, or a row that is gone.
 ///
 /// The `changed_at` of a row inside a change that was not committed yet means nothing: the
@@ -27,6 +29,8 @@ pub enum Change {
     PutBundle(Arc<Bundle>),
     /// A bundle is gone.
     DeleteBundle(TrustDomain),
+    /// Something about agents.
+    Agent(AgentChange),
     /// The journal of a signing authority, which only the authority itself can read.
     PutJournal {
         /// Whose journal it is.
@@ -48,6 +52,7 @@ impl fmt::Debug for Change {
             Self::DeleteJoinToken(_) => f.debug_tuple("DeleteJoinToken").finish_non_exhaustive(),
             Self::PutBundle(bundle) => f.debug_tuple("PutBundle").field(bundle).finish(),
             Self::DeleteBundle(name) => f.debug_tuple("DeleteBundle").field(name).finish(),
+            Self::Agent(change) => change.fmt(f),
             Self::PutJournal { name, content } => f
                 .debug_struct("PutJournal")
                 .field("name", name)

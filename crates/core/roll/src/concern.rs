@@ -1,9 +1,11 @@
 //! Whom a commit concerns.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use muster_model::{Entry, EntryId, Node, SelectorSet, SpiffeId};
 
+use crate::agents::{AgentChange, membership};
 use crate::matching::is_local;
 use crate::{Change, Roll};
 
@@ -50,6 +52,11 @@ impl Concern {
                 }
                 // Every node holds the own bundle, and foreign ones change seldom.
                 Change::PutBundle(_) | Change::DeleteBundle(_) => concern.everyone = true,
+                Change::Agent(change) => {
+                    for entry in regranted(before, after, change) {
+                        concern.climb(before, after, &entry.id, &mut climbed);
+                    }
+                }
                 Change::PutJoinToken(_)
                 | Change::DeleteJoinToken(_)
                 | Change::PutJournal { .. } => {}
@@ -124,10 +131,28 @@ impl Concern {
     }
 }
 
+/// The entries that nodes may see from now on, or no longer, because of a change about agents.
+fn regranted<'a>(before: &Roll, after: &'a Roll, change: &'a AgentChange) -> Vec<&'a Arc<Entry>> {
+    let differs = |entry: &&Arc<Entry>| {
+        membership::is_granted(before.agents(), entry)
+            != membership::is_granted(after.agents(), entry)
+    };
+    match change {
+        AgentChange::PutClass(class) => after
+            .entries_of_class(class.name.as_str())
+            .filter(differs)
+            .collect(),
+        AgentChange::PutInstance(instance) => after.named(&instance.id).filter(differs).collect(),
+        AgentChange::DeleteInstance(id) => after.named(id).filter(differs).collect(),
+        AgentChange::PutTask(_)
+        | AgentChange::DeleteTask(_)
+        | AgentChange::PutDeparture(_)
+        | AgentChange::DeleteDeparture(_) => Vec::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proptest::prelude::*;
 
     use super::*;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use muster_model::{Entry, EntryId, Selector, SelectorSet, SpiffeId};
 
 use crate::Roll;
-use crate::matching::{applies, authorized_entries};
+use crate::agents::membership;
+use crate::matching::{applies, authorized_entries, withheld_entry};
 
 /// What the roll says about a node and a workload's selectors.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +18,9 @@ pub struct NodeExplanation {
     pub matching: Vec<Arc<Entry>>,
     /// Entries that fit and that the node may not see, by ascending ID.
     pub not_authorized: Vec<Arc<Entry>>,
+    /// Entries that fit and that the node would see, but for an agent class that withholds them, by
+    /// order of creation; and why.
+    pub withheld: Vec<(Arc<Entry>, String)>,
     /// When nothing fits: entries that the node may see, those that lack fewest selectors first,
     /// with what is lacking.
     pub nearest: Vec<(Arc<Entry>, Vec<Selector>)>,
@@ -52,12 +56,21 @@ pub fn explain(
             misses.push((lacking.count(), entry));
         }
     }
-    answer.not_authorized = roll
+    let others = roll
         .entries_after(0)
-        .filter(|entry| applies(entry, selectors) && !seen.contains(&entry.id))
-        .take(limit)
-        .cloned()
-        .collect();
+        .filter(|entry| applies(entry, selectors) && !seen.contains(&entry.id));
+    for entry in others {
+        let list = &mut answer.not_authorized;
+        if withheld_entry(roll, node, &entry.id).is_some() {
+            if answer.withheld.len() < limit {
+                answer.withheld.push((Arc::clone(entry), why(roll, entry)));
+            }
+        } else if list.len() < limit {
+            list.push(Arc::clone(entry));
+        } else if answer.withheld.len() >= limit {
+            break;
+        }
+    }
     if answer.matching.is_empty() {
         misses.sort_by(|a, b| (a.0, &a.1.id).cmp(&(b.0, &b.1.id)));
         answer.nearest = misses
@@ -70,6 +83,13 @@ pub fn explain(
             .collect();
     }
     answer
+}
+
+fn why(roll: &Roll, entry: &Entry) -> String {
+    membership::withheld(roll.agents(), &entry.spiffe_id, entry.class.as_ref()).map_or_else(
+        || "an agent class withholds what it stands under".to_owned(),
+        |why| why.to_string(),
+    )
 }
 
 #[cfg(test)]
@@ -120,5 +140,35 @@ mod tests {
             (node_only.authorized, node_only.not_authorized.len()),
             (3, 0)
         );
+    }
+
+    #[test]
+    fn an_entry_that_its_class_withholds_is_told_apart() {
+        let mut roll = roll();
+        let mine = id("/spire/agent/mine");
+        let agent = entry("e", &mine, &id("/agent/reader/1"), &["unix:uid:1"]);
+        let below = entry("f", &agent.spiffe_id, &id("/below"), &["unix:uid:1"]);
+        let class = crate::agents::world::class("reader");
+        step(
+            &mut roll,
+            &[
+                Change::PutNode(Arc::new(world::node("/spire/agent/mine", &[]))),
+                Change::PutEntry(Arc::new(agent)),
+                Change::PutEntry(Arc::new(below)),
+                Change::Agent(crate::agents::AgentChange::PutClass(Arc::new(class))),
+            ],
+        );
+        let answer = explain(&roll, &mine, &selectors(&["unix:uid:1"]), 9);
+        assert_eq!((answer.authorized, answer.not_authorized.len()), (0, 0));
+        let told: Vec<&str> = answer
+            .withheld
+            .iter()
+            .map(|(_, why)| why.as_str())
+            .collect();
+        let expected = [
+            "agent class reader is proposed (operator)",
+            "an agent class withholds what it stands under",
+        ];
+        assert_eq!(told, expected);
     }
 }

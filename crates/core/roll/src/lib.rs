@@ -6,11 +6,13 @@
 //! made the [`Change`]s durable. Then [`matching`]: which entries a node may see; [`NodeView`]:
 //! the same, kept up to date change by change, for the stream that a node holds; [`Concern`]: whose
 //! view a commit may have changed. [`rules`] says which entries may be written, [`explain`] why a
-//! workload has none, [`node`] how a node lives, [`bundle`] how authorities come and go.
+//! workload has none, [`node`] how a node lives, [`bundle`] how authorities come and go, [`agents`]
+//! who agents are and who answers for them.
 //!
 //! Deliberately not here: durability (`ports/store`), who may write (`core/policy`), the wire
 //! (`edge/wire`), signing (`core/svid`). Nothing in this crate reads a clock, does I/O or logs.
 
+pub mod agents;
 pub mod bundle;
 mod change;
 mod concern;

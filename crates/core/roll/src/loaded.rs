@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use muster_model::{Bundle, Entry, JoinToken, Node, Revision};
 
+use crate::agents::LoadedAgents;
+
 /// Everything that a store holds, as of one revision.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Loaded {
@@ -22,6 +24,8 @@ pub struct Loaded {
     pub join_tokens: Vec<JoinToken>,
     /// The bundles.
     pub bundles: Vec<Arc<Bundle>>,
+    /// The agents.
+    pub agents: LoadedAgents,
     /// The journals of the signing authorities by name.
     pub journals: BTreeMap<String, Arc<[u8]>>,
 }
@@ -36,6 +40,9 @@ impl fmt::Debug for Loaded {
             .field("nodes", &self.nodes.len())
             .field("join_tokens", &self.join_tokens.len())
             .field("bundles", &self.bundles.len())
+            .field("classes", &self.agents.classes.len())
+            .field("instances", &self.agents.instances.len())
+            .field("tasks", &self.agents.tasks.len())
             .field("journals", &self.journals.len())
             .finish()
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use muster_model::{Entry, EntryId, Node, SelectorSet, SpiffeId};
 
 use crate::Roll;
+use crate::agents::membership;
 
 /// Whether `entry` is for a caller that was attested as `attested`: all of the entry's selectors
 /// are among the attested ones.
@@ -34,9 +35,28 @@ pub fn authorized_entry<'a>(
     node: &SpiffeId,
     id: &EntryId,
 ) -> Option<&'a Arc<Entry>> {
+    climb(roll, node, id, is_granted)
+}
+
+/// The entry `id` if the node may see it but for an agent class that withholds it, or what it stands
+/// under.
+pub fn withheld_entry<'a>(roll: &'a Roll, node: &SpiffeId, id: &EntryId) -> Option<&'a Arc<Entry>> {
+    match climb(roll, node, id, is_granted) {
+        Some(_) => None,
+        None => climb(roll, node, id, is_local),
+    }
+}
+
+/// Climbs from the entry to the node, through the entries that `is_open`.
+fn climb<'a>(
+    roll: &'a Roll,
+    node: &SpiffeId,
+    id: &EntryId,
+    is_open: fn(&Roll, &Entry) -> bool,
+) -> Option<&'a Arc<Entry>> {
     let node = seeing(roll, node)?;
     let wanted = roll.entry(id)?;
-    if !is_local(roll, wanted) {
+    if !is_open(roll, wanted) {
         return None;
     }
     if is_alias_of(roll, wanted, &node.selectors) {
@@ -51,7 +71,7 @@ pub fn authorized_entry<'a>(
         if !climbed.insert(name) {
             continue;
         }
-        for entry in roll.named(name).filter(|entry| is_local(roll, entry)) {
+        for entry in roll.named(name).filter(|entry| is_open(roll, entry)) {
             if is_alias_of(roll, entry, &node.selectors) {
                 return Some(wanted);
             }
@@ -70,6 +90,12 @@ pub(crate) fn seeing<'a>(roll: &'a Roll, node: &SpiffeId) -> Option<&'a Arc<Node
 pub(crate) fn is_local(roll: &Roll, entry: &Entry) -> bool {
     entry.parent_id.trust_domain() == roll.trust_domain()
         && entry.spiffe_id.trust_domain() == roll.trust_domain()
+}
+
+/// Whether nodes may see the entry, and what stands under it, at all: it is local, and no agent class
+/// withholds it.
+pub(crate) fn is_granted(roll: &Roll, entry: &Entry) -> bool {
+    is_local(roll, entry) && membership::is_granted(roll.agents(), entry)
 }
 
 /// Whether the entry gives a further name to nodes with `selectors`.
@@ -92,7 +118,7 @@ impl Reach {
     pub(crate) fn start(&mut self, roll: &Roll, node: &SpiffeId, selectors: &SelectorSet) {
         self.descend(roll, node.clone());
         for alias in roll.alias_candidates(selectors) {
-            if is_local(roll, alias) && is_alias_of(roll, alias, selectors) {
+            if is_granted(roll, alias) && is_alias_of(roll, alias, selectors) {
                 self.take(alias);
                 self.descend(roll, alias.spiffe_id.clone());
             }
@@ -106,7 +132,7 @@ impl Reach {
             if self.names.contains(&name) {
                 continue;
             }
-            for entry in roll.children(&name).filter(|entry| is_local(roll, entry)) {
+            for entry in roll.children(&name).filter(|entry| is_granted(roll, entry)) {
                 self.take(entry);
                 below.push(entry.spiffe_id.clone());
             }
@@ -203,12 +229,13 @@ mod tests {
         loop {
             let before = found.len();
             for entry in roll.entries_after(0) {
+                let granted = crate::agents::membership::is_granted(roll.agents(), entry);
                 let local = [&entry.parent_id, &entry.spiffe_id]
                     .iter()
                     .all(|id| id.trust_domain() == roll.trust_domain());
                 let alias = entry.parent_id == id("/spire/server")
                     && entry.selectors.is_subset(&node.selectors);
-                if local && (alias || names.contains(&entry.parent_id)) {
+                if local && granted && (alias || names.contains(&entry.parent_id)) {
                     found.insert(entry.id.clone());
                     names.insert(entry.spiffe_id.clone());
                 }

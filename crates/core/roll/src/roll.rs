@@ -10,6 +10,7 @@ use muster_model::{
     TrustDomain,
 };
 
+use crate::agents::{Agents, membership};
 use crate::index::{Index, in_packing_order};
 use crate::{Change, EntryFilter, Loaded, NodeFilter, Page};
 
@@ -37,11 +38,14 @@ pub struct Roll {
     by_alias: Index,
     admins: Index,
     downstreams: Index,
+    /// Entries by the agent classes that they may be of.
+    by_agent_class: Index,
     /// Entries that expire, by the instant.
     expiries: Index,
     nodes: OrdMap<SpiffeId, Arc<Node>>,
     join_tokens: HashMap<String, JoinToken>,
     bundles: OrdMap<TrustDomain, Arc<Bundle>>,
+    agents: Agents,
     journals: OrdMap<String, Arc<[u8]>>,
     /// Keyed differently in each process, so that nobody can choose names that collide.
     hasher: RandomState,
@@ -63,10 +67,12 @@ impl Roll {
             by_alias: Index::default(),
             admins: Index::default(),
             downstreams: Index::default(),
+            by_agent_class: Index::default(),
             expiries: Index::default(),
             nodes: OrdMap::new(),
             join_tokens: HashMap::new(),
             bundles: OrdMap::new(),
+            agents: Agents::default(),
             journals: OrdMap::new(),
             hasher: RandomState::new(),
         }
@@ -92,6 +98,7 @@ impl Roll {
                 .into_iter()
                 .map(|bundle| (bundle.trust_domain.clone(), bundle)),
         );
+        roll.agents = Agents::load(loaded.agents);
         roll.journals.extend(loaded.journals);
         roll
     }
@@ -152,6 +159,7 @@ impl Roll {
                 Change::DeleteBundle(name) => {
                     self.bundles.remove(name);
                 }
+                Change::Agent(change) => self.agents.apply(revision, change),
                 Change::PutJournal { name, content } => {
                     self.journals.insert(name.clone(), Arc::clone(content));
                 }
@@ -241,16 +249,28 @@ impl Roll {
         self.resolve(self.expiries.up_to(instant_key(now)))
     }
 
-    /// Whether an admin entry gives `id`.
+    /// Whether an admin entry gives `id`, and no agent class withholds it.
     pub fn is_admin(&self, id: &SpiffeId) -> bool {
-        self.find(&self.admins, id, |entry| entry.spiffe_id == *id)
-            .is_some()
+        self.find(&self.admins, id, |entry| {
+            entry.spiffe_id == *id && membership::is_granted(&self.agents, entry)
+        })
+        .is_some()
     }
 
-    /// Whether a downstream entry gives `id`.
+    /// The entries whose path or class names the agent class `class`, in the order of creation.
+    pub fn entries_of_class<'a>(&'a self, class: &'a str) -> impl Iterator<Item = &'a Arc<Entry>> {
+        self.resolve(self.by_agent_class.at(self.hasher.hash_one(class)))
+            .filter(move |entry| {
+                membership::named(&entry.spiffe_id, entry.class.as_ref()).any(|name| name == class)
+            })
+    }
+
+    /// Whether a downstream entry gives `id`, and no agent class withholds it.
     pub fn is_downstream(&self, id: &SpiffeId) -> bool {
-        self.find(&self.downstreams, id, |entry| entry.spiffe_id == *id)
-            .is_some()
+        self.find(&self.downstreams, id, |entry| {
+            entry.spiffe_id == *id && membership::is_granted(&self.agents, entry)
+        })
+        .is_some()
     }
 
     /// The node aliases that may fit a node with `selectors`: all that do, and some that do not.
@@ -324,6 +344,11 @@ impl Roll {
     /// Every bundle, by ascending name.
     pub fn bundles(&self) -> impl Iterator<Item = &Arc<Bundle>> {
         self.bundles.values()
+    }
+
+    /// What the roll knows about agents.
+    pub fn agents(&self) -> &Agents {
+        &self.agents
     }
 
     /// The journal of a signing authority.
@@ -415,6 +440,8 @@ impl Roll {
         let hash = &self.hasher;
         let spiffe_id = hash.hash_one(&entry.spiffe_id);
         let identity = (&entry.parent_id, &entry.spiffe_id, &entry.selectors);
+        let mut classes = membership::named(&entry.spiffe_id, entry.class.as_ref())
+            .map(|name| (Which::AgentClass, hash.hash_one(name)));
         let alias = first_selector.filter(|_| entry.parent_id == self.server_id);
         [
             Some((Which::Id, hash.hash_one(&entry.id))),
@@ -425,6 +452,8 @@ impl Roll {
             entry.admin.then_some((Which::Admin, spiffe_id)),
             entry.downstream.then_some((Which::Downstream, spiffe_id)),
             entry.expires_at.map(|at| (Which::Expiry, instant_key(at))),
+            classes.next(),
+            classes.next(),
         ]
         .into_iter()
         .flatten()
@@ -439,6 +468,7 @@ impl Roll {
             Which::Alias => &mut self.by_alias,
             Which::Admin => &mut self.admins,
             Which::Downstream => &mut self.downstreams,
+            Which::AgentClass => &mut self.by_agent_class,
             Which::Expiry => &mut self.expiries,
         }
     }
@@ -453,6 +483,7 @@ impl fmt::Debug for Roll {
             .field("nodes", &self.nodes.len())
             .field("join_tokens", &self.join_tokens.len())
             .field("bundles", &self.bundles.len())
+            .field("agents", &self.agents)
             .field("journals", &self.journals.len())
             .finish_non_exhaustive()
     }
@@ -468,12 +499,13 @@ enum Which {
     Alias,
     Admin,
     Downstream,
+    AgentClass,
     Expiry,
 }
 
 impl Which {
     /// In the order of their declaration, which is their number.
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Id,
         Self::Parent,
         Self::SpiffeId,
@@ -481,6 +513,7 @@ impl Which {
         Self::Alias,
         Self::Admin,
         Self::Downstream,
+        Self::AgentClass,
         Self::Expiry,
     ];
 }
@@ -490,7 +523,7 @@ fn instant_key(at: Timestamp) -> u64 {
     at.unix_millis().cast_unsigned() ^ (1 << 63)
 }
 
-fn page<'a, T: 'a, Token>(
+pub(crate) fn page<'a, T: 'a, Token>(
     mut rows: impl Iterator<Item = &'a Arc<T>>,
     limit: usize,
     token: impl Fn(&T) -> Token,
@@ -527,6 +560,16 @@ mod tests {
         let listed = |given: &dyn Fn(&Entry) -> bool| -> Vec<&Arc<Entry>> {
             all.iter().copied().filter(|entry| given(entry)).collect()
         };
+        let granted = |entry: &Entry| membership::is_granted(roll.agents(), entry);
+        for class in ["c0", "c1"] {
+            assert_eq!(
+                roll.entries_of_class(class).collect::<Vec<_>>(),
+                listed(&|e| {
+                    e.class.as_ref().is_some_and(|name| name.as_str() == class)
+                        || e.spiffe_id.path().starts_with(&format!("/agent/{class}/"))
+                })
+            );
+        }
         for entry in &all {
             assert!(entry.ordinal < roll.next_ordinal() && entry.changed_at <= roll.head());
             assert_eq!(roll.entry(&entry.id), Some(*entry));
@@ -541,11 +584,11 @@ mod tests {
             );
             assert_eq!(
                 roll.is_admin(name),
-                !listed(&|e| e.spiffe_id == *name && e.admin).is_empty()
+                !listed(&|e| e.spiffe_id == *name && e.admin && granted(e)).is_empty()
             );
             assert_eq!(
                 roll.is_downstream(name),
-                !listed(&|e| e.spiffe_id == *name && e.downstream).is_empty()
+                !listed(&|e| e.spiffe_id == *name && e.downstream && granted(e)).is_empty()
             );
             let same = |e: &Entry| {
                 (&e.parent_id, &e.spiffe_id, &e.selectors)
@@ -578,6 +621,7 @@ mod tests {
             nodes: roll.nodes().cloned().collect(),
             join_tokens: roll.join_tokens().cloned().collect(),
             bundles: roll.bundles().cloned().collect(),
+            agents: roll.agents().saved(),
             journals: roll
                 .journals()
                 .map(|(name, content)| (name.to_owned(), Arc::clone(content)))
@@ -602,7 +646,7 @@ mod tests {
                         }
                         Change::DeleteEntry(id) => drop(model.remove(&id)),
                         Change::PutNode(_) | Change::DeleteNode(_) | Change::PutJoinToken(_) | Change::DeleteJoinToken(_)
-                        | Change::PutBundle(_) | Change::DeleteBundle(_) | Change::PutJournal { .. } => {}
+                        | Change::PutBundle(_) | Change::DeleteBundle(_) | Change::Agent(_) | Change::PutJournal { .. } => {}
                     }
                 }
                 prop_assert_eq!(saved(&snapshot), before);

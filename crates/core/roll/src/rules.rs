@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use muster_model::{
-    Entry, EntryId, Revision, Selector, SelectorSet, SpiffeId, Timestamp, TrustDomain,
+    ClassName, Entry, EntryId, Revision, Selector, SelectorSet, SpiffeId, Timestamp, TrustDomain,
 };
 
 use crate::Roll;
@@ -65,6 +65,8 @@ pub struct EntryDraft {
     pub disable_x509_svid_prefetch: bool,
     /// Whether JWT-SVIDs carry a `jti`.
     pub jwt_svid_include_jti: bool,
+    /// The agent class; empty is none.
+    pub class: String,
 }
 
 /// The fields that an update names; no mask at all is every field.
@@ -106,6 +108,7 @@ pub fn create(
         hint: hint(draft)?,
         disable_x509_svid_prefetch: draft.disable_x509_svid_prefetch,
         jwt_svid_include_jti: draft.jwt_svid_include_jti,
+        class: class(roll, draft)?,
         created_at: now.floor_to_second(),
         ordinal,
         revision_number: 0,
@@ -146,6 +149,10 @@ pub fn update(
                 entry.disable_x509_svid_prefetch = draft.disable_x509_svid_prefetch;
                 entry.jwt_svid_include_jti = draft.jwt_svid_include_jti;
             }
+            // Programs that do not know the field replace all others without a mask: they must
+            // not take an identity out of reach of its class.
+            Field::AgentClass if mask.is_none() && draft.class.is_empty() => {}
+            Field::AgentClass => entry.class = class(roll, draft)?,
         }
     }
     entry.revision_number = existing.revision_number.saturating_add(1);
@@ -241,6 +248,22 @@ fn selectors(draft: &EntryDraft) -> Result<SelectorSet, EntryError> {
             })
         })
         .collect()
+}
+
+/// A class that an entry names is there, whatever it stands at.
+fn class(roll: &Roll, draft: &EntryDraft) -> Result<Option<ClassName>, EntryError> {
+    if draft.class.is_empty() {
+        return Ok(None);
+    }
+    let value = || shown(&draft.class);
+    let name = ClassName::parse(&draft.class).map_err(|cause| EntryError::AgentClass {
+        value: value(),
+        cause,
+    })?;
+    match roll.agents().class(name.as_str()) {
+        Some(class) => Ok(Some(class.name.clone())),
+        None => Err(EntryError::NoAgentClass { value: value() }),
+    }
 }
 
 fn ttl(field: Field, seconds: i32) -> Result<Option<Duration>, EntryError> {

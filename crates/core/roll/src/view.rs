@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use muster_model::{Bundle, Entry, EntryId, Revision, SelectorSet, SpiffeId, TrustDomain};
 
+use crate::agents::AgentChange;
 use crate::matching::{self, Reach};
 use crate::{Change, Digest, Roll};
 
@@ -163,10 +164,25 @@ impl NodeView {
             }
             Change::PutEntry(entry) => self.loses_name_of(roll, &entry.id),
             Change::DeleteEntry(id) => self.loses_name_of(roll, id),
+            Change::Agent(AgentChange::PutClass(class)) => roll
+                .entries_of_class(class.name.as_str())
+                .any(|entry| self.is_regranted(roll, entry)),
+            Change::Agent(AgentChange::PutInstance(instance)) => roll
+                .named(&instance.id)
+                .any(|entry| self.is_regranted(roll, entry)),
+            Change::Agent(AgentChange::DeleteInstance(id)) => {
+                roll.named(id).any(|entry| self.is_regranted(roll, entry))
+            }
             Change::PutJoinToken(_)
             | Change::DeleteJoinToken(_)
             | Change::PutBundle(_)
             | Change::DeleteBundle(_)
+            | Change::Agent(
+                AgentChange::PutTask(_)
+                | AgentChange::DeleteTask(_)
+                | AgentChange::PutDeparture(_)
+                | AgentChange::DeleteDeparture(_),
+            )
             | Change::PutJournal { .. } => false,
         })
     }
@@ -179,11 +195,17 @@ impl NodeView {
         })
     }
 
+    /// Whether an entry came into the view, or left it, because agents did.
+    fn is_regranted(&self, roll: &Roll, entry: &Entry) -> bool {
+        self.entries.contains_key(&entry.id) != self.is_due(roll, entry)
+    }
+
     /// Whether the entry that `old` has become gives the same name, and is the node's for the same
     /// reason.
     fn keeps_place(&self, roll: &Roll, old: &Entry) -> bool {
         roll.entry(&old.id).is_some_and(|new| {
-            new.parent_id == old.parent_id
+            matching::is_granted(roll, new)
+                && new.parent_id == old.parent_id
                 && new.spiffe_id == old.spiffe_id
                 && (!self.is_alias(roll, old) || self.is_alias(roll, new))
         })
@@ -197,7 +219,7 @@ impl NodeView {
 
     /// Whether an entry is the node's: it is an alias of the node, or stands under a name of the view.
     fn is_due(&self, roll: &Roll, entry: &Entry) -> bool {
-        matching::is_local(roll, entry)
+        matching::is_granted(roll, entry)
             && (self.names.contains_key(&entry.parent_id) || self.is_alias(roll, entry))
     }
 
@@ -242,6 +264,7 @@ impl NodeView {
                 | Change::DeleteNode(_)
                 | Change::PutJoinToken(_)
                 | Change::DeleteJoinToken(_)
+                | Change::Agent(_)
                 | Change::PutJournal { .. } => {}
             }
         }
@@ -304,7 +327,7 @@ impl NodeView {
                 let below = roll.children(&entry.spiffe_id);
                 waiting.extend(
                     below
-                        .filter(|child| matching::is_local(roll, child))
+                        .filter(|child| matching::is_granted(roll, child))
                         .cloned(),
                 );
             }

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use muster_model::{
-    Bundle, Entry, EntryId, JoinToken, Node, NodeStanding, Revision, Selector, SelectorSet,
-    SerialNumber, SpiffeId, Timestamp, TrustDomain, X509Authority,
+    Bundle, Entry, EntryId, InstanceState, JoinToken, Lifecycle, Node, NodeStanding, Revision,
+    Selector, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, X509Authority,
 };
 use proptest::prelude::*;
 
+use crate::agents::{self, AgentChange};
 use crate::{Change, Roll};
 
 pub(crate) fn td(name: &str) -> TrustDomain {
@@ -51,6 +52,7 @@ pub(crate) fn entry(name: &str, parent: &SpiffeId, spiffe_id: &SpiffeId, given: 
         hint: String::new(),
         disable_x509_svid_prefetch: false,
         jwt_svid_include_jti: false,
+        class: None,
         created_at: Timestamp::from_unix_seconds(1_700_000_000),
         ordinal: 0,
         revision_number: 0,
@@ -96,7 +98,8 @@ pub(crate) fn name() -> impl Strategy<Value = SpiffeId> {
     prop_oneof![
         1 => Just(id("/spire/server")),
         3 => (0..2_u8).prop_map(|n| id(&format!("/spire/agent/{n}"))),
-        8 => (0..5_u8).prop_map(|n| id(&format!("/w/{n}"))),
+        6 => (0..5_u8).prop_map(|n| id(&format!("/w/{n}"))),
+        3 => (0..2_u8, 0..2_u8).prop_map(|(class, n)| id(&format!("/agent/c{class}/{n}"))),
         1 => Just(SpiffeId::parse("spiffe://other/w/1").unwrap()),
     ]
 }
@@ -118,10 +121,16 @@ pub(crate) fn some_entry() -> impl Strategy<Value = Entry> {
         prop_oneof![2 => Just(id("/spire/server")), 5 => name()],
         some_selectors(),
         some_domains(),
-        (0..3_i64, any::<(bool, bool)>(), prop::option::of(0..4_i64)),
+        (
+            0..3_i64,
+            any::<(bool, bool)>(),
+            prop::option::of(0..4_i64),
+            prop::option::weighted(0.2, 0..2_u8),
+        ),
     )
         .prop_map(
-            |(n, spiffe_id, parent, selectors, domains, (revision, roles, expires))| Entry {
+            |(n, spiffe_id, parent, selectors, domains, (revision, roles, expires, class))| Entry {
+                class: class.map(|n| agents::world::name(&format!("c{n}"))),
                 selectors,
                 federates_with: domains,
                 revision_number: revision,
@@ -149,7 +158,25 @@ pub(crate) fn change() -> impl Strategy<Value = Change> {
         1 => prop::sample::select(vec!["f1", "f2"]).prop_map(|name| Change::DeleteBundle(td(name))),
         1 => Just(Change::PutJoinToken(JoinToken { value: "t".into(), expires_at: Timestamp::EPOCH })),
         1 => Just(Change::DeleteJoinToken("t".into())),
+        6 => some_agent().prop_map(Change::Agent),
         1 => Just(Change::PutJournal { name: "x509".into(), content: Arc::from(&b"x"[..]) }),
+    ]
+}
+
+fn some_agent() -> impl Strategy<Value = AgentChange> {
+    let lifecycle = prop::sample::select(Lifecycle::ALL.to_vec());
+    let state = prop::sample::select(InstanceState::ALL.to_vec());
+    let agent = || (0..2_u8, 0..2_u8).prop_map(|(class, n)| id(&format!("/agent/c{class}/{n}")));
+    prop_oneof![
+        4 => (0..2_u8, lifecycle).prop_map(|(n, lifecycle)| {
+            let mut class = agents::world::class(&format!("c{n}"));
+            class.standing.lifecycle = lifecycle;
+            AgentChange::PutClass(Arc::new(class))
+        }),
+        4 => (agent(), state).prop_map(|(id, state)| {
+            AgentChange::PutInstance(Arc::new(agents::world::instance(&id, state)))
+        }),
+        1 => agent().prop_map(AgentChange::DeleteInstance),
     ]
 }
 

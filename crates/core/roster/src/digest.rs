@@ -152,6 +152,7 @@ mod tests {
             hint: String::new(),
             disable_x509_svid_prefetch: false,
             jwt_svid_include_jti: false,
+            class: None,
             created_at: Timestamp::from_unix_seconds(1_700_000_000 + i64::try_from(n).unwrap()),
             ordinal: n,
             revision_number: i64::try_from(n).unwrap(),

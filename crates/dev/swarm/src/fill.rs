@@ -76,6 +76,7 @@ fn entry(
         hint: String::new(),
         disable_x509_svid_prefetch: false,
         jwt_svid_include_jti: false,
+        class: None,
         created_at,
         ordinal: first + u64::try_from(number)?,
         revision_number: 0,

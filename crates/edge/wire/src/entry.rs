@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use muster_model::{Entry, EntryId, Revision, SelectorSet, SpiffeId, Timestamp};
+use muster_model::{ClassName, Entry, EntryId, Revision, SelectorSet, SpiffeId, Timestamp};
 use muster_proto::spire::api::types;
 
 use crate::{id, selector};
@@ -60,6 +60,13 @@ pub fn write(entry: &Entry, mask: Option<&types::EntryMask>) -> types::Entry {
     if wants(|m| m.created_at) {
         message.created_at = entry.created_at.unix_seconds();
     }
+    if wants(|m| m.muster_agent_class) {
+        message.muster_agent_class = entry
+            .class
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+    }
     // Absent when it says nothing, as SPIRE writes it: its controller compares.
     if wants(|m| m.additional_attributes)
         && (entry.disable_x509_svid_prefetch || entry.jwt_svid_include_jti)
@@ -101,6 +108,14 @@ pub enum WireEntryError {
     /// The entry has no selectors and would match everyone.
     #[error("entry {0} has no selectors")]
     NoSelectors(String),
+    /// The agent class is malformed.
+    #[error("entry {id}: agent class: {why}")]
+    Class {
+        /// The entry.
+        id: String,
+        /// What is wrong.
+        why: muster_model::TextFault,
+    },
     /// A foreign trust domain's name is malformed.
     #[error("entry {id}: federates with \"{name}\": {why}")]
     FederatesWith {
@@ -157,6 +172,13 @@ pub fn read(message: &types::Entry) -> Result<Entry, WireEntryError> {
         hint: message.hint.clone(),
         disable_x509_svid_prefetch: attributes.disable_x509_svid_prefetch,
         jwt_svid_include_jti: attributes.jwt_svid_include_jti,
+        class: match message.muster_agent_class.as_str() {
+            "" => None,
+            name => Some(ClassName::parse(name).map_err(|why| WireEntryError::Class {
+                id: message.id.clone(),
+                why,
+            })?),
+        },
         created_at: Timestamp::from_unix_seconds(message.created_at),
         ordinal: 0,
         revision_number: message.revision_number,
@@ -193,6 +215,7 @@ mod tests {
             hint: "h".into(),
             disable_x509_svid_prefetch: false,
             jwt_svid_include_jti: true,
+            class: Some(ClassName::parse("reader").unwrap()),
             created_at: Timestamp::from_unix_seconds(9),
             ordinal: 0,
             revision_number: 3,

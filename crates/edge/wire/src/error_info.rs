@@ -8,6 +8,8 @@ use crate::status::RichStatus;
 const TYPE: &str = "type.googleapis.com/google.rpc.ErrorInfo";
 /// The domain of the SPIFFE standards' own reasons.
 pub const SPIFFE_DOMAIN: &str = "spiffe.io";
+/// The domain of reasons of our own.
+pub const MUSTER_DOMAIN: &str = "muster";
 
 /// `google.rpc.ErrorInfo`.
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -21,10 +23,15 @@ struct ErrorInfo {
 /// A status that carries `reason` of [`SPIFFE_DOMAIN`] as its detail, in `grpc-status-details-bin`
 /// (BRK-11).
 pub fn status(code: Code, message: impl Into<String>, reason: &str) -> Status {
+    status_of(SPIFFE_DOMAIN, code, message, reason)
+}
+
+/// A status that carries `reason` of `domain` as its detail.
+pub fn status_of(domain: &str, code: Code, message: impl Into<String>, reason: &str) -> Status {
     let message = message.into();
     let info = ErrorInfo {
         reason: reason.to_owned(),
-        domain: SPIFFE_DOMAIN.to_owned(),
+        domain: domain.to_owned(),
     };
     let rich = RichStatus {
         code: code.into(),
@@ -39,12 +46,17 @@ pub fn status(code: Code, message: impl Into<String>, reason: &str) -> Status {
 
 /// The reason of [`SPIFFE_DOMAIN`] that a status carries.
 pub fn reason(status: &Status) -> Option<String> {
+    reason_of(SPIFFE_DOMAIN, status)
+}
+
+/// The reason of `domain` that a status carries.
+pub fn reason_of(domain: &str, status: &Status) -> Option<String> {
     let rich = RichStatus::decode(status.details()).ok()?;
     rich.details
         .iter()
         .filter(|detail| detail.type_url == TYPE)
         .filter_map(|detail| ErrorInfo::decode(&*detail.value).ok())
-        .find(|info| info.domain == SPIFFE_DOMAIN)
+        .find(|info| info.domain == domain)
         .map(|info| info.reason)
 }
 

@@ -7,6 +7,7 @@
 //! Deliberately not here: rules about what may be written (`core/roll`), and who may do what
 //! (`core/policy`).
 
+pub mod agent;
 pub mod bundle;
 pub mod entry;
 pub mod error_info;

@@ -5,6 +5,8 @@
     reason = "a suite says what it expects, and a surprise ends the test"
 )]
 
+mod agents;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +15,8 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use muster_audit::{Actor, Decision, Event, Record};
 use muster_model::{
-    Bundle, Entry, EntryId, JoinToken, Joined, JwtAuthority, Node, NodeStanding, Revision,
-    Selector, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, WitAuthority,
+    Bundle, ClassName, Entry, EntryId, JoinToken, Joined, JwtAuthority, Node, NodeStanding,
+    Revision, Selector, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, WitAuthority,
     X509Authority,
 };
 use muster_policy::{Caller, Permit, Prune, RotateAuthority, decide};
@@ -41,6 +43,7 @@ pub async fn run<P: Place>(place: impl Fn() -> P) {
     ordinals_are_not_given_again(&place()).await;
     the_log_is_shortened(&place()).await;
     commits_at_the_same_time(&place()).await;
+    agents::run(place).await;
 }
 
 async fn open<P: Place>(place: &P) -> Box<dyn Store> {
@@ -388,6 +391,7 @@ fn assert_same(found: &Roll, expected: &Roll) {
         nodes: roll.nodes().cloned().collect(),
         join_tokens: roll.join_tokens().cloned().collect(),
         bundles: roll.bundles().cloned().collect(),
+        agents: roll.agents().saved(),
         journals: roll
             .journals()
             .map(|(name, content)| (name.to_owned(), Arc::clone(content)))
@@ -458,6 +462,7 @@ fn plain_entry(name: &str, ordinal: u64) -> Entry {
         hint: String::new(),
         disable_x509_svid_prefetch: false,
         jwt_svid_include_jti: false,
+        class: None,
         created_at: Timestamp::from_unix_seconds(1_700_000_000),
         ordinal,
         revision_number: 0,
@@ -486,6 +491,7 @@ fn full_entries() -> Vec<Entry> {
         hint: "\u{1f511} hint".into(),
         disable_x509_svid_prefetch: true,
         jwt_svid_include_jti: true,
+        class: ClassName::parse("reader").ok(),
         revision_number: i64::MAX,
         ..plain_entry("b", 2)
     };

@@ -4,9 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use muster_audit::Record;
-use muster_model::{Bundle, Entry, EntryId, JoinToken, Node, Revision, SpiffeId, TrustDomain};
-use muster_policy::{Bundles, Entries, Journals, Nodes, Permit, Tokens, Writes};
+use muster_model::{
+    AgentClass, AgentInstance, Bundle, Departure, Entry, EntryId, JoinToken, Node, PersonId,
+    Revision, SpiffeId, Task, TaskId, TrustDomain,
+};
+use muster_policy::{
+    Bundles, Classes, Departures, Entries, Instances, Journals, Nodes, Permit, Tasks, Tokens,
+    Writes,
+};
 use muster_roll::Change;
+use muster_roll::agents::AgentChange;
 
 /// Changes to rows and the audit records about them, which become durable together.
 ///
@@ -111,6 +118,57 @@ impl Transaction {
         self.changes.push(Change::DeleteBundle(name));
     }
 
+    /// Writes an agent class, new or in place of the one of the same name. There is no deletion.
+    pub fn put_class<A: Writes<Classes>>(&mut self, _permit: &Permit<A>, class: AgentClass) {
+        self.agent(AgentChange::PutClass(Arc::new(class)));
+    }
+
+    /// Writes an agent, new or in place of the one of the same identity.
+    pub fn put_instance<A: Writes<Instances>>(
+        &mut self,
+        _permit: &Permit<A>,
+        instance: AgentInstance,
+    ) {
+        self.agent(AgentChange::PutInstance(Arc::new(instance)));
+    }
+
+    /// Forgets an agent.
+    pub fn delete_instance<A: Writes<Instances>>(&mut self, _permit: &Permit<A>, id: SpiffeId) {
+        self.agent(AgentChange::DeleteInstance(id));
+    }
+
+    /// Writes a task, new or in place of the one of the same name.
+    pub fn put_task<A: Writes<Tasks>>(&mut self, _permit: &Permit<A>, task: Task) {
+        self.agent(AgentChange::PutTask(Arc::new(task)));
+    }
+
+    /// Forgets a task.
+    pub fn delete_task<A: Writes<Tasks>>(&mut self, _permit: &Permit<A>, id: TaskId) {
+        self.agent(AgentChange::DeleteTask(id));
+    }
+
+    /// Notes that a person is gone.
+    pub fn put_departure<A: Writes<Departures>>(
+        &mut self,
+        _permit: &Permit<A>,
+        departure: Departure,
+    ) {
+        self.agent(AgentChange::PutDeparture(Arc::new(departure)));
+    }
+
+    /// Notes that a person is back.
+    pub fn delete_departure<A: Writes<Departures>>(
+        &mut self,
+        _permit: &Permit<A>,
+        person: PersonId,
+    ) {
+        self.agent(AgentChange::DeleteDeparture(person));
+    }
+
+    fn agent(&mut self, change: AgentChange) {
+        self.changes.push(Change::Agent(change));
+    }
+
     /// Writes the journal of a signing authority.
     pub fn put_journal<A: Writes<Journals>>(
         &mut self,
@@ -133,6 +191,7 @@ impl Transaction {
                 Change::PutEntry(entry) => stamp(entry, |entry| entry.changed_at = revision),
                 Change::PutNode(node) => stamp(node, |node| node.changed_at = revision),
                 Change::PutBundle(bundle) => stamp(bundle, |bundle| bundle.changed_at = revision),
+                Change::Agent(change) => change.stamp(revision),
                 Change::DeleteEntry(_)
                 | Change::DeleteNode(_)
                 | Change::PutJoinToken(_)

@@ -28,6 +28,7 @@ pub(crate) fn entry(ordinal: u64) -> Entry {
         hint: String::new(),
         disable_x509_svid_prefetch: false,
         jwt_svid_include_jti: false,
+        class: None,
         created_at: Timestamp::from_unix_seconds(1_700_000_000),
         ordinal,
         revision_number: 0,

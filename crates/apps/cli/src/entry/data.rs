@@ -44,6 +44,8 @@ struct Item {
     #[serde(default)]
     hint: String,
     #[serde(default)]
+    muster_agent_class: String,
+    #[serde(default)]
     additional_attributes: Option<Attributes>,
     /// Set by the server; taken so that what was listed can be created again.
     #[serde(default, rename = "revision_number")]
@@ -166,6 +168,7 @@ impl Item {
             store_svid: self.store_svid,
             jwt_svid_ttl: self.jwt_svid_ttl,
             hint: self.hint,
+            muster_agent_class: self.muster_agent_class,
             created_at: 0,
             additional_attributes: self.additional_attributes.map(|a| AdditionalAttributes {
                 disable_x509_svid_prefetch: a.disable_x509_svid_prefetch,

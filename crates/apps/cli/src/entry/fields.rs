@@ -1,7 +1,7 @@
 //! The flags of `entry create` and `entry update`, and the entries that they make.
 
 use clap::{Args, ValueEnum};
-use muster_model::{EntryId, Selector, SpiffeId, TrustDomain};
+use muster_model::{ClassName, EntryId, Selector, SpiffeId, TrustDomain};
 use muster_proto::spire::api::types::entry::AdditionalAttributes;
 use muster_proto::spire::api::types::{Entry, EntryMask};
 use muster_wire::{id, selector};
@@ -41,6 +41,9 @@ struct Fields {
     /// A word by which the workload tells several identities apart
     #[arg(long, value_name = "TEXT")]
     hint: Option<String>,
+    /// The agent class that the identity is of, where its path, /agent/CLASS/..., does not say
+    #[arg(long, value_name = "CLASS")]
+    class: Option<ClassName>,
     /// When the entry is removed: RFC 3339, or seconds since 1970
     #[arg(long, value_name = "TIME", value_parser = parse_instant)]
     expires_at: Option<i64>,
@@ -126,6 +129,8 @@ enum Clear {
     Dns,
     /// All foreign trust domains
     FederatesWith,
+    /// The agent class
+    Class,
     /// The hint
     Hint,
     /// The expiry: the entry stays for ever
@@ -169,6 +174,7 @@ impl Update {
             dns_names: self.clear.contains(&Clear::Dns),
             federates_with: self.clear.contains(&Clear::FederatesWith),
             hint: self.clear.contains(&Clear::Hint),
+            muster_agent_class: self.clear.contains(&Clear::Class),
             expires_at: self.clear.contains(&Clear::ExpiresAt),
             ..EntryMask::default()
         };
@@ -227,6 +233,10 @@ impl Fields {
         if let Some(store_svid) = self.store_svid {
             entry.store_svid = store_svid;
             mask.store_svid = true;
+        }
+        if let Some(class) = &self.class {
+            entry.muster_agent_class = class.to_string();
+            mask.muster_agent_class = true;
         }
         if let Some(hint) = &self.hint {
             entry.hint.clone_from(hint);

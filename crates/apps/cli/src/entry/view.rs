@@ -51,6 +51,7 @@ fn full_at(entry: &Entry, output: Output, now: Timestamp) -> String {
         ("DNS names", entry.dns_names.join(", ")),
         ("Federates with", entry.federates_with.join(", ")),
         ("Hint", entry.hint.clone()),
+        ("Agent class", entry.muster_agent_class.clone()),
         ("Flags", flags(entry).join(", ")),
         ("Expires", with_distance(entry.expires_at, now)),
         ("Created", rfc3339(entry.created_at)),

@@ -295,6 +295,17 @@ fn server_summary(node: &SpiffeId, answer: &server_admin::ExplainNodeResponse) -
                 names.join(" and ")
             )
         }
+        Standing::Active if !answer.withheld.is_empty() => {
+            let reasons: Vec<String> = answer
+                .withheld
+                .iter()
+                .map(|one| {
+                    let id = id_text(one.entry.as_ref().and_then(|e| e.spiffe_id.as_ref()));
+                    format!("{id} is withheld: {}", one.why)
+                })
+                .collect();
+            format!("{}; see `muster agent class list`", reasons.join("; "))
+        }
         Standing::Active => match answer.not_authorized.first() {
             Some(entry) => format!(
                 "entry {} fits and is not for {node}: its parent {} is neither the node nor anything that the node answers to",
@@ -317,6 +328,10 @@ fn server_json(node: &SpiffeId, answer: &server_admin::ExplainNodeResponse) -> V
         "authorized_entries": answer.authorized_entries,
         "matching": answer.matching.iter().map(json::entry).collect::<Value>(),
         "not_authorized": answer.not_authorized.iter().map(json::entry).collect::<Value>(),
+        "withheld": answer.withheld.iter().map(|one| json!({
+            "entry": one.entry.as_ref().map(json::entry),
+            "why": one.why,
+        })).collect::<Value>(),
         "nearest": answer.nearest.iter().map(|near| json!({
             "entry": near.entry.as_ref().map(json::entry),
             "missing": json::selectors(&near.missing),

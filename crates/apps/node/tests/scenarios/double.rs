@@ -345,6 +345,7 @@ pub(crate) fn entry(name: &str, path: &str, selectors: &[&str], now: Timestamp) 
         hint: String::new(),
         disable_x509_svid_prefetch: false,
         jwt_svid_include_jti: false,
+        class: None,
         created_at: now.floor_to_second(),
         ordinal: 0,
         revision_number: 0,

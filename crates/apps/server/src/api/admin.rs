@@ -6,7 +6,7 @@ use muster_model::{NodeStanding, Timestamp};
 use muster_policy as policy;
 use muster_proto::muster::server::admin::v1::explain_node_response::Standing;
 use muster_proto::muster::server::admin::v1::{
-    ExplainNodeRequest, ExplainNodeResponse, Nearest, server_admin_server,
+    ExplainNodeRequest, ExplainNodeResponse, Nearest, Withheld, server_admin_server,
 };
 use muster_roll::explain::explain;
 use muster_wire::{entry, id, selector};
@@ -67,6 +67,14 @@ impl server_admin_server::ServerAdmin for ServerAdminService {
                         .not_authorized
                         .iter()
                         .map(|e| entry::write(e, None))
+                        .collect(),
+                    withheld: answer
+                        .withheld
+                        .iter()
+                        .map(|(withheld, why)| Withheld {
+                            entry: Some(entry::write(withheld, None)),
+                            why: why.clone(),
+                        })
                         .collect(),
                     nearest: answer
                         .nearest

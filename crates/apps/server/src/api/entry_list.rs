@@ -194,6 +194,7 @@ pub(crate) fn draft(message: types::Entry) -> EntryDraft {
         hint: message.hint,
         disable_x509_svid_prefetch: attributes.disable_x509_svid_prefetch,
         jwt_svid_include_jti: attributes.jwt_svid_include_jti,
+        class: message.muster_agent_class,
     }
 }
 
@@ -213,6 +214,7 @@ pub(crate) fn update_mask(mask: &types::EntryMask) -> Mask {
         (mask.jwt_svid_ttl, Field::JwtSvidTtl),
         (mask.hint, Field::Hint),
         (mask.additional_attributes, Field::AdditionalAttributes),
+        (mask.muster_agent_class, Field::AgentClass),
     ]
     .into_iter()
     .filter_map(|(wanted, field)| wanted.then_some(field))

@@ -13,6 +13,7 @@ pub(crate) mod federated;
 pub(crate) mod local_authority;
 pub(crate) mod logger;
 pub(crate) mod node_view;
+pub(crate) mod registry;
 pub(crate) mod svid;
 pub(crate) mod wit;
 

@@ -206,6 +206,8 @@ impl Watcher {
                         note_gone(&mut delta.removed_bundles, view, &bundle.trust_domain);
                     }
                     Change::DeleteBundle(name) => note_gone(&mut delta.removed_bundles, view, name),
+                    // What was withheld and comes back was not written anew.
+                    Change::Agent(_) => return None,
                     // The node's own row changed: its reach may have.
                     Change::PutNode(node) if node.id == self.node => {}
                     Change::PutNode(_)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use muster_audit::{Event, Record};
 use muster_crypto::{digest, random};
-use muster_model::{Entry, EntryId, SpiffeId};
+use muster_model::{Entry, EntryId, SpiffeId, Timestamp};
 use muster_policy as policy;
 use muster_proto::spire::api::server::svid::v1::{
     BatchNewWitsvidRequest, BatchNewWitsvidResponse, BatchNewX509svidRequest,
@@ -21,6 +21,7 @@ use muster_wire::{id, status};
 use tonic::{Request, Response, Status};
 
 use crate::admission::Asking;
+use crate::agents::{self, Issued};
 use crate::api::{downstream, wit};
 use crate::errors;
 use crate::operation::{Operation, operate};
@@ -65,7 +66,7 @@ impl svid_server::Svid for SvidService {
                 }
                 let node = op.caller_id()?;
                 let mut results = Vec::with_capacity(message.params.len());
-                let mut records = Vec::with_capacity(message.params.len());
+                let mut issued = Vec::with_capacity(message.params.len());
                 for part in message.params.chunks(BY_TURN) {
                     let _turn = match asking.turn(server, &op, part.len()).await {
                         Ok(turn) => turn,
@@ -78,7 +79,8 @@ impl svid_server::Svid for SvidService {
                     };
                     for slice in part.chunks(BY_SLICE) {
                         for params in slice {
-                            let signed = new_x509(server, &op, node, params, &mut records).await;
+                            let place = (results.len(), &mut issued);
+                            let signed = new_x509(server, &op, node, params, place).await;
                             results.push(match signed {
                                 Ok(svid) => batch_new_x509svid_response::Result {
                                     status: Some(status::ok()),
@@ -92,12 +94,13 @@ impl svid_server::Svid for SvidService {
                     }
                 }
                 // On the record before the answer leaves.
-                if !records.is_empty() {
-                    server
-                        .roll
-                        .audit(records)
-                        .await
-                        .map_err(|error| errors::write(&error))?;
+                let withheld = agents::put_on_record(server, issued)
+                    .await
+                    .map_err(|error| errors::write(&error))?;
+                for (place, why) in withheld {
+                    if let Some(result) = results.get_mut(place) {
+                        *result = refused(&why);
+                    }
                 }
                 Ok(BatchNewX509svidResponse { results })
             },
@@ -121,11 +124,13 @@ impl svid_server::Svid for SvidService {
                 if message.entry_id.is_empty() {
                     return Err(Status::invalid_argument("missing entry ID"));
                 }
-                let entry = entry_of_node(&op.roll, op.caller_id()?, &message.entry_id)?;
+                let node = op.caller_id()?;
+                let entry = entry_of_node(&op.roll, node, &message.entry_id, op.now)?;
                 let ttl = entry.jwt_svid_ttl.unwrap_or(server.lifetimes.jwt_ttl);
                 let token_id = entry.jwt_svid_include_jti.then(random::uuid_bytes);
-                let claims = (&entry.spiffe_id, message.audience.as_slice(), token_id);
-                let signed = sign_jwt(server, &op, &asking, claims, ttl).await?;
+                let given = (&entry.spiffe_id, Some((&*entry, node)));
+                let claims = (message.audience.as_slice(), token_id);
+                let signed = sign_jwt(server, &op, &asking, given, claims, ttl).await?;
                 let svid = write_jwt(&entry.spiffe_id, signed, &entry.hint);
                 Ok(NewJwtsvidResponse { svid: Some(svid) })
             },
@@ -171,6 +176,8 @@ impl svid_server::Svid for SvidService {
                 }
                 let ttl =
                     muster_wire::entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.x509_ttl);
+                agents::check_minted(&op.roll, &spiffe_id, op.now)?;
+                let ttl = agents::within(ttl, &op.roll, &spiffe_id, None, op.now);
                 let leaf = Leaf {
                     spiffe_id: &spiffe_id,
                     public_key: &csr.public_key,
@@ -186,11 +193,7 @@ impl svid_server::Svid for SvidService {
                     .map_err(|e| e.status("X509-SVID"))?;
                 drop(turn);
                 let record = x509_record(&op, &spiffe_id, &signed);
-                server
-                    .roll
-                    .audit(vec![record])
-                    .await
-                    .map_err(|error| errors::write(&error))?;
+                agents::put_one_on_record(server, Issued::minted(&spiffe_id, record)).await?;
                 Ok(MintX509svidResponse {
                     svid: Some(write_x509(&spiffe_id, signed, "")),
                 })
@@ -214,10 +217,12 @@ impl svid_server::Svid for SvidService {
             async |op: Operation<policy::MintJwtSvid>, message: MintJwtsvidRequest| {
                 let spiffe_id = id::member(message.id.as_ref(), &server.trust_domain)
                     .map_err(|why| Status::invalid_argument(format!("invalid SPIFFE ID: {why}")))?;
+                agents::check_minted(&op.roll, &spiffe_id, op.now)?;
                 let ttl =
                     muster_wire::entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.jwt_ttl);
-                let claims = (&spiffe_id, message.audience.as_slice(), None);
-                let signed = sign_jwt(server, &op, &asking, claims, ttl).await?;
+                let claims = (message.audience.as_slice(), None);
+                let signed =
+                    sign_jwt(server, &op, &asking, (&spiffe_id, None), claims, ttl).await?;
                 Ok(MintJwtsvidResponse {
                     svid: Some(write_jwt(&spiffe_id, signed, "")),
                 })
@@ -272,26 +277,34 @@ async fn new_x509(
     op: &Operation<policy::BatchNewX509Svid>,
     node: &SpiffeId,
     params: &NewX509svidParams,
-    records: &mut Vec<Record>,
+    (place, issued): (usize, &mut Vec<Issued>),
 ) -> Result<types::X509svid, Status> {
     if params.entry_id.is_empty() {
         return Err(Status::invalid_argument("missing entry ID"));
     }
-    let entry = entry_of_node(&op.roll, node, &params.entry_id)?;
+    let entry = entry_of_node(&op.roll, node, &params.entry_id, op.now)?;
+    let ttl = entry.x509_svid_ttl.unwrap_or(server.lifetimes.x509_ttl);
     let csr = parse_csr(&params.csr)?;
     let leaf = Leaf {
         spiffe_id: &entry.spiffe_id,
         public_key: &csr.public_key,
         dns_names: &entry.dns_names,
         subject: None,
-        ttl: entry.x509_svid_ttl.unwrap_or(server.lifetimes.x509_ttl),
+        ttl: agents::within(
+            ttl,
+            &op.roll,
+            &entry.spiffe_id,
+            entry.class.as_ref(),
+            op.now,
+        ),
     };
     let signed = server
         .signer
         .sign_x509(&leaf, op.now)
         .await
         .map_err(|e| e.status("X509-SVID"))?;
-    records.push(x509_record(op, &entry.spiffe_id, &signed).with("entry_id", entry.id.as_str()));
+    let record = x509_record(op, &entry.spiffe_id, &signed).with("entry_id", entry.id.as_str());
+    issued.push(Issued::for_node(&entry, node, place, record));
     Ok(write_x509(&entry.spiffe_id, signed, &entry.hint))
 }
 
@@ -300,11 +313,21 @@ pub(super) fn entry_of_node(
     roll: &Roll,
     node: &SpiffeId,
     entry_id: &str,
+    now: Timestamp,
 ) -> Result<Arc<Entry>, Status> {
-    EntryId::parse(entry_id)
-        .ok()
-        .and_then(|id| matching::authorized_entry(roll, node, &id).cloned())
-        .ok_or_else(|| Status::not_found("entry not found or not authorized"))
+    let unknown = || Status::not_found("entry not found or not authorized");
+    let id = EntryId::parse(entry_id).map_err(|_| unknown())?;
+    if let Some(entry) = matching::withheld_entry(roll, node, &id) {
+        agents::check(roll, &entry.spiffe_id, entry.class.as_ref(), now)?;
+        return Err(agents::refusal(
+            tonic::Code::FailedPrecondition,
+            "nothing is signed: an agent class withholds what the entry stands under",
+            "PARENT_WITHHELD",
+        ));
+    }
+    let entry = matching::authorized_entry(roll, node, &id).ok_or_else(unknown)?;
+    agents::check(roll, &entry.spiffe_id, entry.class.as_ref(), now)?;
+    Ok(Arc::clone(entry))
 }
 
 pub(super) fn parse_csr(der: &[u8]) -> Result<SigningRequest, Status> {
@@ -319,7 +342,8 @@ async fn sign_jwt<A>(
     server: &Server,
     op: &Operation<A>,
     asking: &Asking,
-    (spiffe_id, audience, token_id): (&SpiffeId, &[String], Option<[u8; 16]>),
+    (spiffe_id, given): (&SpiffeId, Option<(&Entry, &SpiffeId)>),
+    (audience, token_id): (&[String], Option<[u8; 16]>),
     ttl: Duration,
 ) -> Result<SignedJwt, Status> {
     if audience.iter().all(String::is_empty) {
@@ -328,6 +352,8 @@ async fn sign_jwt<A>(
         ));
     }
     let turn = asking.turn(server, op, 1).await?;
+    let class = given.and_then(|(entry, _)| entry.class.as_ref());
+    let ttl = agents::within(ttl, &op.roll, spiffe_id, class, op.now);
     let signed = server
         .signer
         .sign_jwt(spiffe_id, audience, ttl, token_id, op.now)
@@ -346,11 +372,11 @@ async fn sign_jwt<A>(
             signed.svid.expires_at.unix_seconds().to_string(),
         )
         .with("authority_id", signed.authority_id.as_str());
-    server
-        .roll
-        .audit(vec![record])
-        .await
-        .map_err(|error| errors::write(&error))?;
+    let issued = match given {
+        Some((entry, node)) => Issued::for_node(entry, node, 0, record),
+        None => Issued::minted(spiffe_id, record),
+    };
+    agents::put_one_on_record(server, issued).await?;
     Ok(signed)
 }
 

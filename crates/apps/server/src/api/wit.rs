@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::svid::{BY_SLICE, BY_TURN, entry_of_node};
 use crate::admission::Asking;
+use crate::agents::{self, Issued};
 use crate::api::not_served;
 use crate::errors;
 use crate::operation::{Operation, operate};
@@ -44,17 +45,15 @@ pub(super) async fn mint(
             let spiffe_id = id::member(message.id.as_ref(), &server.trust_domain)
                 .map_err(|why| Status::invalid_argument(format!("invalid SPIFFE ID: {why}")))?;
             let key = Confirmation::read(&message.public_key, &message.signing_algorithm)?;
+            agents::check_minted(&op.roll, &spiffe_id, op.now)?;
             let ttl = entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.wit_ttl);
+            let ttl = agents::within(ttl, &op.roll, &spiffe_id, None, op.now);
             let turn = asking.turn(server, &op, 1).await?;
             let signed = sign(server, &op, &spiffe_id, &key, ttl).await?;
             drop(turn);
             let record = record(&op, &spiffe_id, &signed);
             // On the record before the answer leaves.
-            server
-                .roll
-                .audit(vec![record])
-                .await
-                .map_err(|error| errors::write(&error))?;
+            agents::put_one_on_record(server, Issued::minted(&spiffe_id, record)).await?;
             Ok(MintWitsvidResponse {
                 svid: Some(write(&spiffe_id, signed, "")),
             })
@@ -87,7 +86,7 @@ pub(super) async fn batch_new(
             }
             let node = op.caller_id()?;
             let mut results = Vec::with_capacity(message.params.len());
-            let mut records = Vec::with_capacity(message.params.len());
+            let mut issued = Vec::with_capacity(message.params.len());
             for part in message.params.chunks(BY_TURN) {
                 let _turn = match asking.turn(server, &op, part.len()).await {
                     Ok(turn) => turn,
@@ -100,7 +99,8 @@ pub(super) async fn batch_new(
                 };
                 for slice in part.chunks(BY_SLICE) {
                     for params in slice {
-                        results.push(match new(server, &op, node, params, &mut records).await {
+                        let place = (results.len(), &mut issued);
+                        results.push(match new(server, &op, node, params, place).await {
                             Ok(svid) => batch_new_witsvid_response::Result {
                                 status: Some(status::ok()),
                                 svid: Some(svid),
@@ -113,12 +113,13 @@ pub(super) async fn batch_new(
                 }
             }
             // On the record before the answer leaves.
-            if !records.is_empty() {
-                server
-                    .roll
-                    .audit(records)
-                    .await
-                    .map_err(|error| errors::write(&error))?;
+            let withheld = agents::put_on_record(server, issued)
+                .await
+                .map_err(|error| errors::write(&error))?;
+            for (place, why) in withheld {
+                if let Some(result) = results.get_mut(place) {
+                    *result = refused(&why);
+                }
             }
             Ok(BatchNewWitsvidResponse { results })
         },
@@ -140,17 +141,20 @@ async fn new(
     op: &Operation<policy::BatchNewWitSvid>,
     node: &SpiffeId,
     params: &NewWitsvidParams,
-    records: &mut Vec<Record>,
+    (place, issued): (usize, &mut Vec<Issued>),
 ) -> Result<types::Witsvid, Status> {
     if params.entry_id.is_empty() {
         return Err(Status::invalid_argument("missing entry ID"));
     }
-    let entry = entry_of_node(&op.roll, node, &params.entry_id)?;
+    let entry = entry_of_node(&op.roll, node, &params.entry_id, op.now)?;
     let key = Confirmation::read(&params.public_key, &params.signing_algorithm)?;
     // As SPIRE: an entry has no lifetime of its own for WIT-SVIDs (spire-behaviour 2.1).
     let ttl = entry.x509_svid_ttl.unwrap_or(server.lifetimes.wit_ttl);
+    let class = entry.class.as_ref();
+    let ttl = agents::within(ttl, &op.roll, &entry.spiffe_id, class, op.now);
     let signed = sign(server, op, &entry.spiffe_id, &key, ttl).await?;
-    records.push(record(op, &entry.spiffe_id, &signed).with("entry_id", entry.id.as_str()));
+    let record = record(op, &entry.spiffe_id, &signed).with("entry_id", entry.id.as_str());
+    issued.push(Issued::for_node(&entry, node, place, record));
     Ok(write(&entry.spiffe_id, signed, &entry.hint))
 }
 

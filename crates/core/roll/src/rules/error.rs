@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use muster_model::{EntryIdError, IdError, SelectorError, TrustDomain};
+use muster_model::{EntryIdError, IdError, SelectorError, TextFault, TrustDomain};
 
 use super::DnsNameError;
 
@@ -35,11 +35,13 @@ pub enum Field {
     Hint,
     /// `additional_attributes`
     AdditionalAttributes,
+    /// `muster_agent_class`
+    AgentClass,
 }
 
 impl Field {
     /// Every field, in the order in which faults are looked for.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ParentId,
         Self::SpiffeId,
         Self::Selectors,
@@ -53,6 +55,7 @@ impl Field {
         Self::StoreSvid,
         Self::Hint,
         Self::AdditionalAttributes,
+        Self::AgentClass,
     ];
 }
 
@@ -72,6 +75,7 @@ impl fmt::Display for Field {
             Self::StoreSvid => "store SVID flag",
             Self::Hint => "hint",
             Self::AdditionalAttributes => "additional attributes",
+            Self::AgentClass => "agent class",
         })
     }
 }
@@ -95,6 +99,23 @@ pub enum EntryError {
         value: String,
         /// What is wrong with it.
         cause: EntryIdError,
+    },
+    /// The name of an agent class is malformed.
+    #[error("invalid agent class {value:?}: {cause}")]
+    AgentClass {
+        /// The name.
+        value: String,
+        /// What is wrong with it.
+        cause: TextFault,
+    },
+    /// There is no agent class of that name.
+    #[error(
+        "invalid agent class {value:?}: there is none of that name; create it first, or name one that \
+         `muster agent class list` shows"
+    )]
+    NoAgentClass {
+        /// The name.
+        value: String,
     },
     /// An ID that an entry needs was left out.
     #[error("invalid {field}: it is missing; give a trust domain and a path")]

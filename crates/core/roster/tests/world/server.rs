@@ -44,6 +44,7 @@ impl World {
             },
             disable_x509_svid_prefetch: flags & 16 != 0,
             jwt_svid_include_jti: flags & 32 != 0,
+            class: None,
             created_at: self.server_now().floor_to_second(),
             revision_number: 0,
             changed_at: Revision(self.server.revision),

@@ -1,0 +1,123 @@
+//! The tables about agents: what the two threads do with them.
+
+use muster_model::{PersonId, Revision, SpiffeId, TaskId};
+use muster_roll::agents::{AgentChange, LoadedAgents};
+use rusqlite::{Connection, params};
+
+use crate::codec::agents as codec;
+use crate::codec::{self as rows_codec, Row};
+use crate::error::Fault;
+use crate::read::rows;
+
+/// What the change log says of a write: the kind of row, its key, its document if it is put.
+pub(crate) struct Logged {
+    pub(crate) kind: &'static str,
+    pub(crate) key: String,
+    pub(crate) doc: Option<String>,
+}
+
+/// Writes a row, or deletes it.
+pub(crate) fn write(
+    connection: &Connection,
+    revision: Revision,
+    change: &AgentChange,
+) -> Result<Logged, Fault> {
+    let logged = |kind, key: &dyn ToString, doc| Logged {
+        kind,
+        key: key.to_string(),
+        doc,
+    };
+    let (logged, statement) = match change {
+        AgentChange::PutClass(class) => (
+            logged("agent_class", &class.name, Some(codec::write_class(class)?)),
+            "INSERT OR REPLACE INTO agent_classes (name, revision, doc) VALUES (?1, ?2, ?3)",
+        ),
+        AgentChange::PutInstance(instance) => (
+            logged(
+                "agent",
+                &instance.id,
+                Some(codec::write_instance(instance)?),
+            ),
+            "INSERT OR REPLACE INTO agents (id, revision, doc) VALUES (?1, ?2, ?3)",
+        ),
+        AgentChange::DeleteInstance(id) => (
+            logged("agent", id, None),
+            "DELETE FROM agents WHERE id = ?1",
+        ),
+        AgentChange::PutTask(task) => (
+            logged("task", &task.id, Some(codec::write_task(task)?)),
+            "INSERT OR REPLACE INTO tasks (id, revision, doc) VALUES (?1, ?2, ?3)",
+        ),
+        AgentChange::DeleteTask(id) => {
+            (logged("task", id, None), "DELETE FROM tasks WHERE id = ?1")
+        }
+        AgentChange::PutDeparture(departure) => (
+            logged(
+                "person_gone",
+                &departure.person,
+                Some(codec::write_departure(departure)?),
+            ),
+            "INSERT OR REPLACE INTO persons_gone (person, revision, doc) VALUES (?1, ?2, ?3)",
+        ),
+        AgentChange::DeleteDeparture(person) => (
+            logged("person_gone", person, None),
+            "DELETE FROM persons_gone WHERE person = ?1",
+        ),
+    };
+    let mut statement = connection.prepare_cached(statement)?;
+    match &logged.doc {
+        Some(doc) => statement.execute(params![logged.key, revision.0, doc])?,
+        None => statement.execute([&logged.key])?,
+    };
+    Ok(logged)
+}
+
+/// All rows about agents.
+pub(crate) fn load(snapshot: &Connection) -> Result<LoadedAgents, Fault> {
+    let mut loaded = LoadedAgents::default();
+    let query = "SELECT name, revision, doc FROM agent_classes";
+    rows(snapshot, query, |row| {
+        loaded.classes.push(codec::read_class(row)?);
+        Ok(())
+    })?;
+    rows(snapshot, "SELECT id, revision, doc FROM agents", |row| {
+        loaded.instances.push(codec::read_instance(row)?);
+        Ok(())
+    })?;
+    rows(snapshot, "SELECT id, revision, doc FROM tasks", |row| {
+        loaded.tasks.push(codec::read_task(row)?);
+        Ok(())
+    })?;
+    let query = "SELECT person, revision, doc FROM persons_gone";
+    rows(snapshot, query, |row| {
+        loaded.departures.push(codec::read_departure(row)?);
+        Ok(())
+    })?;
+    Ok(loaded)
+}
+
+/// A write as the change log has it; `None` where the kind is not one about agents.
+pub(crate) fn read_change(
+    kind: &str,
+    key: &str,
+    put: Option<Row<'_>>,
+    revision: Revision,
+) -> Result<Option<AgentChange>, Fault> {
+    let fault = |why: String| rows_codec::fault("changes", revision.to_string(), why);
+    Ok(Some(match (kind, put) {
+        ("agent_class", Some(row)) => AgentChange::PutClass(codec::read_class(row)?),
+        ("agent", Some(row)) => AgentChange::PutInstance(codec::read_instance(row)?),
+        ("agent", None) => {
+            AgentChange::DeleteInstance(SpiffeId::parse(key).map_err(|why| fault(why.to_string()))?)
+        }
+        ("task", Some(row)) => AgentChange::PutTask(codec::read_task(row)?),
+        ("task", None) => {
+            AgentChange::DeleteTask(TaskId::parse(key).map_err(|why| fault(why.to_string()))?)
+        }
+        ("person_gone", Some(row)) => AgentChange::PutDeparture(codec::read_departure(row)?),
+        ("person_gone", None) => AgentChange::DeleteDeparture(
+            PersonId::parse(key).map_err(|why| fault(why.to_string()))?,
+        ),
+        _ => return Ok(None),
+    }))
+}

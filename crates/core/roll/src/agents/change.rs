@@ -1,0 +1,84 @@
+//! What is written about agents, and what a store hands over at start.
+
+use std::sync::Arc;
+
+use muster_model::{
+    AgentClass, AgentInstance, Departure, PersonId, Revision, SpiffeId, Task, TaskId,
+};
+
+use super::Agents;
+
+/// One write about agents: a row as it is from now on, or a row that is gone. A class is never
+/// gone: when it ends it is retired, and keeps its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentChange {
+    /// A class is new, or replaces the one of the same name.
+    PutClass(Arc<AgentClass>),
+    /// An instance is new, or replaces the one of the same identity.
+    PutInstance(Arc<AgentInstance>),
+    /// An instance is forgotten.
+    DeleteInstance(SpiffeId),
+    /// A task is new, or replaces the one of the same name.
+    PutTask(Arc<Task>),
+    /// A task is forgotten.
+    DeleteTask(TaskId),
+    /// A person is known to be gone.
+    PutDeparture(Arc<Departure>),
+    /// A person is back.
+    DeleteDeparture(PersonId),
+}
+
+impl AgentChange {
+    /// Whether what nodes see may depend on the change, which is made to `before`. That an agent was
+    /// seen again is written all the time, and is nothing to them.
+    pub fn is_seen_by_views(&self, before: &Agents) -> bool {
+        match self {
+            Self::PutClass(_) | Self::DeleteInstance(_) => true,
+            Self::PutInstance(new) => before
+                .instance(&new.id)
+                .is_none_or(|old| old.is_barred() != new.is_barred()),
+            Self::PutTask(_)
+            | Self::DeleteTask(_)
+            | Self::PutDeparture(_)
+            | Self::DeleteDeparture(_) => false,
+        }
+    }
+
+    /// Gives the row the revision that it is committed as, where nobody else holds it yet.
+    pub fn stamp(&mut self, revision: Revision) {
+        match self {
+            Self::PutClass(row) => {
+                if let Some(row) = Arc::get_mut(row) {
+                    row.changed_at = revision;
+                }
+            }
+            Self::PutInstance(row) => {
+                if let Some(row) = Arc::get_mut(row) {
+                    row.changed_at = revision;
+                }
+            }
+            Self::PutTask(row) => {
+                if let Some(row) = Arc::get_mut(row) {
+                    row.changed_at = revision;
+                }
+            }
+            Self::DeleteInstance(_)
+            | Self::DeleteTask(_)
+            | Self::PutDeparture(_)
+            | Self::DeleteDeparture(_) => {}
+        }
+    }
+}
+
+/// All that a store holds about agents, in any order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadedAgents {
+    /// The classes.
+    pub classes: Vec<Arc<AgentClass>>,
+    /// The instances.
+    pub instances: Vec<Arc<AgentInstance>>,
+    /// The tasks.
+    pub tasks: Vec<Arc<Task>>,
+    /// Who is known to be gone.
+    pub departures: Vec<Arc<Departure>>,
+}
