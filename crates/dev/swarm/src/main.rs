@@ -109,6 +109,13 @@ enum Scenario {
         /// How many.
         #[arg(long, default_value_t = 10_000)]
         streams: usize,
+        /// How many of them on one connection.
+        #[arg(long, default_value_t = 1)]
+        per_connection: usize,
+        /// The operators' socket of the node's server: once all are open, every entry of that
+        /// server is changed, so that each stream gets a new SVID.
+        #[arg(long, value_name = "SOCKET")]
+        server_socket: Option<PathBuf>,
     },
     /// Adds entries to the database of a server that is down.
     Fill {
@@ -229,11 +236,15 @@ async fn play(scenario: Scenario) -> Result<Vec<Figure>, Failure> {
             socket,
             pid,
             streams,
+            per_connection,
+            server_socket,
         } => {
             let sizes = streams::Sizes {
                 socket,
                 node: Pid(pid),
                 streams,
+                per_connection,
+                server: server_socket,
             };
             streams::run(sizes).await
         }
