@@ -116,6 +116,16 @@ enum Scenario {
         /// server is changed, so that each stream gets a new SVID.
         #[arg(long, value_name = "SOCKET")]
         server_socket: Option<PathBuf>,
+        /// Also see what the HTTP/2 stack alone costs by stream.
+        #[arg(long)]
+        bare: bool,
+    },
+    /// Serves streams that say one thing; started by `streams --bare`.
+    #[command(hide = true)]
+    Bare {
+        /// Where.
+        #[arg(long, value_name = "SOCKET")]
+        socket: PathBuf,
     },
     /// Adds entries to the database of a server that is down.
     Fill {
@@ -175,7 +185,7 @@ impl Scenario {
             | Self::Churn { subject, .. }
             | Self::Storm { subject, .. }
             | Self::Restart { subject, .. } => subject.core,
-            Self::Streams { .. } | Self::Fill { .. } => None,
+            Self::Streams { .. } | Self::Bare { .. } | Self::Fill { .. } => None,
         }
     }
 }
@@ -238,6 +248,7 @@ async fn play(scenario: Scenario) -> Result<Vec<Figure>, Failure> {
             streams,
             per_connection,
             server_socket,
+            bare,
         } => {
             let sizes = streams::Sizes {
                 socket,
@@ -245,8 +256,13 @@ async fn play(scenario: Scenario) -> Result<Vec<Figure>, Failure> {
                 streams,
                 per_connection,
                 server: server_socket,
+                bare,
             };
             streams::run(sizes).await
+        }
+        Scenario::Bare { socket } => {
+            streams::serve_bare(&socket).await?;
+            Ok(Vec::new())
         }
         Scenario::Fill { database, entries } => {
             let rate = fill::run(&database, entries).await?;

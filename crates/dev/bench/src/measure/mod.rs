@@ -194,7 +194,7 @@ pub(crate) async fn all(
                 "arrival" => arrival::measure(&domain, sizes).await,
                 "connections" => connections::measure(&domain, sizes).await,
                 "streams" => streams::measure(&domain, sizes).await,
-                "swarm-streams" => swarm::streams(&domain, sizes).await,
+                "swarm-streams" => swarm::streams(kind, &domain, sizes).await,
                 _ => tokens::measure(&domain, sizes).await,
             };
             figures.extend(outcome.map_err(|error| format!("{} {name}: {error}", kind.name()))?);

@@ -74,7 +74,11 @@ pub(super) async fn measure(
 
 /// Plays workloads against a node that runs already and has an identity for this user: each on a
 /// connection of its own, and then many on one.
-pub(super) async fn streams(domain: &Domain, sizes: &Sizes) -> Result<Vec<Figure>, Failure> {
+pub(super) async fn streams(
+    kind: &Kind,
+    domain: &Domain,
+    sizes: &Sizes,
+) -> Result<Vec<Figure>, Failure> {
     let count = if sizes.swarm_is_full { 10_000 } else { 200 };
     let mut figures = Vec::new();
     for per_connection in [1, 100] {
@@ -91,6 +95,9 @@ pub(super) async fn streams(domain: &Domain, sizes: &Sizes) -> Result<Vec<Figure
         let mut arguments = vec!["streams".to_owned()];
         for (name, value) in options {
             arguments.extend([name.to_owned(), value]);
+        }
+        if kind.is_ours() {
+            arguments.push("--bare".into());
         }
         figures.extend(play(&arguments).await?);
     }

@@ -1,5 +1,6 @@
 //! Many workloads that hold a stream of X.509-SVIDs open at one node, and all get new ones at once.
 
+mod bare;
 mod rotation;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Streaming};
 
+pub use self::bare::serve as serve_bare;
 use self::rotation::Followers;
 use crate::Failure;
 use crate::clock::Stopwatch;
@@ -25,7 +27,9 @@ const AT_ONCE: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The most that the node may have resident with all streams open, in MiB.
 const RESIDENT: f64 = 100.0;
-/// The most that it may have meanwhile, in terms of that.
+/// The most that it may have by stream beyond what the HTTP/2 stack has, in KiB.
+const OVER_BARE: f64 = 5.0;
+/// The most that it may have while all rotate, in terms of that with all open.
 const PEAK: f64 = 1.3;
 
 /// The node that is called.
@@ -41,6 +45,8 @@ pub struct Sizes {
     pub per_connection: usize,
     /// The operators' socket of its server, to have all SVIDs replaced.
     pub server: Option<PathBuf>,
+    /// Whether to see what the HTTP/2 stack alone costs.
+    pub bare: bool,
 }
 
 impl Sizes {
@@ -56,6 +62,11 @@ impl Sizes {
 /// Plays it: this process must be one that the node has an identity for.
 pub async fn run(sizes: Sizes) -> Result<Vec<Figure>, Failure> {
     let layout = sizes.layout();
+    let bare = if sizes.bare {
+        Some(bare::by_stream(&sizes).await?)
+    } else {
+        None
+    };
     let before = sizes.node.resident()?;
     let watch = Stopwatch::start();
     let Opened {
@@ -66,6 +77,7 @@ pub async fn run(sizes: Sizes) -> Result<Vec<Figure>, Failure> {
     let during = sizes.node.resident()?;
     let count = followers.count();
     let named = |what: &str| format!("streams, {layout}: {what}");
+    let by_stream = (during - before) * 1024.0 / number(count.max(1));
     let mut figures = vec![
         Figure::new(named("open at once"), number(count), ""),
         Figure::gain(named("opened"), rate(count, opened), "/s"),
@@ -76,12 +88,19 @@ pub async fn run(sizes: Sizes) -> Result<Vec<Figure>, Failure> {
         ),
         Figure::new(named("node resident, before"), before, "MiB"),
         Figure::cost(named("node resident, all open"), during, "MiB").at_most(RESIDENT),
-        Figure::cost(
-            named("node resident by stream"),
-            (during - before) * 1024.0 / number(count.max(1)),
-            "KiB",
-        ),
+        Figure::cost(named("node resident by stream"), by_stream, "KiB"),
     ];
+    if let Some(bare) = bare {
+        figures.extend([
+            Figure::new(named("the HTTP/2 stack alone, by stream"), bare, "KiB"),
+            Figure::cost(
+                named("the node over that, by stream"),
+                by_stream - bare,
+                "KiB",
+            )
+            .at_most(OVER_BARE),
+        ]);
+    }
     if let Some(server) = &sizes.server {
         let rotated = followers.rotate(server, sizes.node).await?;
         figures.extend([
