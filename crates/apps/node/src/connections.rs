@@ -23,10 +23,6 @@ use tonic::service::Routes;
 use tonic::transport::server::Connected as _;
 use tower::Service as _;
 
-/// The window of a stream and of a connection, in bytes: what HTTP/2 begins with (RFC 9113, 6.9.2).
-/// So much of a request, or of all of a connection's, may wait to be read.
-const WINDOW: u32 = 65_535;
-
 /// Serves `routes` on every connection until `shutdown` resolves or there are no more connections,
 /// then tells every client to open no further call (GOAWAY) and returns when the calls have ended.
 ///
@@ -45,8 +41,9 @@ pub(crate) async fn serve(
         .keep_alive_interval(keepalive)
         .keep_alive_timeout(keepalive)
         .max_concurrent_streams(calls)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        // Whoever asks on and on without reading is dropped for that, on the record, and not by the
+        // stack for the calls that it refused.
+        .max_local_error_reset_streams(None)
         // Nobody asks a node for the time.
         .auto_date_header(false);
     let routes = routes.prepare();
