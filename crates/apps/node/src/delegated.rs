@@ -308,22 +308,19 @@ impl Source for Follow {
 
     async fn next(&mut self) -> Result<Self::Message, Status> {
         loop {
-            tokio::select! {
+            let told = tokio::select! {
                 biased;
                 _reason = self.parts.shutdown.begun() => return Err(stopped(Stopped)),
                 () = gone(self.process.as_ref()) => return Err(process_ended()),
-                changed = self.subscription.answers.changed() => {
-                    changed.map_err(|_closed| stopped(Stopped))?;
+                // The roster is gone only when the node is.
+                told = self.subscription.answers.told() => {
+                    told.map_err(|_closed| stopped(Stopped))?
                 }
-            }
-            let (latest, end) = {
-                let told = self.subscription.answers.borrow_and_update();
-                (told.latest.clone(), told.end)
             };
-            if let Some(refusal) = end {
+            if let Some(refusal) = told.end {
                 return Err(status_of(refusal));
             }
-            if let Some(latest) = latest {
+            if let Some(latest) = told.latest {
                 self.parts.check(&self.delegate).await?;
                 still_runs(self.process.as_ref())?;
                 return Ok(latest);

@@ -4,6 +4,8 @@
 //! one task. The order of deeds is the roster's; what must be on the disk before anyone sees it
 //! is written first.
 
+mod told;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +21,8 @@ use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use self::told::Listener;
+use self::told::Teller;
 use crate::events::Events;
 use crate::material::{HeldJwt, HeldWit, HeldX509};
 use crate::sealed::{Keeper, NodeMemory};
@@ -34,32 +38,15 @@ pub(crate) type NodeRoster = Roster<HeldX509, HeldJwt, HeldWit>;
 type NodeAction = Action<HeldX509, HeldJwt, HeldWit>;
 pub(crate) type NodeEvent = Event<HeldX509, HeldJwt, HeldWit>;
 
-/// What a stream is told: its last full answer, and its end.
-pub(crate) struct Told<T> {
-    /// The last answer. A slow reader misses those in between (WAPI-09).
-    pub(crate) latest: Option<Arc<T>>,
-    /// Why the stream ends, once it does.
-    pub(crate) end: Option<Refusal>,
-}
-
-impl<T> Default for Told<T> {
-    fn default() -> Self {
-        Self {
-            latest: None,
-            end: None,
-        }
-    }
-}
-
 /// Where the answers to a call go.
 enum Reply {
-    X509Svids(watch::Sender<Told<X509Update<HeldX509>>>),
-    X509Bundles(watch::Sender<Told<X509Bundles>>),
-    JwtBundles(watch::Sender<Told<JwtBundles>>),
+    X509Svids(Teller<X509Update<HeldX509>>),
+    X509Bundles(Teller<X509Bundles>),
+    JwtBundles(Teller<JwtBundles>),
     Trust(oneshot::Sender<Result<Arc<JwtBundles>, Refusal>>),
     JwtSvids(oneshot::Sender<Result<Vec<JwtIdentity<HeldJwt>>, Refusal>>),
-    WitSvids(watch::Sender<Told<WitUpdate<HeldWit>>>),
-    WitBundles(watch::Sender<Told<WitBundles>>),
+    WitSvids(Teller<WitUpdate<HeldWit>>),
+    WitBundles(Teller<WitBundles>),
 }
 
 enum Command {
@@ -129,7 +116,7 @@ impl Drop for Place {
 
 /// A stream of full answers.
 pub(crate) struct Subscription<T> {
-    pub(crate) answers: watch::Receiver<Told<T>>,
+    pub(crate) answers: Listener<T>,
     _place: Place,
 }
 
@@ -275,10 +262,10 @@ impl Driver {
         &self,
         selectors: Arc<SelectorSet>,
         want: Want,
-        reply: impl FnOnce(watch::Sender<Told<T>>) -> Reply,
+        reply: impl FnOnce(Teller<T>) -> Reply,
     ) -> Result<Subscription<T>, Stopped> {
-        let (sender, answers) = watch::channel(Told::default());
-        let place = self.call(selectors, want, reply(sender))?;
+        let (teller, answers) = told::channel();
+        let place = self.call(selectors, want, reply(teller))?;
         Ok(Subscription {
             answers,
             _place: place,
@@ -400,6 +387,7 @@ impl Loop {
             tokio::select! {
                 biased;
                 _reason = &mut ending => {
+                    self.end_calls();
                     self.keeper.finish(&self.roster, self.clock.now()).await;
                     return Ok(());
                 }
@@ -417,6 +405,14 @@ impl Loop {
             self.act().await?;
             self.keeper.keep(&self.roster, self.clock.now()).await;
         }
+    }
+
+    /// Ends every call, and those that are still to be heard, before anything is waited for: who
+    /// gets no further answer is told at once (WAPI-14).
+    fn end_calls(&mut self) {
+        self.commands.close();
+        while self.commands.try_recv().is_ok() {}
+        self.replies = HashMap::new();
     }
 
     fn wait(&self) -> Duration {
@@ -568,28 +564,28 @@ impl Loop {
             } => self.signer.sign_jwt(request, entry, audience),
             Action::X509Svids(call, update) => {
                 if let Some(Reply::X509Svids(reply)) = self.replies.get(&call) {
-                    reply.send_modify(|told| told.latest = Some(update));
+                    reply.tell(update);
                 }
             }
             Action::X509Bundles(call, update) => {
                 if let Some(Reply::X509Bundles(reply)) = self.replies.get(&call) {
-                    reply.send_modify(|told| told.latest = Some(update));
+                    reply.tell(update);
                 }
             }
             Action::WitSvids(call, update) => {
                 if let Some(Reply::WitSvids(reply)) = self.replies.get(&call) {
-                    reply.send_modify(|told| told.latest = Some(update));
+                    reply.tell(update);
                 }
             }
             Action::WitBundles(call, update) => {
                 if let Some(Reply::WitBundles(reply)) = self.replies.get(&call) {
-                    reply.send_modify(|told| told.latest = Some(update));
+                    reply.tell(update);
                 }
             }
             Action::JwtBundles(call, update) => match self.replies.remove(&call) {
                 Some(Reply::Trust(reply)) => drop(reply.send(Ok(update))),
                 Some(Reply::JwtBundles(reply)) => {
-                    reply.send_modify(|told| told.latest = Some(update));
+                    reply.tell(update);
                     self.replies.insert(call, Reply::JwtBundles(reply));
                 }
                 Some(
@@ -609,11 +605,11 @@ impl Loop {
                 }
             }
             Action::End(call, refusal) => match self.replies.remove(&call) {
-                Some(Reply::X509Svids(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
-                Some(Reply::X509Bundles(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
-                Some(Reply::JwtBundles(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
-                Some(Reply::WitSvids(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
-                Some(Reply::WitBundles(reply)) => reply.send_modify(|t| t.end = Some(refusal)),
+                Some(Reply::X509Svids(reply)) => reply.end(refusal),
+                Some(Reply::X509Bundles(reply)) => reply.end(refusal),
+                Some(Reply::JwtBundles(reply)) => reply.end(refusal),
+                Some(Reply::WitSvids(reply)) => reply.end(refusal),
+                Some(Reply::WitBundles(reply)) => reply.end(refusal),
                 Some(Reply::Trust(reply)) => drop(reply.send(Err(refusal))),
                 Some(Reply::JwtSvids(reply)) => drop(reply.send(Err(refusal))),
                 None => {}

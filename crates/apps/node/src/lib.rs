@@ -13,6 +13,7 @@ mod admin;
 mod attestors;
 mod broker;
 pub mod config;
+mod connections;
 mod delegated;
 mod driver;
 mod events;
@@ -28,6 +29,7 @@ mod refusals;
 mod run;
 mod sds;
 mod sealed;
+
 mod signer;
 mod state;
 mod target;

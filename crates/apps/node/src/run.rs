@@ -3,6 +3,7 @@
 mod core;
 mod sockets;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ use self::sockets::{Given, Sockets};
 use crate::admin::{AdminService, DebugService, LoggerService, Settings};
 use crate::broker::{self, Broker, Most, Sockets as BrokerSockets, Surroundings};
 use crate::config::{BrokerConfig, Config};
+use crate::connections;
 use crate::delegated::{self, DelegatedIdentityApi};
 use crate::driver::{Driver, Loop, Unstarted};
 use crate::events::Events;
@@ -83,6 +85,9 @@ pub fn run(config_path: &Path) -> ExitCode {
     };
     if let Err(error) = muster_peer::process::raise_descriptor_limit() {
         tracing::warn!(%error, "the limit of open files was left as it is");
+    }
+    if let Err(error) = muster_peer::process::keep_pages_small() {
+        tracing::warn!(%error, "huge pages were left on; the node may take twice the memory");
     }
     let hardening = harden::apply(&config.hardening);
     tracing::info!(%hardening, "hardened");
@@ -488,24 +493,20 @@ async fn answer(
     socket: Door,
     per_connection: u32,
     shutdown: Shutdown,
-) -> Result<(), tonic::transport::Error> {
+) -> Result<(), Infallible> {
     let end = shutdown.clone();
-    let serve = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .max_concurrent_streams(per_connection)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(socket, async move {
-            end.begun().await;
-        });
+    let end = async move {
+        end.begun().await;
+    };
     let patience = async move {
         shutdown.begun().await;
         tokio::time::sleep(LAST_WORDS).await;
     };
     tokio::select! {
-        served = serve => served,
-        () = patience => Ok(()),
+        () = connections::serve(routes, socket, per_connection, KEEPALIVE, end) => {}
+        () = patience => {}
     }
+    Ok(())
 }
 
 /// Adds reflection, which lists `names` and nothing else (WAPI-02, WEP-13).

@@ -18,6 +18,9 @@ use crate::material::{JwtMaterial, WitMaterial, X509Material};
 use crate::time::{Agenda, Alarm};
 use crate::view::{Changed, Difference, Step, View};
 
+/// Room for so many actions is kept from event to event.
+const FEW_ACTIONS: usize = 1024;
+
 /// What the machine is told once.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -147,7 +150,13 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
     /// The next thing to do. Call it until it returns `None` after each [`Roster::handle`], and
     /// do things in the order given; calling it more often does no harm.
     pub fn poll_action(&mut self) -> Option<Action<X, J, W>> {
-        self.actions.pop_front()
+        let action = self.actions.pop_front();
+        if action.is_none() && self.actions.capacity() > FEW_ACTIONS {
+            // What ten thousand streams were told at once needs no room for ever.
+            self.actions = VecDeque::new();
+            self.fresh = Vec::new();
+        }
+        action
     }
 
     /// The monotonic instant at which to hand in [`Event::Tick`] if nothing else happens before;

@@ -112,6 +112,23 @@ enum Scenario {
         /// How many.
         #[arg(long, default_value_t = 10_000)]
         streams: usize,
+        /// How many of them on one connection.
+        #[arg(long, default_value_t = 1)]
+        per_connection: usize,
+        /// The operators' socket of the node's server: once all are open, every entry of that
+        /// server is changed, so that each stream gets a new SVID.
+        #[arg(long, value_name = "SOCKET")]
+        server_socket: Option<PathBuf>,
+        /// Also see what the HTTP/2 stack alone costs by stream.
+        #[arg(long)]
+        bare: bool,
+    },
+    /// Serves streams that say one thing; started by `streams --bare`.
+    #[command(hide = true)]
+    Bare {
+        /// Where.
+        #[arg(long, value_name = "SOCKET")]
+        socket: PathBuf,
     },
     /// Adds entries to the database of a server that is down.
     Fill {
@@ -173,7 +190,7 @@ impl Scenario {
             | Self::Churn { subject, .. }
             | Self::Storm { subject, .. }
             | Self::Restart { subject, .. } => subject.core,
-            Self::Streams { .. } | Self::Fill { .. } => None,
+            Self::Streams { .. } | Self::Bare { .. } | Self::Fill { .. } => None,
         }
     }
 }
@@ -235,13 +252,23 @@ async fn play(scenario: Scenario) -> Result<Vec<Figure>, Failure> {
             socket,
             pid,
             streams,
+            per_connection,
+            server_socket,
+            bare,
         } => {
             let sizes = streams::Sizes {
                 socket,
                 node: Pid(pid),
                 streams,
+                per_connection,
+                server: server_socket,
+                bare,
             };
             streams::run(sizes).await
+        }
+        Scenario::Bare { socket } => {
+            streams::serve_bare(&socket).await?;
+            Ok(Vec::new())
         }
         Scenario::Fill { database, entries } => {
             let rate = fill::run(&database, entries).await?;

@@ -19,9 +19,16 @@ impl Pid {
         self.memory("VmRSS:")
     }
 
-    /// The most that was ever resident, in MiB.
+    /// The most that was ever resident, in MiB, or since [`Pid::forget_peak`].
     pub fn peak(self) -> Result<f64, Failure> {
         self.memory("VmHWM:")
+    }
+
+    /// Has the kernel count the peak from what is resident now (`CLEAR_REFS_MM_HIWATER_RSS` of
+    /// `fs/proc/task_mmu.c`).
+    pub fn forget_peak(self) -> Result<(), Failure> {
+        let path = format!("/proc/{}/clear_refs", self.0);
+        fs::write(&path, "5").map_err(|error| format!("{path}: {error}").into())
     }
 
     fn memory(self, field: &str) -> Result<f64, Failure> {

@@ -51,13 +51,13 @@ pub struct Allowance {
 }
 
 impl Default for Allowance {
-    /// What no honest workload meets: a thousand processes of a user that all connect within a
+    /// What no honest workload meets: ten thousand processes of a user that all connect within a
     /// second, and each call again within it.
     fn default() -> Self {
         Self {
             connections: Rate {
-                per_second: 1_000,
-                burst: 4_000,
+                per_second: 6_000,
+                burst: 12_000,
             },
             calls: Rate {
                 per_second: 10_000,

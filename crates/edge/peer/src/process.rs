@@ -14,6 +14,15 @@ pub fn raise_descriptor_limit() -> Result<u64, Errno> {
     Ok(hard)
 }
 
+/// Has the kernel use small pages for this process's memory.
+///
+/// A huge page is resident as a whole. The HTTP/2 stack keeps 28 KiB of buffers by connection and
+/// touches 12 of them; where huge pages are on for every process, the rest would become resident
+/// as well, at once or when the kernel tidies up.
+pub fn keep_pages_small() -> Result<(), Errno> {
+    prctl::set_thp_disable(true)
+}
+
 /// Keeps other processes of the same user from reading this one's memory (ptrace, `/proc/PID/mem`),
 /// and the kernel from writing it to a core file. Call it before any secret is in memory.
 pub fn keep_memory_private() -> Result<(), Errno> {

@@ -101,13 +101,23 @@ impl ProcDir {
 
     /// Reads a file of the directory, such as `status`; at most 64 KiB of it.
     pub fn read(&self, name: &'static str) -> Result<Vec<u8>, ProcError> {
-        // Files of /proc do not tell their size: without room, each would be read in eight pieces.
-        let mut content = Vec::with_capacity(PAGE);
-        self.open_file(name)?
-            .take(FILE_LIMIT)
-            .read_to_end(&mut content)
-            .map_err(|source| self.failed(name, source))?;
-        Ok(content)
+        let mut file = self.open_file(name)?.take(FILE_LIMIT);
+        let mut read = || {
+            // Files of /proc do not tell their size: without room, each would be read in eight
+            // pieces. The room is on the stack: pages of the heap that were touched once would
+            // lie under a new connection's buffers, most of which are never touched.
+            let mut first = [0; PAGE];
+            let length = loop {
+                match file.read(&mut first) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    read => break read?,
+                }
+            };
+            let mut content = first.get(..length).unwrap_or_default().to_vec();
+            file.read_to_end(&mut content)?;
+            Ok(content)
+        };
+        read().map_err(|source| self.failed(name, source))
     }
 
     /// When the process started, in clock ticks since boot (field 22 of `stat`).

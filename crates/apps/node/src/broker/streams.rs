@@ -69,23 +69,19 @@ impl<T: Send + Sync + 'static> Follow<T> {
         frame: fn(&Asking, &T) -> Result<Bytes, Status>,
     ) -> Result<Bytes, Status> {
         loop {
-            tokio::select! {
+            let told = tokio::select! {
                 biased;
                 _reason = &mut self.shutdown => return Err(shutting_down()),
                 exited = &mut self.exited => return Err(ended(exited)),
-                changed = self.subscription.answers.changed() => {
-                    // The roster is gone only when the node is.
-                    changed.map_err(|_closed| shutting_down())?;
+                // The roster is gone only when the node is.
+                told = self.subscription.answers.told() => {
+                    told.map_err(|_closed| shutting_down())?
                 }
-            }
-            let (latest, end) = {
-                let told = self.subscription.answers.borrow_and_update();
-                (told.latest.clone(), told.end)
             };
-            if let Some(refused) = end {
+            if let Some(refused) = told.end {
                 return Err(refuse(&self.call, refused, self.rpc));
             }
-            if let Some(latest) = latest {
+            if let Some(latest) = told.latest {
                 // A connection must not outlive what it was let in with.
                 if self.call.asking.not_after <= self.clock.now().wall {
                     return Err(refusal::expired());

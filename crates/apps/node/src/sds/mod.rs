@@ -193,7 +193,7 @@ impl Feed {
     /// The next update, or why there is none. Nothing is lost when the future is dropped.
     async fn next(&mut self) -> Result<Arc<Update>, Status> {
         loop {
-            tokio::select! {
+            let told = tokio::select! {
                 biased;
                 _reason = &mut self.ended => return Err(shutting_down()),
                 exited = &mut self.exited => {
@@ -202,19 +202,15 @@ impl Feed {
                     }
                     return Err(Status::unavailable("the process that opened the stream has ended"));
                 }
-                changed = self.subscription.answers.changed() => {
-                    // The roster is gone only when the node is.
-                    changed.map_err(|_closed| shutting_down())?;
+                // The roster is gone only when the node is.
+                told = self.subscription.answers.told() => {
+                    told.map_err(|_closed| shutting_down())?
                 }
-            }
-            let (latest, end) = {
-                let told = self.subscription.answers.borrow_and_update();
-                (told.latest.clone(), told.end)
             };
-            if let Some(refusal) = end {
+            if let Some(refusal) = told.end {
                 return Err(self.api.callers.refuse(&self.caller, refusal, self.rpc));
             }
-            if let Some(latest) = latest {
+            if let Some(latest) = told.latest {
                 return Ok(latest);
             }
         }

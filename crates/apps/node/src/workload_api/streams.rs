@@ -1,15 +1,16 @@
 //! The streaming calls: FetchX509SVID, FetchX509Bundles, FetchJWTBundles.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures::stream;
 use http::Response;
 use muster_peer::Caller;
 use muster_roster::{JwtBundles, X509Bundles, X509Update};
-use muster_rt::lifecycle::Reason;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -99,13 +100,13 @@ pub(super) fn stopped(_stopped: Stopped) -> Status {
     shutting_down()
 }
 
-/// A stream under way.
+/// A stream under way. Small, because there are thousands: what it waits for is polled where it
+/// lies, and the loop ends it when the node shuts down.
 pub(super) struct Follow<T> {
     api: Arc<Inner>,
     caller: Caller,
     subscription: Subscription<T>,
     exited: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
-    ended: Pin<Box<dyn Future<Output = Reason> + Send>>,
     _place: Place,
     rpc: &'static str,
 }
@@ -119,13 +120,11 @@ impl<T: Send + Sync + 'static> Follow<T> {
         rpc: &'static str,
     ) -> Self {
         let process = caller.clone();
-        let shutdown = api.shutdown.clone();
         Self {
             api,
             caller,
             subscription,
             exited: Box::pin(async move { process.exited().await }),
-            ended: Box::pin(async move { shutdown.begun().await }),
             _place: place,
             rpc,
         }
@@ -136,48 +135,48 @@ impl<T: Send + Sync + 'static> Follow<T> {
         mut self,
         frame: fn(&T) -> Result<Bytes, Status>,
     ) -> Result<Response<Body>, Status> {
-        let first = self.next(frame).await?;
-        let rest = stream::unfold(Some(self), move |follow| async move {
-            let mut follow = follow?;
-            match follow.next(frame).await {
-                Ok(bytes) => Some((Ok(bytes), Some(follow))),
+        let first = poll_fn(|cx| self.poll(cx, frame)).await?;
+        let mut follow = Some(self);
+        let rest = stream::poll_fn(move |cx| {
+            let Some(open) = &mut follow else {
+                return Poll::Ready(None);
+            };
+            let next = ready!(open.poll(cx, frame));
+            if next.is_err() {
                 // Whatever the stream held is let go before its end is on the wire.
-                Err(status) => Some((Err(status), None)),
+                follow = None;
             }
+            Poll::Ready(Some(next))
         });
         Ok(grpc::streaming(first, rest))
     }
 
     /// The next message, or why there is none.
-    async fn next(&mut self, frame: fn(&T) -> Result<Bytes, Status>) -> Result<Bytes, Status> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: fn(&T) -> Result<Bytes, Status>,
+    ) -> Poll<Result<Bytes, Status>> {
+        if let Poll::Ready(exited) = self.exited.as_mut().poll(cx) {
+            return Poll::Ready(Err(match exited {
+                Ok(()) => Status::unavailable("the process that opened the stream has ended"),
+                Err(error) => {
+                    tracing::error!(pid = self.caller.pid(), %error, "a process cannot be watched");
+                    Status::unavailable("workload attestation failed")
+                }
+            }));
+        }
         loop {
-            tokio::select! {
-                biased;
-                _reason = &mut self.ended => return Err(shutting_down()),
-                exited = &mut self.exited => {
-                    return Err(match exited {
-                        Ok(()) => Status::unavailable("the process that opened the stream has ended"),
-                        Err(error) => {
-                            tracing::error!(pid = self.caller.pid(), %error, "a process cannot be watched");
-                            Status::unavailable("workload attestation failed")
-                        }
-                    });
-                }
-                changed = self.subscription.answers.changed() => {
-                    // The roster is gone only when the node is.
-                    changed.map_err(|_closed| shutting_down())?;
-                }
+            // The roster is gone only when the node is.
+            let told = ready!(self.subscription.answers.poll_told(cx))
+                .map_err(|_closed| shutting_down())?;
+            if let Some(refusal) = told.end {
+                let status = self.api.callers.refuse(&self.caller, refusal, self.rpc);
+                return Poll::Ready(Err(status));
             }
-            let (latest, end) = {
-                let told = self.subscription.answers.borrow_and_update();
-                (told.latest.clone(), told.end)
-            };
-            if let Some(refusal) = end {
-                return Err(self.api.callers.refuse(&self.caller, refusal, self.rpc));
-            }
-            if let Some(latest) = latest {
+            if let Some(latest) = told.latest {
                 self.api.callers.still_the_same(&self.caller)?;
-                return frame(&latest);
+                return Poll::Ready(frame(&latest));
             }
         }
     }

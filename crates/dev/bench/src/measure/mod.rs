@@ -229,7 +229,7 @@ pub(crate) async fn all(
                 "neighbours" => neighbours::measure(&domain, sizes).await,
                 "gone" => gone::measure(&domain, sizes).await,
                 "streams" => streams::measure(kind, &domain, sizes).await,
-                "swarm-streams" => swarm::streams(&domain, sizes).await,
+                "swarm-streams" => swarm::streams(kind, &domain, sizes).await,
                 _ => tokens::measure(&domain, sizes).await,
             };
             figures.extend(outcome.map_err(|error| format!("{} {name}: {error}", kind.name()))?);

@@ -111,39 +111,68 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
     while let Some(node) = holding.join_next().await {
         node??;
     }
-    let figures = vec![
-        Figure::new("churn: nodes connected", number(sizes.nodes), ""),
-        Figure::new("churn: changes", rate(changes, took), "/s"),
-        Figure::cost(
-            "churn: acknowledged -> its node knows, p50",
-            times.quantile(50),
-            "ms",
-        ),
-        Figure::cost(
-            "churn: acknowledged -> its node knows, p99",
-            times.quantile(99),
-            "ms",
-        )
-        .at_most(50.0),
-        Figure::gain(
-            "churn: new entries that their nodes heard of",
-            number(times.count()) / number(wanted.max(1)) * 100.0,
-            "%",
-        )
-        .at_least(100.0),
-        Figure::cost(
-            "churn: server, time on a core by change",
-            cpu.as_secs_f64() * 1e6 / number(changes.max(1)),
-            "us",
-        ),
-        Figure::cost(
-            "churn: bytes of all nodes by change",
-            large(traffic() - bytes) / number(changes.max(1)),
-            "B",
-        ),
-    ];
+    let seen = Seen {
+        nodes: sizes.nodes,
+        changes,
+        took,
+        times,
+        wanted,
+        cpu,
+        bytes: traffic() - bytes,
+    };
     server.stop().await?;
-    Ok(figures)
+    Ok(seen.figures())
+}
+
+/// What was seen of the whole.
+struct Seen {
+    nodes: usize,
+    changes: usize,
+    took: Duration,
+    /// From an entry's acknowledgement until its node knew it.
+    times: Times,
+    /// New entries that were acknowledged.
+    wanted: usize,
+    /// Of the server, on a core.
+    cpu: Duration,
+    /// Of all nodes.
+    bytes: u64,
+}
+
+impl Seen {
+    fn figures(mut self) -> Vec<Figure> {
+        vec![
+            Figure::new("churn: nodes connected", number(self.nodes), ""),
+            Figure::new("churn: changes", rate(self.changes, self.took), "/s"),
+            Figure::cost(
+                "churn: acknowledged -> its node knows, p50",
+                self.times.quantile(50),
+                "ms",
+            ),
+            Figure::cost(
+                "churn: acknowledged -> its node knows, p99",
+                self.times.quantile(99),
+                "ms",
+            )
+            .at_most(50.0),
+            Figure::gain(
+                "churn: new entries that their nodes heard of",
+                number(self.times.count()) / number(self.wanted.max(1)) * 100.0,
+                "%",
+            )
+            .at_least(100.0),
+            Figure::cost(
+                "churn: server, time on a core by change",
+                self.cpu.as_secs_f64() * 1e6 / number(self.changes.max(1)),
+                "us",
+            ),
+            Figure::cost(
+                "churn: bytes of all nodes by change",
+                large(self.bytes) / number(self.changes.max(1)),
+                "B",
+            ),
+        ]
+    }
 }
 
 async fn follow(

@@ -66,10 +66,7 @@ pub(super) fn transcribe(
                 let name = reader.name(6, table)?;
                 let value = reader.value()?;
                 put_literal(out, WITHOUT_INDEXING, &name, &value);
-                table.insert(Field {
-                    name: name.detached(),
-                    value: value.detached(),
-                });
+                table.insert(&Field { name, value });
             }
             SIZE_UPDATE..0x40 => {
                 let size = reader.integer(5)?;
@@ -215,7 +212,7 @@ impl Reader<'_> {
             index @ 1..=STATIC_ENTRIES => Ok(Name::Static(index)),
             index => table
                 .entry(index)
-                .map(|field| field.name.clone())
+                .map(|field| field.name)
                 .ok_or(BlockError::NoSuchEntry),
         }
     }

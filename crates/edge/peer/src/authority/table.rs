@@ -29,16 +29,6 @@ pub(super) struct Text {
     pub(super) decoded_len: usize,
 }
 
-impl Text {
-    /// A copy that does not keep the header block alive.
-    pub(super) fn detached(&self) -> Self {
-        Self {
-            wire: Bytes::copy_from_slice(&self.wire),
-            decoded_len: self.decoded_len,
-        }
-    }
-}
-
 /// A field's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Name {
@@ -51,14 +41,6 @@ pub(super) enum Name {
 impl Name {
     pub(super) fn is_authority(&self) -> bool {
         *self == Self::Static(AUTHORITY)
-    }
-
-    /// A copy that does not keep the header block alive.
-    pub(super) fn detached(&self) -> Self {
-        match self {
-            Self::Static(index) => Self::Static(*index),
-            Self::Text(text) => Self::Text(text.detached()),
-        }
     }
 
     fn decoded_len(&self) -> usize {
@@ -85,10 +67,68 @@ impl Field {
     }
 }
 
+/// A field as the table keeps it: a copy, small and in one piece, because every connection of
+/// thousands has a few of them for as long as it lasts.
+#[derive(Debug)]
+struct Kept {
+    /// The name, if it is none of the static table's, and the value: as the client sent them.
+    wire: Box<[u8]>,
+    /// How many octets of it are the name.
+    name_length: u16,
+    /// The static table's index of the name, or 0.
+    static_name: u16,
+    name_decoded_len: u16,
+    value_decoded_len: u16,
+}
+
+impl Kept {
+    fn new(field: &Field) -> Self {
+        let (static_name, name, name_decoded_len) = match &field.name {
+            Name::Static(index) => (*index, &[][..], 0),
+            Name::Text(text) => (0, &*text.wire, text.decoded_len),
+        };
+        Self {
+            wire: [name, &field.value.wire].concat().into(),
+            name_length: short(name.len()),
+            static_name: short(static_name),
+            name_decoded_len: short(name_decoded_len),
+            value_decoded_len: short(field.value.decoded_len),
+        }
+    }
+
+    fn field(&self) -> Field {
+        let (name, value) = self
+            .wire
+            .split_at_checked(usize::from(self.name_length))
+            .unwrap_or_default();
+        let text = |wire, decoded_len| Text {
+            wire: Bytes::copy_from_slice(wire),
+            decoded_len: usize::from(decoded_len),
+        };
+        Field {
+            name: match self.static_name {
+                0 => Name::Text(text(name, self.name_decoded_len)),
+                index => Name::Static(usize::from(index)),
+            },
+            value: text(value, self.value_decoded_len),
+        }
+    }
+
+    fn size(&self) -> usize {
+        self.field().size()
+    }
+}
+
+/// The lengths of what fits into the table: it has at most 4096 octets as decoded, and no code of
+/// an octet has more than four.
+fn short(length: usize) -> u16 {
+    u16::try_from(length).unwrap_or(u16::MAX)
+}
+
 /// Newest first.
 #[derive(Debug)]
 pub(super) struct Table {
-    entries: VecDeque<Field>,
+    entries: VecDeque<Kept>,
     size: usize,
     max: usize,
 }
@@ -103,17 +143,18 @@ impl Table {
     }
 
     /// The entry with `index` of the joint address space, static entries excluded.
-    pub(super) fn entry(&self, index: usize) -> Option<&Field> {
-        self.entries.get(index.checked_sub(STATIC_ENTRIES + 1)?)
+    pub(super) fn entry(&self, index: usize) -> Option<Field> {
+        let kept = self.entries.get(index.checked_sub(STATIC_ENTRIES + 1)?)?;
+        Some(kept.field())
     }
 
-    pub(super) fn insert(&mut self, field: Field) {
+    pub(super) fn insert(&mut self, field: &Field) {
         let size = field.size();
         self.evict(self.max.saturating_sub(size));
         // One that is larger than the table leaves it empty (RFC 7541, 4.4).
         if size <= self.max {
             self.size += size;
-            self.entries.push_front(field);
+            self.entries.push_front(Kept::new(field));
         }
     }
 
@@ -129,10 +170,10 @@ impl Table {
 
     fn evict(&mut self, room: usize) {
         while self.size > room {
-            let Some(field) = self.entries.pop_back() else {
+            let Some(oldest) = self.entries.pop_back() else {
                 break;
             };
-            self.size = self.size.saturating_sub(field.size());
+            self.size = self.size.saturating_sub(oldest.size());
         }
     }
 }
@@ -179,12 +220,12 @@ mod tests {
     fn the_oldest_goes_first() {
         let mut table = Table::new();
         table.resize(100).unwrap();
-        table.insert(field(1, 1));
-        table.insert(field(2, 2));
-        assert_eq!(table.entry(62), Some(&field(2, 2)));
-        assert_eq!(table.entry(63), Some(&field(1, 1)));
-        table.insert(field(3, 3));
-        assert_eq!(table.entry(63), Some(&field(2, 2)));
+        table.insert(&field(1, 1));
+        table.insert(&field(2, 2));
+        assert_eq!(table.entry(62), Some(field(2, 2)));
+        assert_eq!(table.entry(63), Some(field(1, 1)));
+        table.insert(&field(3, 3));
+        assert_eq!(table.entry(63), Some(field(2, 2)));
         assert_eq!(table.entry(64), None);
         assert_eq!(table.entry(61), None);
     }
@@ -192,8 +233,8 @@ mod tests {
     #[test]
     fn an_entry_larger_than_the_table_empties_it() {
         let mut table = Table::new();
-        table.insert(field(1, 1));
-        table.insert(field(1, MAX_TABLE));
+        table.insert(&field(1, 1));
+        table.insert(&field(1, MAX_TABLE));
         assert_eq!(table.entry(62), None);
         assert_eq!(table.size, 0);
     }
@@ -201,12 +242,12 @@ mod tests {
     #[test]
     fn the_client_may_shrink_and_not_grow_it() {
         let mut table = Table::new();
-        table.insert(field(1, 1));
+        table.insert(&field(1, 1));
         assert_eq!(table.resize(MAX_TABLE + 1), None);
         table.resize(0).unwrap();
         assert_eq!(table.entry(62), None);
         table.resize(MAX_TABLE).unwrap();
-        table.insert(field(1, 1));
+        table.insert(&field(1, 1));
         assert!(table.entry(62).is_some());
     }
 }
