@@ -18,6 +18,9 @@ const REQUESTS: &str = "10000";
 const CHECKS: [&str; 2] = ["cedar-schema", "cedar-decisions"];
 const WITHIN: Duration = Duration::from_mins(10);
 
+/// Installs a Cedar under a folder; gives back the command that compares.
+type Install = fn(&Path) -> Result<Command, Failure>;
+
 /// Exports, installs both, and compares.
 pub(super) fn run(home: &Path, results: &mut Results) {
     let folder = home.join(NAME);
@@ -26,8 +29,7 @@ pub(super) fn run(home: &Path, results: &mut Results) {
         results.add(Line::failed(NAME, "export", &error.to_string()));
         return;
     }
-    let programs: [(&str, fn(&Path) -> Result<Command, Failure>); 2] =
-        [("cedarpy", python), ("cedar-wasm", wasm)];
+    let programs: [(&str, Install); 2] = [("cedarpy", python), ("cedar-wasm", wasm)];
     for (client, install) in programs {
         match install(&folder) {
             Ok(mut command) => judge(client, command.arg(&requests), results),

@@ -75,6 +75,29 @@ impl Options {
         self.only.is_empty() || self.names(name)
     }
 
+    /// Whether every name is one.
+    fn check(&self) -> Result<(), Failure> {
+        for name in &self.only {
+            if !clients::NAMES.contains(&name.as_str())
+                && ![
+                    "grpcurl",
+                    "mtls",
+                    "examples",
+                    "files",
+                    "on-behalf",
+                    cedar::NAME,
+                    envoy::NAME,
+                    systemd::NAME,
+                ]
+                .contains(&name.as_str())
+                && !containers::NAMES.contains(&name.as_str())
+            {
+                return Err(format!("--only {name}: there is no such client").into());
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the name was given: what changes the machine is not run by default.
     fn names(&self, name: &str) -> bool {
         self.only.iter().any(|only| only == name)
@@ -110,38 +133,26 @@ fn run_engines(
     Ok(())
 }
 
-/// Installs, runs, judges, and writes the results.
-pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    for name in &options.only {
-        if !clients::NAMES.contains(&name.as_str())
-            && ![
-                "grpcurl",
-                "mtls",
-                "examples",
-                "files",
-                "on-behalf",
-                cedar::NAME,
-                envoy::NAME,
-                systemd::NAME,
-            ]
-            .contains(&name.as_str())
-            && !containers::NAMES.contains(&name.as_str())
-        {
-            return Err(format!("--only {name}: there is no such client").into());
-        }
-    }
+/// The `muster` to run.
+fn binary(options: &Options) -> Result<PathBuf, Failure> {
     let only_cedar =
         !options.only.is_empty() && options.only.iter().all(|only| only == cedar::NAME);
-    let muster = if let Some(binary) = &options.muster {
-        binary.clone()
+    if let Some(binary) = &options.muster {
+        Ok(binary.clone())
     } else if only_cedar {
         // No process of ours takes part.
-        release_binary("muster")
+        Ok(release_binary("muster"))
     } else {
         println!("building muster for release");
         build_release(&["muster-cli"])?;
-        release_binary("muster")
-    };
+        Ok(release_binary("muster"))
+    }
+}
+
+/// Installs, runs, judges, and writes the results.
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    options.check()?;
+    let muster = binary(options)?;
     let home = target().join("interop");
     std::fs::create_dir_all(&home)?;
     let mut results = Results::default();
