@@ -178,7 +178,7 @@ impl Incoming {
         let peer = RefusedPeer::unknown(socket.as_fd(), refusal);
         if matches!(refusal, Refusal::Gone { .. }) {
             tracing::debug!(pid = peer.pid, uid = peer.uid, reason = %refusal, "connection refused");
-        } else if let Some(held_back) = REFUSED.pass() {
+        } else if let Some(held_back) = REFUSED.pass(refusal.word()) {
             tracing::warn!(pid = peer.pid, uid = peer.uid, reason = %refusal, held_back, "connection refused");
         }
         self.gate.refused(peer);
@@ -186,7 +186,7 @@ impl Incoming {
     }
 
     fn over_limit(&self, seen: &Seen, refusal: Refusal) -> Accepted {
-        if let Some(held_back) = OVER_LIMIT.pass() {
+        if let Some(held_back) = OVER_LIMIT.pass(refusal.word()) {
             tracing::warn!(
                 pid = seen.pid(),
                 uid = seen.uid(),

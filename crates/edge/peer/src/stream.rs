@@ -112,7 +112,7 @@ impl PeerStream {
                 | Refusal::Full { .. }
                 | Refusal::HoldsTooMany { .. }
                 | Refusal::ConnectsTooOften { .. } => {
-                    if let Some(held_back) = REFUSED.pass() {
+                    if let Some(held_back) = REFUSED.pass(verdict.word()) {
                         tracing::warn!(
                             pid = peer.pid,
                             uid = peer.uid,

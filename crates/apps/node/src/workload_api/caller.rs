@@ -88,7 +88,7 @@ impl CallerAttestor {
     fn limited(&self, peer: Option<&PeerInfo>, reason: &'static str, text: String) -> Status {
         if let Some(Ok(caller)) = peer.map(PeerInfo::caller) {
             let (pid, uid) = (caller.pid(), caller.uid());
-            if let Some(held_back) = OVER_LIMIT.pass() {
+            if let Some(held_back) = OVER_LIMIT.pass(reason) {
                 tracing::warn!(pid, uid, reason, held_back, "a call is over a limit");
             }
             self.refusals.limited(pid, uid, reason);
@@ -111,13 +111,13 @@ impl CallerAttestor {
             Status::unavailable(ATTESTATION_FAILED)
         })?;
         let caller = peer.caller().map_err(|refusal| {
-            if let Some(held_back) = NOT_ATTESTED.pass() {
+            if let Some(held_back) = NOT_ATTESTED.pass(refusal.word()) {
                 tracing::warn!(reason = %refusal, held_back, "caller not attested");
             }
             Status::unavailable(ATTESTATION_FAILED)
         })?;
         let facts = self.facts(&caller, place).await.map_err(|error| {
-            if let Some(held_back) = NOT_ATTESTED.pass() {
+            if let Some(held_back) = NOT_ATTESTED.pass(error.word()) {
                 tracing::warn!(pid = caller.pid(), uid = caller.uid(), %error, held_back, "caller not attested");
             }
             metrics::counter!("muster_node_attestations_total", "outcome" => "failed").increment(1);
@@ -153,7 +153,7 @@ impl CallerAttestor {
 
     /// What a refused caller is told, and everyone who watches.
     pub(crate) fn refuse(&self, caller: &Caller, refusal: Refusal, what: &str) -> Status {
-        if let Some(held_back) = REFUSED.pass() {
+        if let Some(held_back) = REFUSED.pass(refusal.word()) {
             tracing::info!(
                 pid = caller.pid(),
                 uid = caller.uid(),
@@ -176,7 +176,7 @@ impl CallerAttestor {
     /// for.
     pub(crate) fn still_the_same(&self, caller: &Caller) -> Result<(), Status> {
         caller.verify().map_err(|refusal| {
-            if let Some(held_back) = NOT_THE_SAME.pass() {
+            if let Some(held_back) = NOT_THE_SAME.pass(refusal.word()) {
                 tracing::warn!(pid = caller.pid(), uid = caller.uid(), reason = %refusal, held_back, "a stream ends: its caller is not what it was");
             }
             self.refused(caller, refusal.word());
