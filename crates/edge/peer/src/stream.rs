@@ -25,8 +25,9 @@ use crate::sys::{self, PassPidfd};
 /// A connection counts as half-open until it has sent as much as an HTTP/2 preface has, in bytes.
 const PREFACE: usize = 24;
 
-/// Whoever is refused can be refused again at once: the lines are counted, not all written.
-static REFUSED: Sparing = Sparing::new(20, Duration::from_secs(1));
+/// Whoever is refused can be refused again at once: the lines are counted, not all written. Each is
+/// about a process that used another's connection, so it takes a storm of them to lose one.
+static REFUSED: Sparing = Sparing::new(1_000, Duration::from_secs(1));
 
 /// One accepted Unix connection.
 ///
