@@ -111,26 +111,12 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
     while let Some(node) = holding.join_next().await {
         node??;
     }
-    let figures = vec![
+    let mut figures = vec![
         Figure::new("churn: nodes connected", number(sizes.nodes), ""),
         Figure::new("churn: changes", rate(changes, took), "/s"),
-        Figure::cost(
-            "churn: acknowledged -> its node knows, p50",
-            times.quantile(50),
-            "ms",
-        ),
-        Figure::cost(
-            "churn: acknowledged -> its node knows, p99",
-            times.quantile(99),
-            "ms",
-        )
-        .at_most(50.0),
-        Figure::gain(
-            "churn: new entries that their nodes heard of",
-            number(times.count()) / number(wanted.max(1)) * 100.0,
-            "%",
-        )
-        .at_least(100.0),
+    ];
+    figures.extend(hearing(&mut times, wanted));
+    figures.extend([
         Figure::cost(
             "churn: server, time on a core by change",
             cpu.as_secs_f64() * 1e6 / number(changes.max(1)),
@@ -141,9 +127,20 @@ pub async fn run(program: Program, sizes: Sizes, cage: Cage) -> Result<Vec<Figur
             large(traffic() - bytes) / number(changes.max(1)),
             "B",
         ),
-    ];
+    ]);
     server.stop().await?;
     Ok(figures)
+}
+
+/// How soon nodes heard of `wanted` new entries.
+fn hearing(times: &mut Times, wanted: usize) -> [Figure; 3] {
+    let all = number(times.count()) / number(wanted.max(1)) * 100.0;
+    let (half, most) = (times.quantile(50), times.quantile(99));
+    [
+        Figure::cost("churn: acknowledged -> its node knows, p50", half, "ms"),
+        Figure::cost("churn: acknowledged -> its node knows, p99", most, "ms").at_most(50.0),
+        Figure::gain("churn: new entries that their nodes heard of", all, "%").at_least(100.0),
+    ]
 }
 
 async fn follow(
