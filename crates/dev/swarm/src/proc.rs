@@ -57,6 +57,23 @@ impl Pid {
         Ok(Duration::from_millis(ticks * 1000 / u64::try_from(second)?))
     }
 
+    /// How long its threads were ready to run so far and had no core, together.
+    pub fn kept_waiting(self) -> Result<Duration, Failure> {
+        let mut sum = Duration::ZERO;
+        for task in fs::read_dir(format!("/proc/{}/task", self.0))? {
+            let stat = match fs::read_to_string(task?.path().join("schedstat")) {
+                Ok(stat) => stat,
+                Err(error) if is_gone(&error) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            // Run, waited, how often: in nanoseconds.
+            let waited = stat.split_whitespace().nth(1);
+            let waited = waited.ok_or("schedstat of a thread is short")?.parse()?;
+            sum += Duration::from_nanos(waited);
+        }
+        Ok(sum)
+    }
+
     /// How often the threads of that name were given work: a thread that waits for jobs wakes once
     /// or more for each. `None` if there is no such thread.
     ///
@@ -116,6 +133,8 @@ mod tests {
         assert!(me.resident().unwrap() > 0.5);
         assert!(me.peak().unwrap() >= me.resident().unwrap() * 0.5);
         assert_eq!(me.wakes("no such thread").unwrap(), None);
+        let waited = me.kept_waiting().unwrap();
+        assert!(me.kept_waiting().unwrap() >= waited);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What of a core's time others left to the server: a machine that is measured may be busy with
-//! something else, and what it takes is neither lost nor won by the server.
+//! something else, and what it takes from a server that wants to run is neither lost nor won. What
+//! others use while the server has nothing to do was the server's to use.
 
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +16,7 @@ use crate::proc::Pid;
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How much of a core others had used, by instants.
+/// How much of a core others had taken, by instants.
 #[derive(Default)]
 pub(super) struct Ledger(Vec<Entry>);
 
@@ -38,8 +39,13 @@ impl Keeper {
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         let written = Arc::clone(&ledger);
         let task = tokio::spawn(async move {
+            let mut before = None;
+            let mut others = Duration::ZERO;
             // It ends with the server.
-            while let Ok(others) = core.map_or(Ok(Duration::ZERO), |core| others(core, server)) {
+            while let Ok(now) = Look::at(core, server) {
+                if let Some(before) = before.replace(now) {
+                    others += now.taken_since(before);
+                }
                 let at = clock.elapsed();
                 note(&written, Entry { at, others });
                 sleep(LOOK).await;
@@ -79,6 +85,31 @@ impl Ledger {
         let span = next.at.saturating_sub(before.at).as_secs_f64();
         let share = at.saturating_sub(before.at).as_secs_f64() / span.max(f64::EPSILON);
         before.others + next.others.saturating_sub(before.others).mul_f64(share)
+    }
+}
+
+/// Counters at one moment, since the machine or the process started.
+#[derive(Clone, Copy)]
+struct Look {
+    /// What all but the server used of the core.
+    others: Duration,
+    /// How long the server's threads were ready to run and did not.
+    kept_waiting: Duration,
+}
+
+impl Look {
+    fn at(core: Option<usize>, server: Pid) -> Result<Self, Failure> {
+        Ok(Self {
+            others: core.map_or(Ok(Duration::ZERO), |core| others(core, server))?,
+            kept_waiting: server.kept_waiting()?,
+        })
+    }
+
+    /// What others took: no more than they used, and no more than the server was kept from. Its own
+    /// threads keep each other waiting as well.
+    fn taken_since(self, before: Self) -> Duration {
+        let used = self.others.saturating_sub(before.others);
+        used.min(self.kept_waiting.saturating_sub(before.kept_waiting))
     }
 }
 
@@ -131,6 +162,19 @@ mod tests {
         assert_eq!(ledger.left(at(0), at(1000)), at(1000));
         assert_eq!(ledger.left(at(4000), at(5000)), at(1000));
         assert_eq!(Ledger::default().left(at(1), at(3)), at(2));
+    }
+
+    #[test]
+    fn what_others_use_while_the_server_rests_is_not_taken_from_it() {
+        let look = |others, kept_waiting| Look {
+            others: at(others),
+            kept_waiting: at(kept_waiting),
+        };
+        let before = look(1000, 200);
+        assert_eq!(look(1100, 200).taken_since(before), at(0));
+        assert_eq!(look(1100, 230).taken_since(before), at(30));
+        // Its own threads kept each other waiting.
+        assert_eq!(look(1010, 300).taken_since(before), at(10));
     }
 
     #[test]
