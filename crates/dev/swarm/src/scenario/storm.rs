@@ -36,8 +36,9 @@ use crate::{Cage, Failure, Fleet, Link, Node, Program, entries};
 use judge::judge;
 use ledger::Keeper;
 
-/// In so many ticks of that length all nodes have set out.
+/// In so many ticks of that length all nodes have set out; few of them sooner.
 const TICKS: usize = 100;
+const BY_TICK: usize = 100;
 const TICK: Duration = Duration::from_millis(10);
 /// Nodes at a time, while the peak is measured.
 const IN_ORDER: usize = 16;
@@ -199,7 +200,7 @@ async fn release(ready: Arc<Semaphore>, nodes: usize) {
     let mut left = nodes;
     while left > 0 {
         ticks.tick().await;
-        let next = left.min(nodes.div_ceil(TICKS));
+        let next = left.min(nodes.div_ceil(TICKS).max(BY_TICK));
         ready.add_permits(next);
         left -= next;
     }
