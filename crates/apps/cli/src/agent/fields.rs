@@ -51,8 +51,12 @@ pub(super) struct Fields {
     /// What its agents are for, a word of the vocabulary; repeatable
     #[arg(long, value_name = "PURPOSE", value_parser = Purpose::parse)]
     purpose: Vec<Purpose>,
-    /// Who runs it, such as mailto:ana@example.org or https://idp.example.org#00u1ab
-    #[arg(long, value_name = "PERSON")]
+    /// Who runs it.
+    #[arg(
+        long,
+        value_name = "PERSON",
+        help = "Who runs it, such as mailto:ana@example.org or https://idp.example.org#00u1ab"
+    )]
     owner: Option<PersonId>,
     /// Who is accountable for it; not the owner
     #[arg(long, value_name = "PERSON")]
