@@ -124,44 +124,39 @@ pub(super) async fn run(command: Command, output: Output) -> Result<(), Failure>
         }
         Command::List(list) => self::list(&list, output).await,
         Command::Approve(step) => {
-            let mut client = client(&step.server).await?;
-            told(
-                client.approve_class(step.request()).await,
-                "approve the class",
-                output,
-            )
+            let answer = client(&step.server)
+                .await?
+                .approve_class(step.request())
+                .await;
+            told(answer, "approve the class", output)
         }
         Command::Suspend(step) => {
-            let mut client = client(&step.server).await?;
-            told(
-                client.suspend_class(step.request()).await,
-                "suspend the class",
-                output,
-            )
+            let answer = client(&step.server)
+                .await?
+                .suspend_class(step.request())
+                .await;
+            told(answer, "suspend the class", output)
         }
         Command::Quarantine(step) => {
-            let mut client = client(&step.server).await?;
-            told(
-                client.quarantine_class(step.request()).await,
-                "quarantine the class",
-                output,
-            )
+            let answer = client(&step.server)
+                .await?
+                .quarantine_class(step.request())
+                .await;
+            told(answer, "quarantine the class", output)
         }
         Command::Reinstate(step) => {
-            let mut client = client(&step.server).await?;
-            told(
-                client.reinstate_class(step.request()).await,
-                "reinstate the class",
-                output,
-            )
+            let answer = client(&step.server)
+                .await?
+                .reinstate_class(step.request())
+                .await;
+            told(answer, "reinstate the class", output)
         }
         Command::Retire(step) => {
-            let mut client = client(&step.server).await?;
-            told(
-                client.retire_class(step.request()).await,
-                "retire the class",
-                output,
-            )
+            let answer = client(&step.server)
+                .await?
+                .retire_class(step.request())
+                .await;
+            told(answer, "retire the class", output)
         }
         Command::Review(review) => {
             let request = v1::ReviewClassRequest {

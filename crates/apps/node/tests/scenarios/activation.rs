@@ -2,56 +2,31 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::daemon::Daemon;
 use crate::double::Double;
 use crate::rig::{Rig, client_of, fetch_x509, uid, within};
 use crate::x509::check;
 
 /// A node that is started as systemd does it: the socket is descriptor 3.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(rig: &Rig, socket: &UnixListener, log: &str) -> Self {
-        let file = rig.path("node.toml");
-        std::fs::write(&file, rig.config()).unwrap();
-        let script = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=workload exec \"$0\" run --config \"$1\"";
-        let child = Command::new("sh")
-            .args(["-c", script])
-            .arg(env!("CARGO_BIN_EXE_muster-node"))
-            .arg(file)
-            .stdin(Stdio::from(OwnedFd::from(socket.try_clone().unwrap())))
-            .stderr(std::fs::File::create(rig.path(log)).unwrap())
-            .spawn()
-            .unwrap();
-        Self(child)
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
-    }
-
-    async fn ended(&mut self) -> bool {
-        within("the process ends", async {
-            loop {
-                if let Some(status) = self.0.try_wait().unwrap() {
-                    return status.success();
-                }
-                tokio::task::yield_now().await;
-            }
-        })
-        .await
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _gone = self.0.kill().and_then(|()| self.0.wait()).is_ok();
-    }
+fn start(rig: &Rig, socket: &UnixListener, log: &str) -> Daemon {
+    let file = rig.path("node.toml");
+    std::fs::write(&file, rig.config()).unwrap();
+    let script = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=workload exec \"$0\" run --config \"$1\"";
+    let child = Command::new("sh")
+        .args(["-c", script])
+        .arg(env!("CARGO_BIN_EXE_muster-node"))
+        .arg(file)
+        .stdin(Stdio::from(OwnedFd::from(socket.try_clone().unwrap())))
+        .stderr(std::fs::File::create(rig.path(log)).unwrap())
+        .spawn()
+        .unwrap();
+    Daemon(child)
 }
 
 /// A socket as the .socket unit in `deploy/systemd` has it.
@@ -85,7 +60,7 @@ async fn who_comes_before_the_node_is_served_when_it_is_there() {
             .map(|(answer, _stream)| answer)
     });
     someone_waits(&socket).await;
-    let mut node = Daemon::start(&rig, &socket, "node.log");
+    let mut node = start(&rig, &socket, "node.log");
     let answer = early.await.unwrap().unwrap();
     assert_eq!(check(&answer).len(), 1);
 
@@ -101,7 +76,7 @@ async fn who_comes_before_the_node_is_served_when_it_is_there() {
             .map(|(answer, _stream)| answer)
     });
     someone_waits(&socket).await;
-    let mut node = Daemon::start(&rig, &socket, "again.log");
+    let mut node = start(&rig, &socket, "again.log");
     assert_eq!(check(&between.await.unwrap().unwrap()).len(), 1);
 
     // Replaced while it serves, the successor knows whose the socket is.
@@ -126,7 +101,7 @@ async fn a_socket_that_the_node_does_not_serve_is_a_mistake_in_the_unit() {
     let double = Double::start().await;
     let rig = Rig::new(&double);
     let elsewhere = UnixListener::bind(rig.path("elsewhere.sock")).unwrap();
-    let mut node = Daemon::start(&rig, &elsewhere, "node.log");
+    let mut node = start(&rig, &elsewhere, "node.log");
     assert!(!node.ended().await);
     let said = std::fs::read_to_string(rig.path("node.log")).unwrap();
     assert!(said.contains("elsewhere.sock (workload)"), "{said}");

@@ -14,7 +14,7 @@ use crate::rig::{Rig, fetch_x509, next, uid, within};
 use crate::x509::check;
 
 /// A process that is ended with the test, whatever becomes of it.
-struct Daemon(Child);
+pub(crate) struct Daemon(pub(crate) Child);
 
 impl Daemon {
     fn start(rig: &Rig, log: &str) -> Self {
@@ -34,11 +34,11 @@ impl Daemon {
         Self(child)
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(pid(&self.0), signal).unwrap();
     }
 
-    async fn ended(&mut self) -> bool {
+    pub(crate) async fn ended(&mut self) -> bool {
         within("the process ends", async {
             loop {
                 if let Some(status) = self.0.try_wait().unwrap() {

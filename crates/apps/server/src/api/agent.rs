@@ -22,11 +22,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::attest;
 use crate::api::entry_list::{count_node_filter, node_filter, page_limit};
-use crate::api::svid::{parse_csr, write_x509, x509_record};
+use crate::api::node_svid::{self, Signed};
+use crate::api::svid::parse_csr;
 use crate::errors;
 use crate::operation::{Operation, begin, operate};
 use crate::server::Server;
-use crate::signer::Leaf;
 
 /// The longest version that a node may report, in characters.
 const MAX_VERSION: usize = 255;
@@ -200,29 +200,11 @@ impl agent_server::Agent for AgentService {
                 lifecycle::may_renew(row).map_err(|refusal| {
                     refused("agent must reattest instead of renewing", refusal)
                 })?;
-                let due = lifecycle::expires_at(row).unwrap_or(op.now);
-                let turn = server.admission.turn(&id, due, 1, op.now).await?;
-
-                let leaf = Leaf {
-                    spiffe_id: &id,
-                    public_key: &csr.public_key,
-                    dns_names: &[],
-                    subject: None,
-                    ttl: server.lifetimes.node_ttl,
-                };
-                let signed = server
-                    .signer
-                    .sign_x509(&leaf, op.now)
-                    .await
-                    .map_err(|e| e.status("agent X509-SVID"))?;
-                drop(turn);
-                let mut record = x509_record(&op, &id, &signed);
-                record.event = Event::NodeRenew;
-                let issued = lifecycle::Issued {
-                    serial: signed.leaf.serial.clone(),
-                    expires_at: signed.leaf.not_after,
-                };
-                let answer = write_x509(&id, signed, "");
+                let Signed {
+                    svid,
+                    issued,
+                    record,
+                } = node_svid::sign(server, &op, &id, &csr.public_key, Event::NodeRenew).await?;
                 let written = server.roll.write(move |roll, transaction| {
                     let node = roll.node(&id).ok_or_else(not_a_node)?;
                     let node = lifecycle::after_renew(node, issued)
@@ -232,7 +214,7 @@ impl agent_server::Agent for AgentService {
                     Ok::<_, Status>(())
                 });
                 written.await.map_err(|error| errors::write(&error))??;
-                Ok(RenewAgentResponse { svid: Some(answer) })
+                Ok(RenewAgentResponse { svid: Some(svid) })
             },
         )
         .await

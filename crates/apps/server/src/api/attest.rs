@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_audit::{Decision, Event};
-use muster_crypto::digest;
+use muster_crypto::{PublicKey, digest};
 use muster_model::{Joined, SpiffeId, Timestamp};
 use muster_policy as policy;
 use muster_proto::spire::api::server::agent::v1::{
@@ -14,17 +14,17 @@ use muster_proto::spire::api::server::agent::v1::{
 };
 use muster_proto::spire::api::types;
 use muster_roll::Roll;
-use muster_roll::node::{self as lifecycle, Attested, Issued, TokenUse};
+use muster_roll::node::{self as lifecycle, Attested, TokenUse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use crate::api::svid::{parse_csr, write_x509, x509_record};
+use crate::api::node_svid::{self, Signed};
+use crate::api::svid::parse_csr;
 use crate::errors;
 use crate::metrics;
 use crate::operation::{Operation, record};
 use crate::server::Server;
-use crate::signer::Leaf;
 
 /// How long a node may take from opening the stream to its last word.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -118,51 +118,17 @@ fn no_such_attestor(server: &Server, kind: &str) -> String {
     )
 }
 
-/// An SVID for a node: what is answered, what is written of it, and its place in the audit log.
-struct Signed {
-    svid: types::X509svid,
-    issued: Issued,
-    record: muster_audit::Record,
-}
-
+/// An SVID for a node that attested as one of `kind`.
 async fn sign(
     server: &Server,
     op: &Operation<policy::AttestAgent>,
     id: &SpiffeId,
-    public_key: &muster_crypto::PublicKey,
+    public_key: &PublicKey,
     kind: &'static str,
 ) -> Result<Signed, Status> {
-    // A node that has something is in its turn by the end of that; one that has nothing is due now.
-    let due = op
-        .roll
-        .node(id)
-        .and_then(|node| lifecycle::expires_at(node));
-    let due = due.map_or(op.now, |end| end.max(op.now));
-    let turn = server.admission.turn(id, due, 1, op.now).await?;
-    let leaf = Leaf {
-        spiffe_id: id,
-        public_key,
-        dns_names: &[],
-        subject: None,
-        ttl: server.lifetimes.node_ttl,
-    };
-    let signed = server
-        .signer
-        .sign_x509(&leaf, op.now)
-        .await
-        .map_err(|e| e.status("agent X509-SVID"))?;
-    drop(turn);
-    let issued = Issued {
-        serial: signed.leaf.serial.clone(),
-        expires_at: signed.leaf.not_after,
-    };
-    let mut record = x509_record(op, id, &signed).with("attestation_type", kind);
-    record.event = Event::NodeAttest;
-    Ok(Signed {
-        svid: write_x509(id, signed, ""),
-        issued,
-        record,
-    })
+    let mut signed = node_svid::sign(server, op, id, public_key, Event::NodeAttest).await?;
+    signed.record = signed.record.with("attestation_type", kind);
+    Ok(signed)
 }
 
 fn admitted(svid: types::X509svid, reattestable: bool) -> AttestAgentResponse {
@@ -181,7 +147,7 @@ async fn join(
     server: &Arc<Server>,
     op: Operation<policy::AttestAgent>,
     token: &str,
-    public_key: &muster_crypto::PublicKey,
+    public_key: &PublicKey,
 ) -> Result<AttestAgentResponse, Status> {
     let id = server
         .trust_domain

@@ -12,6 +12,7 @@ pub(crate) mod entry_list;
 pub(crate) mod federated;
 pub(crate) mod local_authority;
 pub(crate) mod logger;
+mod node_svid;
 pub(crate) mod node_view;
 pub(crate) mod registry;
 pub(crate) mod svid;
