@@ -4,7 +4,7 @@
 //! Two rates are compared: *peak*, what the server signs when the same work comes in good order, a
 //! few nodes at a time; and *goodput*, what it signs in the storm. What a node does is the same in
 //! both: a handshake, its view, one batch signed. Both count what arrived while its node still
-//! waited for it, by the second of the core that others left ([`ledger`]); what the server did not
+//! waited for it, by the second of the core that others left (`ledger.rs`); what the server did not
 //! use counts against it. After the storm, nodes stay connected as far as the server has room.
 
 mod account;
