@@ -18,6 +18,7 @@ mod errors;
 mod listen;
 mod metrics;
 mod operation;
+mod policies;
 mod prune;
 mod refusals;
 mod run;

@@ -54,6 +54,7 @@ use crate::api::svid::SvidService;
 use crate::authority::{Authorities, Desk};
 use crate::config::{Config, KeysConfig};
 use crate::crowd::Crowd;
+use crate::policies::Policies;
 use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
@@ -149,6 +150,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         wit: config.wit.enabled,
         admission: Admission::new(),
         crowd: Crowd::default(),
+        policies: Policies::built_in().map_err(failed("policies"))?,
         agents: config.agents,
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),

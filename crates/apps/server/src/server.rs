@@ -16,6 +16,7 @@ use crate::admission::Admission;
 use crate::authority::Desk;
 use crate::config::SvidConfig;
 use crate::crowd::Crowd;
+use crate::policies::Policies;
 use crate::refusals::Refusals;
 use crate::server_svid::OwnSvid;
 use crate::signer::Signer;
@@ -47,6 +48,8 @@ pub(crate) struct Server {
     pub lifetimes: SvidConfig,
     /// Whether WIT-SVIDs are signed.
     pub wit: bool,
+    /// What agents may do.
+    pub policies: Policies,
     /// How patient it is with agents.
     pub agents: Settings,
     /// Identities that administer over TLS.
