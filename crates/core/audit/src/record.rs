@@ -139,6 +139,9 @@ pub enum Event {
     /// A person is back.
     #[serde(rename = "person.returned")]
     PersonReturned,
+    /// A set of policies on agents was put in force.
+    #[serde(rename = "policy.changed")]
+    PolicyChanged,
     /// A caller was refused.
     #[serde(rename = "access.refuse")]
     AccessRefuse,
