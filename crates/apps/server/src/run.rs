@@ -54,7 +54,7 @@ use crate::api::svid::SvidService;
 use crate::authority::{Authorities, Desk};
 use crate::config::{Config, KeysConfig};
 use crate::crowd::Crowd;
-use crate::policies::Policies;
+use crate::policies::{self, Policies};
 use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
@@ -136,6 +136,9 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     let (store, roll) = open_roll(&config).await?;
     let (writer, handle) = RollWriter::new(Arc::clone(&store), roll);
 
+    let policies = Policies::open(Arc::clone(&store), &handle.snapshot(), &config.policy)
+        .await
+        .map_err(failed("policies"))?;
     let (refusals, notes) = Refusals::new();
     let (desk, orders) = Desk::new();
     let server = Arc::new(Server {
@@ -150,7 +153,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         wit: config.wit.enabled,
         admission: Admission::new(),
         crowd: Crowd::default(),
-        policies: Policies::built_in().map_err(failed("policies"))?,
+        policies,
         agents: config.agents,
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
@@ -478,12 +481,14 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
 
 /// What goes over the roll again and again.
 fn upkeep(server: &Arc<Server>, store: Arc<dyn Store>) -> Work {
-    let (pruned, reconciled) = (Arc::clone(server), Arc::clone(server));
+    let (pruned, reconciled, decides) =
+        (Arc::clone(server), Arc::clone(server), Arc::clone(server));
     Box::pin(async move {
         tokio::join!(
             prune::shorten_change_log(store),
             prune::run(pruned),
             agents::reconcile(reconciled),
+            policies::reconcile(decides),
         );
     })
 }
