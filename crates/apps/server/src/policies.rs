@@ -24,11 +24,12 @@ use muster_crypto::random;
 use muster_model::{TaskId, Timestamp};
 use muster_store::Store;
 use muster_wire::error_info::{MUSTER_DOMAIN, status_with};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Code, Status};
 
-pub(crate) use issue::{Permitted, may_issue, may_mint};
-pub(crate) use stored::{Fresh, Origin, load, reconcile};
+pub(crate) use issue::{may_issue, may_mint};
+pub(crate) use record::{principal_id, resource_id};
+pub(crate) use stored::{Fresh, Origin, load, reconcile, tell_health};
 
 use self::prepared::Prepared;
 use self::record::{Repeats, Ring};
@@ -70,7 +71,7 @@ pub(crate) struct Policies {
     /// Where texts are.
     store: Arc<dyn Store>,
     /// Sets that are loaded, or tried on a record, at a time: it takes a core for seconds.
-    workshop: Semaphore,
+    workshop: Arc<Semaphore>,
 }
 
 /// A request for a decision, in the facts that the server has.
@@ -111,7 +112,7 @@ impl Policies {
             moment: ArcSwap::from_pointee(Moment::at(Timestamp::EPOCH)),
             names: Mutex::new((random::bytes(), 0)),
             store,
-            workshop: Semaphore::new(1),
+            workshop: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -171,6 +172,14 @@ impl Policies {
             repeated,
             action: question.action,
         }
+    }
+
+    /// Waits for the place in which sets are loaded and tried.
+    pub(crate) async fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        Arc::clone(&self.workshop)
+            .acquire_owned()
+            .await
+            .map_err(|closed| Status::unavailable(closed.to_string()))
     }
 
     /// The last decisions on record as lines of JSON, the oldest first; 0 is all of them.

@@ -17,6 +17,7 @@ use muster_peer::harden;
 use muster_peer::{Incoming, ListenOptions, Listener};
 use muster_plugin::keys::KeyManager;
 use muster_plugin::node::ServerNodeAttestor;
+use muster_proto::muster::agent::v1::policies_server::PoliciesServer;
 use muster_proto::muster::agent::v1::registry_server::RegistryServer;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
 use muster_proto::muster::server::admin::v1::server_admin_server::ServerAdminServer;
@@ -49,6 +50,7 @@ use crate::api::entry::EntryService;
 use crate::api::local_authority::LocalAuthorityService;
 use crate::api::logger::LoggerService;
 use crate::api::node_view::NodeViewService;
+use crate::api::policies::PoliciesService;
 use crate::api::registry::RegistryService;
 use crate::api::svid::SvidService;
 use crate::authority::{Authorities, Desk};
@@ -439,6 +441,7 @@ fn api(server: &Arc<Server>) -> Routes {
             server,
         ))))
         .add_service(RegistryServer::new(RegistryService(Arc::clone(server))))
+        .add_service(PoliciesServer::new(PoliciesService(Arc::clone(server))))
 }
 
 /// The same for operators on the host, with health and reflection.
@@ -447,6 +450,9 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
     reporter
         .set_service_status("", tonic_health::ServingStatus::Serving)
         .await;
+    let told = policies::tell_health(server.policies.healthy(), reporter);
+    // Ends with the server, of which it holds nothing.
+    tokio::spawn(told);
     let descriptors = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(muster_proto::FILE_DESCRIPTOR_SET)
@@ -460,6 +466,7 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
             .with_service_name("spire.api.server.logger.v1.Logger")
             .with_service_name("muster.server.admin.v1.ServerAdmin")
             .with_service_name("muster.agent.v1.Registry")
+            .with_service_name("muster.agent.v1.Policies")
             .with_service_name("grpc.health.v1.Health")
     };
     let logger = LoggerService::new(Arc::clone(server), level);

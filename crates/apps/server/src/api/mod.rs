@@ -14,6 +14,7 @@ pub(crate) mod local_authority;
 pub(crate) mod logger;
 mod node_svid;
 pub(crate) mod node_view;
+pub(crate) mod policies;
 pub(crate) mod registry;
 pub(crate) mod svid;
 pub(crate) mod wit;

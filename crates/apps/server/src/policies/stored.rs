@@ -11,7 +11,10 @@ use muster_cedar::{Limits, LoadError, PolicySet};
 use muster_roll::Roll;
 use muster_roll::agents::policies;
 use muster_store::{Store, StoreError};
+use tokio::sync::watch;
 use tonic::Status;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use super::{BUILT_IN, InForce, Policies, small};
 use crate::config::PolicyConfig;
@@ -196,5 +199,22 @@ pub(crate) async fn reconcile(server: Arc<Server>) {
         }
         let in_force = policies.in_force();
         metrics::policies_in_force(in_force.origin.number(), policies::newest(roll.agents()));
+    }
+}
+
+/// Tells those who watch the server's health whether the set in force is the one that operators want.
+pub(crate) async fn tell_health(mut healthy: watch::Receiver<bool>, reporter: HealthReporter) {
+    loop {
+        let status = if *healthy.borrow_and_update() {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        reporter
+            .set_service_status("muster.agent.v1.Policies", status)
+            .await;
+        if healthy.changed().await.is_err() {
+            return;
+        }
     }
 }
