@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use muster_audit::Event;
+use muster_audit::{Decision, Event};
 use muster_cedar::{BUILTIN, PolicySet, SCHEMA};
 use muster_model::{Note, PolicyVersion, Sha256};
 use muster_policy::{
-    GetPolicies, GetPolicySchema, ListPolicyVersions, Permit, Policies, PutPolicies,
+    GetPolicies, GetPolicySchema, ListPolicyVersions, Permit, Policies, Principal, PutPolicies,
     RollbackPolicies, ValidatePolicies, Writes,
 };
 use muster_proto::muster::agent::v1;
 use muster_roll::agents::policies::{self, NewSet};
+use muster_wire::error_info::{MUSTER_DOMAIN, reason_of};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Part, count, gather, load, loaded, policy_refusal, stored, write_fault};
@@ -44,11 +45,16 @@ pub(super) async fn put(
         server,
         request,
         async |op: Operation<PutPolicies>, mut parts: Streaming<v1::PutPoliciesRequest>| {
-            let asked = gather(&mut parts).await?;
-            let seen = asked.first.expected_version;
-            let why = early(server, seen, &asked.first.reason)?;
-            let set = loaded(server, asked.text.clone(), "put").await?;
-            keep(server, op.permit, (set, asked.text, None), seen, why).await
+            let principal = op.permit.principal().clone();
+            let put = async {
+                let asked = gather(&mut parts).await?;
+                let seen = asked.first.expected_version;
+                let why = early(server, seen, &asked.first.reason)?;
+                let set = loaded(server, asked.text.clone(), "put").await?;
+                keep(server, op.permit, (set, asked.text, None), seen, why).await
+            };
+            let outcome = put.await;
+            outcome.inspect_err(|status| refused(server, &principal, status))
         },
     )
     .await
@@ -63,23 +69,36 @@ pub(super) async fn rollback(
         server,
         request,
         async |op: Operation<RollbackPolicies>, message: v1::RollbackPoliciesRequest| {
-            let seen = message.expected_version;
-            let why = early(server, seen, &message.reason)?;
-            policies::version(op.roll.agents(), message.version)
-                .map_err(|error| policy_refusal(&error))?;
-            let text = stored(server, message.version).await?;
-            let set = loaded(server, text.clone(), "rollback").await?;
-            keep(
-                server,
-                op.permit,
-                (set, text, Some(message.version)),
-                seen,
-                why,
-            )
-            .await
+            let principal = op.permit.principal().clone();
+            let back = async {
+                let seen = message.expected_version;
+                let why = early(server, seen, &message.reason)?;
+                policies::version(op.roll.agents(), message.version)
+                    .map_err(|error| policy_refusal(&error))?;
+                let text = stored(server, message.version).await?;
+                let set = loaded(server, text.clone(), "rollback").await?;
+                let again = Some(message.version);
+                keep(server, op.permit, (set, text, again), seen, why).await
+            };
+            let outcome = back.await;
+            outcome.inspect_err(|status| refused(server, &principal, status))
         },
     )
     .await
+}
+
+/// Puts on the record that somebody tried.
+fn refused(server: &Server, principal: &Principal, status: &Status) {
+    let Some(reason) = reason_of(MUSTER_DOMAIN, status) else {
+        return;
+    };
+    let why: String = status.message().chars().take(PROBLEM).collect();
+    let now = server.clock.now().wall;
+    let mut said = record(principal, now, Event::PolicyChanged, "policies")
+        .with("reason", reason)
+        .with("message", why);
+    said.decision = Decision::Refused;
+    server.refusals.note(said);
 }
 
 /// What can be refused before a set is loaded, which takes seconds.
