@@ -113,6 +113,11 @@ const MIGRATIONS: &[&str] = &[
         doc TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    -- 5: documents of `tasks` say where a task runs and what it is bound to. No version before this
+    -- one opened a task.
+    DELETE FROM tasks;
+",
 ];
 
 /// Finds the real place of the database at `path`, and creates an empty file there if there is
