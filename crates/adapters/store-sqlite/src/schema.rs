@@ -112,11 +112,13 @@ const MIGRATIONS: &[&str] = &[
         revision INTEGER NOT NULL,
         doc TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
-",
-    "
-    -- 5: documents of `tasks` say where a task runs and what it is bound to. No version before this
-    -- one opened a task.
-    DELETE FROM tasks;
+    -- Sets of policies; the greatest number is the one that operators want in force.
+    CREATE TABLE policies (
+        number INTEGER PRIMARY KEY,
+        revision INTEGER NOT NULL,
+        doc TEXT NOT NULL,
+        text TEXT NOT NULL
+    ) STRICT;
 ",
 ];
 

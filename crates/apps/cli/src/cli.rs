@@ -10,7 +10,7 @@ use muster_rt::telemetry::{self, Level};
 use crate::failure::Failure;
 use crate::output::{self, Output};
 use crate::{
-    agent, authority, bundle, config_check, daemon, dev, entry, mint, node, token, workload,
+    agent, authority, bundle, config_check, daemon, dev, entry, mint, node, policy, token, workload,
 };
 
 /// Identities for AI agents and other workloads: attested, short-lived, rotated.
@@ -51,6 +51,9 @@ enum Command {
     /// AI agents: their classes, and who answers for them
     #[command(subcommand)]
     Agent(agent::Command),
+    /// Policies: what agents and their tasks may do
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Attested nodes
     #[command(subcommand)]
     Node(node::Command),
@@ -117,6 +120,7 @@ async fn obey(command: Command, output: Output) -> Result<ExitCode, Failure> {
         Command::Token(command) => token::run(command, output).await?,
         Command::Entry(command) => entry::run(command, output).await?,
         Command::Agent(command) => agent::run(command, output).await?,
+        Command::Policy(command) => policy::run(command, output).await?,
         Command::Node(command) => node::run(command, output).await?,
         Command::Bundle(command) => bundle::run(command, output).await?,
         Command::Authority(command) => authority::run(command, output).await?,

@@ -20,6 +20,7 @@ mod mint;
 mod node;
 mod output;
 mod pem;
+mod policy;
 mod server_api;
 mod time;
 mod token;

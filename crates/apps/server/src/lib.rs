@@ -18,12 +18,14 @@ mod errors;
 mod listen;
 mod metrics;
 mod operation;
+mod policies;
 mod prune;
 mod refusals;
 mod run;
 mod server;
 mod server_svid;
 mod signer;
+mod tasks;
 mod writer;
 
 pub use run::run;

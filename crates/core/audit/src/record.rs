@@ -160,6 +160,9 @@ pub enum Event {
     /// A task was not opened, or not changed as a node asked.
     #[serde(rename = "task.refused")]
     TaskRefused,
+    /// A set of policies on agents was put in force.
+    #[serde(rename = "policy.changed")]
+    PolicyChanged,
     /// A caller was refused.
     #[serde(rename = "access.refuse")]
     AccessRefuse,

@@ -12,6 +12,7 @@ mod bundle;
 mod entry;
 mod id;
 mod node;
+mod policy;
 mod selector;
 mod time;
 
@@ -25,6 +26,7 @@ pub use bundle::{Bundle, JwtAuthority, WitAuthority, X509Authority};
 pub use entry::{Entry, EntryId, EntryIdError};
 pub use id::{IdError, SpiffeId, TrustDomain};
 pub use node::{JoinToken, Joined, Node, NodeStanding, SerialNumber};
+pub use policy::{PolicyText, PolicyVersion};
 pub use selector::{Selector, SelectorError, SelectorSet};
 pub use time::{Now, Timestamp};
 

@@ -137,7 +137,10 @@ impl Concern {
             }
             AgentChange::PutInstance(instance) => of_agent(&instance.id, &mut look),
             AgentChange::DeleteInstance(id) => of_agent(id, &mut look),
-            AgentChange::PutDeparture(_) | AgentChange::DeleteDeparture(_) => {}
+            AgentChange::PutDeparture(_)
+            | AgentChange::DeleteDeparture(_)
+            | AgentChange::PutPolicies { .. }
+            | AgentChange::DeletePolicies(_) => {}
         }
     }
 
@@ -193,7 +196,9 @@ fn regranted<'a>(before: &Roll, after: &'a Roll, change: &'a AgentChange) -> Vec
         AgentChange::PutTask(_)
         | AgentChange::DeleteTask(_)
         | AgentChange::PutDeparture(_)
-        | AgentChange::DeleteDeparture(_) => Vec::new(),
+        | AgentChange::DeleteDeparture(_)
+        | AgentChange::PutPolicies { .. }
+        | AgentChange::DeletePolicies(_) => Vec::new(),
     }
 }
 

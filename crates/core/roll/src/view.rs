@@ -186,7 +186,9 @@ impl NodeView {
                 AgentChange::PutTask(_)
                 | AgentChange::DeleteTask(_)
                 | AgentChange::PutDeparture(_)
-                | AgentChange::DeleteDeparture(_),
+                | AgentChange::DeleteDeparture(_)
+                | AgentChange::PutPolicies { .. }
+                | AgentChange::DeletePolicies(_),
             )
             | Change::PutJournal { .. } => false,
         })
@@ -349,7 +351,9 @@ impl NodeView {
             }
             AgentChange::PutTask(_)
             | AgentChange::PutDeparture(_)
-            | AgentChange::DeleteDeparture(_) => return,
+            | AgentChange::DeleteDeparture(_)
+            | AgentChange::PutPolicies { .. }
+            | AgentChange::DeletePolicies(_) => return,
         };
         for id in touched {
             self.settle_task(roll, id, before);

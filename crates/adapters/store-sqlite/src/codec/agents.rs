@@ -7,8 +7,9 @@ use std::time::Duration;
 use muster_model::{
     AgentClass, AgentInstance, BindingKind, BootId, BoundTo, Cause, ClassName, ClassSpec,
     ClassStanding, Consent, DataClass, Delegation, Departure, InstanceState, Lifecycle, Line,
-    MayActFor, Note, Permissions, PersonId, Prose, Purpose, Resource, Reviewed, RiskTier, Scope,
-    Sha256, SpiffeId, Task, TaskDefaults, TaskId, TaskState, TextFault, Timestamp, Word,
+    MayActFor, Note, Permissions, PersonId, PolicyVersion, Prose, Purpose, Resource, Reviewed,
+    RiskTier, Scope, Sha256, SpiffeId, Task, TaskDefaults, TaskId, TaskState, TextFault, Timestamp,
+    Word,
 };
 use serde::{Deserialize, Serialize};
 
@@ -405,4 +406,52 @@ pub(crate) fn read_departure(row: Row<'_>) -> Result<Arc<Departure>, Fault> {
         }))
     };
     read().map_err(|cause| fault("persons_gone", row.key, cause))
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PoliciesDoc {
+    digest: String,
+    policies: u64,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    again: Option<u64>,
+    at_ms: i64,
+    by: String,
+    note: String,
+}
+
+pub(crate) fn write_policies(version: &PolicyVersion) -> Result<String, Fault> {
+    write(&PoliciesDoc {
+        digest: version.digest.to_string(),
+        policies: version.policies,
+        bytes: version.bytes,
+        again: version.again,
+        at_ms: version.at.unix_millis(),
+        by: version.by.clone(),
+        note: version.note.to_string(),
+    })
+}
+
+pub(crate) fn read_policies(row: Row<'_>) -> Result<Arc<PolicyVersion>, Fault> {
+    let read = || -> Result<Arc<PolicyVersion>, Fail> {
+        let doc: PoliciesDoc = parse(row.doc)?;
+        Ok(Arc::new(PolicyVersion {
+            number: number(row.key)?,
+            digest: one("digest", &doc.digest, Sha256::parse)?,
+            policies: doc.policies,
+            bytes: doc.bytes,
+            again: doc.again,
+            at: Timestamp::from_unix_millis(doc.at_ms),
+            by: doc.by,
+            note: one("note", &doc.note, Note::parse)?,
+            changed_at: row.revision,
+        }))
+    };
+    read().map_err(|cause| fault("policies", row.key, cause))
+}
+
+/// The number of a set of policies.
+pub(crate) fn number(text: &str) -> Result<u64, Fail> {
+    text.parse().map_err(|why| told("number", text, &why))
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use muster_model::{
-    AgentClass, AgentInstance, Departure, PersonId, Revision, SpiffeId, Task, TaskId,
+    AgentClass, AgentInstance, Departure, PersonId, PolicyText, PolicyVersion, Revision, SpiffeId,
+    Task, TaskId,
 };
 
 use super::Agents;
@@ -26,6 +27,15 @@ pub enum AgentChange {
     PutDeparture(Arc<Departure>),
     /// A person is back.
     DeleteDeparture(PersonId),
+    /// A set of policies is new. The roll keeps what is known of it, the store its text as well.
+    PutPolicies {
+        /// What is known of it.
+        version: Arc<PolicyVersion>,
+        /// What it says.
+        text: PolicyText,
+    },
+    /// A set of policies is no longer kept.
+    DeletePolicies(u64),
 }
 
 impl AgentChange {
@@ -43,7 +53,10 @@ impl AgentChange {
                 Some(old) => (old.is_open(), old.edition) != (new.is_open(), new.edition),
             },
             Self::DeleteTask(id) => before.task(*id).is_some_and(|old| old.is_open()),
-            Self::PutDeparture(_) | Self::DeleteDeparture(_) => false,
+            Self::PutDeparture(_)
+            | Self::DeleteDeparture(_)
+            | Self::PutPolicies { .. }
+            | Self::DeletePolicies(_) => false,
         }
     }
 
@@ -65,10 +78,16 @@ impl AgentChange {
                     row.changed_at = revision;
                 }
             }
+            Self::PutPolicies { version, .. } => {
+                if let Some(row) = Arc::get_mut(version) {
+                    row.changed_at = revision;
+                }
+            }
             Self::DeleteInstance(_)
             | Self::DeleteTask(_)
             | Self::PutDeparture(_)
-            | Self::DeleteDeparture(_) => {}
+            | Self::DeleteDeparture(_)
+            | Self::DeletePolicies(_) => {}
         }
     }
 }
@@ -84,4 +103,6 @@ pub struct LoadedAgents {
     pub tasks: Vec<Arc<Task>>,
     /// Who is known to be gone.
     pub departures: Vec<Arc<Departure>>,
+    /// The sets of policies, without their texts.
+    pub policies: Vec<Arc<PolicyVersion>>,
 }

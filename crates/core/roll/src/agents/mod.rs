@@ -2,13 +2,14 @@
 //!
 //! Start at [`Agents`], the memory image; [`lifecycle`] says what leads where, [`rules`] what may
 //! be written about a class, [`task`] what a child task may have, [`membership`] which identities a
-//! class has in its hand, [`reconcile`] what is due without anybody's asking.
+//! class has in its hand, [`policies`] which sets of policies there are, [`reconcile`] what is due without anybody's asking.
 
 mod change;
 pub mod instance;
 pub mod lifecycle;
 mod list;
 pub mod membership;
+pub mod policies;
 pub mod reconcile;
 pub mod rules;
 pub mod task;
@@ -21,8 +22,8 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use muster_model::{
-    AgentClass, AgentInstance, ClassName, Departure, InstanceState, PersonId, Revision, SpiffeId,
-    Timestamp,
+    AgentClass, AgentInstance, ClassName, Departure, InstanceState, PersonId, PolicyVersion,
+    Revision, SpiffeId, Timestamp,
 };
 
 pub use change::{AgentChange, LoadedAgents};
@@ -76,6 +77,7 @@ pub struct Agents {
     lost_by_sight: Multi<Timestamp, SpiffeId>,
     tasks: TaskTable,
     departures: OrdMap<PersonId, Arc<Departure>>,
+    policies: OrdMap<u64, Arc<PolicyVersion>>,
 }
 
 impl Default for Agents {
@@ -90,6 +92,7 @@ impl Default for Agents {
             lost_by_sight: Multi::new(),
             tasks: TaskTable::default(),
             departures: OrdMap::new(),
+            policies: OrdMap::new(),
         }
     }
 }
@@ -112,6 +115,9 @@ impl Agents {
                 .departures
                 .insert(departure.person.clone(), departure);
         }
+        for version in loaded.policies {
+            agents.policies.insert(version.number, version);
+        }
         agents
     }
 
@@ -122,6 +128,7 @@ impl Agents {
             instances: self.instances.values().cloned().collect(),
             tasks: self.tasks.rows().cloned().collect(),
             departures: self.departures.values().cloned().collect(),
+            policies: self.policies.values().cloned().collect(),
         }
     }
 
@@ -161,6 +168,16 @@ impl Agents {
             }
             AgentChange::DeleteDeparture(person) => {
                 self.departures.remove(person);
+            }
+            AgentChange::PutPolicies { version, .. } => {
+                let mut version = Arc::clone(version);
+                if version.changed_at != revision {
+                    Arc::make_mut(&mut version).changed_at = revision;
+                }
+                self.policies.insert(version.number, version);
+            }
+            AgentChange::DeletePolicies(number) => {
+                self.policies.remove(number);
             }
         }
     }
@@ -207,6 +224,18 @@ impl Agents {
     /// Everyone who is known to be gone, by ascending name.
     pub fn departures(&self) -> impl Iterator<Item = &Arc<Departure>> {
         self.departures.values()
+    }
+
+    /// The set of policies of that number.
+    pub fn policy(&self, number: u64) -> Option<&Arc<PolicyVersion>> {
+        self.policies.get(&number)
+    }
+
+    /// Every set of policies that is kept, by ascending number.
+    pub fn policies(
+        &self,
+    ) -> impl DoubleEndedIterator<Item = &Arc<PolicyVersion>> + ExactSizeIterator {
+        self.policies.values()
     }
 
     fn put_class(&mut self, class: Arc<AgentClass>) {

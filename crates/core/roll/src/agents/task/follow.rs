@@ -49,7 +49,9 @@ pub fn follow(roll: &Roll, changes: &[Change], now: Timestamp) -> Vec<Task> {
                 | AgentChange::PutTask(_)
                 | AgentChange::DeleteTask(_)
                 | AgentChange::PutDeparture(_)
-                | AgentChange::DeleteDeparture(_),
+                | AgentChange::DeleteDeparture(_)
+                | AgentChange::PutPolicies { .. }
+                | AgentChange::DeletePolicies(_),
             ) => {}
         }
     }
