@@ -19,6 +19,7 @@ const FILES: &[&str] = &[
     "spire/api/agent/logger/v1/logger.proto",
     "muster/agent/v1/policies.proto",
     "muster/agent/v1/registry.proto",
+    "muster/agent/v1/task_ledger.proto",
     "muster/agent/v1/tasks.proto",
     "muster/node/v1/node.proto",
     "muster/node/v1/tasks.proto",

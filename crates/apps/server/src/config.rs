@@ -20,6 +20,8 @@ use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::{metrics, telemetry};
 use muster_svid::x509::Subject;
 
+use crate::tasks;
+
 pub use self::hardening::HardeningConfig;
 pub use self::node::NodeConfig;
 pub use self::policy::PolicyConfig;
@@ -58,6 +60,8 @@ pub struct Config {
     pub hardening: HardeningConfig,
     /// How patient the server is with agents.
     pub agents: Settings,
+    /// How many tasks there may be, and how long they are remembered.
+    pub tasks: tasks::Settings,
     /// What is kept of decisions about agents.
     pub policy: PolicyConfig,
     /// What nodes may do beyond the ordinary.
@@ -159,6 +163,7 @@ impl Config {
         );
         let hardening = HardeningConfig::read(&root.table("hardening"));
         let agents = agents::read(&root.table("agents"));
+        let tasks = agents::read_tasks(&root.table("agents"));
         let policy = policy::read(&root.table("policy"));
         let node = NodeConfig::read(&root.table("node"));
         let metrics = metrics::Settings::read(&root.table("metrics"));
@@ -178,6 +183,7 @@ impl Config {
                 database,
                 hardening,
                 agents,
+                tasks,
                 policy,
                 node,
                 metrics,

@@ -25,6 +25,7 @@ mod run;
 mod server;
 mod server_svid;
 mod signer;
+mod tasks;
 mod writer;
 
 pub use run::run;

@@ -19,6 +19,8 @@ use muster_plugin::keys::KeyManager;
 use muster_plugin::node::ServerNodeAttestor;
 use muster_proto::muster::agent::v1::policies_server::PoliciesServer;
 use muster_proto::muster::agent::v1::registry_server::RegistryServer;
+use muster_proto::muster::agent::v1::task_ledger_server::TaskLedgerServer;
+use muster_proto::muster::node::v1::node_tasks_server::NodeTasksServer;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
 use muster_proto::muster::server::admin::v1::server_admin_server::ServerAdminServer;
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
@@ -49,10 +51,12 @@ use crate::api::debug::DebugService;
 use crate::api::entry::EntryService;
 use crate::api::local_authority::LocalAuthorityService;
 use crate::api::logger::LoggerService;
+use crate::api::node_tasks::NodeTasksService;
 use crate::api::node_view::NodeViewService;
 use crate::api::policies::PoliciesService;
 use crate::api::registry::RegistryService;
 use crate::api::svid::SvidService;
+use crate::api::task_ledger::TaskLedgerService;
 use crate::authority::{Authorities, Desk};
 use crate::config::{Config, KeysConfig};
 use crate::crowd::Crowd;
@@ -61,7 +65,7 @@ use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
 use crate::writer::{RollHandle, RollWriter};
-use crate::{agents, listen, metrics, prune, server_svid};
+use crate::{agents, listen, metrics, prune, server_svid, tasks};
 
 /// How long requests that are under way may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -157,6 +161,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         crowd: Crowd::default(),
         policies,
         agents: config.agents,
+        tasks: config.tasks,
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
         node_attestors: node_attestors(&config)?,
@@ -437,6 +442,8 @@ fn api(server: &Arc<Server>) -> Routes {
             Arc::clone(server),
         )))
         .add_service(NodeViewServer::new(NodeViewService(Arc::clone(server))))
+        .add_service(NodeTasksServer::new(NodeTasksService(Arc::clone(server))))
+        .add_service(TaskLedgerServer::new(TaskLedgerService(Arc::clone(server))))
         .add_service(ServerAdminServer::new(ServerAdminService(Arc::clone(
             server,
         ))))
@@ -466,6 +473,7 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
             .with_service_name("spire.api.server.logger.v1.Logger")
             .with_service_name("muster.server.admin.v1.ServerAdmin")
             .with_service_name("muster.agent.v1.Registry")
+            .with_service_name("muster.agent.v1.TaskLedger")
             .with_service_name("muster.agent.v1.Policies")
             .with_service_name("grpc.health.v1.Health")
     };
@@ -494,7 +502,8 @@ fn upkeep(server: &Arc<Server>, store: Arc<dyn Store>) -> Work {
         tokio::join!(
             prune::shorten_change_log(store),
             prune::run(pruned),
-            agents::reconcile(reconciled),
+            agents::reconcile(Arc::clone(&reconciled)),
+            tasks::reconcile(reconciled),
             policies::reconcile(decides),
         );
     })

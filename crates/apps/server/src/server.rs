@@ -20,6 +20,7 @@ use crate::policies::Policies;
 use crate::refusals::Refusals;
 use crate::server_svid::OwnSvid;
 use crate::signer::Signer;
+use crate::tasks;
 use crate::writer::RollHandle;
 
 /// A running server, as its handlers see it.
@@ -52,6 +53,8 @@ pub(crate) struct Server {
     pub policies: Policies,
     /// How patient it is with agents.
     pub agents: Settings,
+    /// How many tasks there may be, and how long they are remembered.
+    pub tasks: tasks::Settings,
     /// Identities that administer over TLS.
     pub admin_ids: BTreeSet<SpiffeId>,
     /// How nodes prove themselves, beside join tokens.

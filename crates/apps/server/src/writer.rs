@@ -18,6 +18,7 @@ use muster_store::{Disposition, Store, StoreError, Transaction};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::dispatch::{Dispatch, Subscription};
+use crate::tasks;
 
 /// How many requests may wait for the writer; more wait for a place.
 const QUEUE: usize = 1024;
@@ -232,6 +233,7 @@ impl RollWriter {
         for job in jobs {
             let mut transaction = Transaction::new();
             replies.push(job(&working, &mut transaction));
+            tasks::follow(&working, &mut transaction);
             if transaction.is_audit_only() && transaction.records().is_empty() {
                 continue;
             }

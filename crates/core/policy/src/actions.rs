@@ -229,6 +229,24 @@ actions! {
     /// List the persons who are known to be gone.
     ListPersonsGone = "/muster.agent.v1.Registry/ListPersonsGone" [Local, Admin];
 
+    /// List the tasks of all nodes.
+    ListTasks = "/muster.agent.v1.TaskLedger/ListTasks" [Local, Admin];
+    /// Read a task of any node.
+    GetTask = "/muster.agent.v1.TaskLedger/GetTask" [Local, Admin];
+    /// End a task, and all that are part of it.
+    RevokeTask = "/muster.agent.v1.TaskLedger/RevokeTask" [Local, Admin] writes Tasks;
+
+    /// Open a task on the calling node.
+    OpenTask = "/muster.node.v1.NodeTasks/Open" [Node] writes Tasks, Instances;
+    /// Move the deadline of a task of the calling node.
+    ExtendTask = "/muster.node.v1.NodeTasks/Extend" [Node] writes Tasks;
+    /// Count against the budget of a task of the calling node.
+    SpendTask = "/muster.node.v1.NodeTasks/Spend" [Node] writes Tasks;
+    /// End tasks of the calling node.
+    EndTasks = "/muster.node.v1.NodeTasks/End" [Node] writes Tasks;
+    /// List the tasks of the calling node.
+    ListNodeTasks = "/muster.node.v1.NodeTasks/List" [Node];
+
     /// Put a set of policies on agents in force.
     PutPolicies = "/muster.agent.v1.Policies/Put" [Local, Admin] writes Policies;
     /// Read a set of policies.
@@ -259,6 +277,8 @@ actions! {
     ReconcileAgents = "reconcile-agents" [System] writes Classes, Instances;
     /// End tasks that nothing holds open any longer.
     ReconcileTasks = "reconcile-tasks" [System] writes Tasks;
+    /// End the tasks that a change takes the ground from.
+    FollowTasks = "follow-tasks" [System] writes Tasks;
     /// Note that an agent received an SVID.
     SeeAgents = "see-agents" [System] writes Instances;
     /// Remove what has expired.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_model::{
-    AgentClass, AgentInstance, Cause, ClassName, ClassSpec, ClassStanding, Consent, DataClass,
-    Delegation, Departure, InstanceState, Lifecycle, Line, MayActFor, Note, Permissions, PersonId,
-    PolicyVersion, Prose, Purpose, Resource, Reviewed, RiskTier, Scope, Sha256, SpiffeId, Task,
-    TaskDefaults, TaskId, TaskState, TextFault, Timestamp, Word,
+    AgentClass, AgentInstance, BindingKind, BootId, BoundTo, Cause, ClassName, ClassSpec,
+    ClassStanding, Consent, DataClass, Delegation, Departure, InstanceState, Lifecycle, Line,
+    MayActFor, Note, Permissions, PersonId, PolicyVersion, Prose, Purpose, Resource, Reviewed,
+    RiskTier, Scope, Sha256, SpiffeId, Task, TaskDefaults, TaskId, TaskState, TextFault, Timestamp,
+    Word,
 };
 use serde::{Deserialize, Serialize};
 
@@ -260,6 +261,14 @@ pub(crate) fn read_instance(row: Row<'_>) -> Result<Arc<AgentInstance>, Fault> {
 struct TaskDoc {
     instance: String,
     class: String,
+    node: String,
+    binding: String,
+    pid: u32,
+    start_time: u64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    boot: Option<String>,
+    cgroup: u64,
+    level: u8,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     parent: Option<String>,
     root: String,
@@ -284,12 +293,20 @@ struct TaskDoc {
     ended_at_ms: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     exit_status: Option<i32>,
+    edition: u32,
 }
 
 pub(crate) fn write_task(task: &Task) -> Result<String, Fault> {
     write(&TaskDoc {
         instance: task.instance.to_string(),
         class: task.class.to_string(),
+        node: task.node.to_string(),
+        binding: task.bound_to.kind.to_string(),
+        pid: task.bound_to.pid,
+        start_time: task.bound_to.start_time,
+        boot: task.bound_to.boot.map(|boot| boot.to_string()),
+        cgroup: task.bound_to.cgroup,
+        level: task.level,
         parent: task.parent.map(|id| id.to_string()),
         root: task.root.to_string(),
         kind: task.kind.to_string(),
@@ -303,9 +320,10 @@ pub(crate) fn write_task(task: &Task) -> Result<String, Fault> {
         opened_at_ms: task.opened_at.unix_millis(),
         deadline_ms: task.deadline.unix_millis(),
         state: task.state.to_string(),
-        cause: task.cause.map(|cause| cause.to_string()),
+        cause: task.cause.as_ref().map(ToString::to_string),
         ended_at_ms: task.ended_at.map(Timestamp::unix_millis),
         exit_status: task.exit_status,
+        edition: task.edition,
     })
 }
 
@@ -318,6 +336,19 @@ pub(crate) fn read_task(row: Row<'_>) -> Result<Arc<Task>, Fault> {
             id: task_id(row.key)?,
             instance: id(&doc.instance)?,
             class: one("class", &doc.class, ClassName::parse)?,
+            node: id(&doc.node)?,
+            bound_to: BoundTo {
+                kind: word("binding", &doc.binding, BindingKind::from_word)?,
+                pid: doc.pid,
+                start_time: doc.start_time,
+                boot: doc
+                    .boot
+                    .as_deref()
+                    .map(|text| one("boot", text, BootId::parse))
+                    .transpose()?,
+                cgroup: doc.cgroup,
+            },
+            level: doc.level,
             parent: doc.parent.as_deref().map(task_id).transpose()?,
             root: task_id(&doc.root)?,
             kind: one("kind", &doc.kind, Word::parse)?,
@@ -336,10 +367,11 @@ pub(crate) fn read_task(row: Row<'_>) -> Result<Arc<Task>, Fault> {
             deadline: Timestamp::from_unix_millis(doc.deadline_ms),
             state: word("state", &doc.state, TaskState::from_word)?,
             cause: cause
-                .map(|text| word("cause", text, Cause::from_word))
+                .map(|text| one("cause", text, Word::parse))
                 .transpose()?,
             ended_at: doc.ended_at_ms.map(Timestamp::from_unix_millis),
             exit_status: doc.exit_status,
+            edition: doc.edition,
             changed_at: row.revision,
         }))
     };

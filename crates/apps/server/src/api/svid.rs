@@ -15,6 +15,7 @@ use muster_proto::spire::api::server::svid::v1::{
     batch_new_x509svid_response, svid_server,
 };
 use muster_proto::spire::api::types;
+use muster_roll::agents::task;
 use muster_roll::{Roll, matching, rules};
 use muster_svid::x509::SigningRequest;
 use muster_wire::{id, status};
@@ -327,9 +328,15 @@ pub(super) fn entry_of_node(
             "PARENT_WITHHELD",
         ));
     }
-    let entry = matching::authorized_entry(roll, node, &id).ok_or_else(unknown)?;
+    let entry = match matching::authorized_entry(roll, node, &id) {
+        Some(entry) => Arc::clone(entry),
+        None => matching::task_of_node(roll, node, &id)
+            .and_then(|task| task::entry(task))
+            .map(Arc::new)
+            .ok_or_else(unknown)?,
+    };
     agents::check(roll, &entry.spiffe_id, entry.class.as_ref(), now)?;
-    Ok(Arc::clone(entry))
+    Ok(entry)
 }
 
 pub(super) fn parse_csr(der: &[u8]) -> Result<SigningRequest, Status> {

@@ -40,16 +40,20 @@ pub enum AgentChange {
 
 impl AgentChange {
     /// Whether what nodes see may depend on the change, which is made to `before`. That an agent was
-    /// seen again is written all the time, and is nothing to them.
+    /// seen again is written all the time, and is nothing to them; nor is what a
+    /// task has spent.
     pub fn is_seen_by_views(&self, before: &Agents) -> bool {
         match self {
             Self::PutClass(_) | Self::DeleteInstance(_) => true,
             Self::PutInstance(new) => before
                 .instance(&new.id)
                 .is_none_or(|old| old.is_barred() != new.is_barred()),
-            Self::PutTask(_)
-            | Self::DeleteTask(_)
-            | Self::PutDeparture(_)
+            Self::PutTask(new) => match before.task(new.id) {
+                None => new.is_open(),
+                Some(old) => (old.is_open(), old.edition) != (new.is_open(), new.edition),
+            },
+            Self::DeleteTask(id) => before.task(*id).is_some_and(|old| old.is_open()),
+            Self::PutDeparture(_)
             | Self::DeleteDeparture(_)
             | Self::PutPolicies { .. }
             | Self::DeletePolicies(_) => false,

@@ -13,6 +13,7 @@ pub mod policies;
 pub mod reconcile;
 pub mod rules;
 pub mod task;
+mod tasks;
 #[cfg(test)]
 pub(crate) mod world;
 
@@ -22,11 +23,13 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use muster_model::{
     AgentClass, AgentInstance, ClassName, Departure, InstanceState, PersonId, PolicyVersion,
-    Revision, SpiffeId, Task, TaskId, Timestamp,
+    Revision, SpiffeId, Timestamp,
 };
 
 pub use change::{AgentChange, LoadedAgents};
 pub use list::{ClassFilter, InstanceFilter};
+pub use tasks::TaskFilter;
+use tasks::TaskTable;
 
 /// A persistent multimap, for indexes.
 #[derive(Clone)]
@@ -72,9 +75,7 @@ pub struct Agents {
     live_by_sight: Multi<Timestamp, SpiffeId>,
     /// Instances that are lost, by when they were last seen.
     lost_by_sight: Multi<Timestamp, SpiffeId>,
-    tasks: OrdMap<TaskId, Arc<Task>>,
-    tasks_of: Multi<SpiffeId, TaskId>,
-    below: Multi<TaskId, TaskId>,
+    tasks: TaskTable,
     departures: OrdMap<PersonId, Arc<Departure>>,
     policies: OrdMap<u64, Arc<PolicyVersion>>,
 }
@@ -89,9 +90,7 @@ impl Default for Agents {
             live_by_node: Multi::new(),
             live_by_sight: Multi::new(),
             lost_by_sight: Multi::new(),
-            tasks: OrdMap::new(),
-            tasks_of: Multi::new(),
-            below: Multi::new(),
+            tasks: TaskTable::default(),
             departures: OrdMap::new(),
             policies: OrdMap::new(),
         }
@@ -109,7 +108,7 @@ impl Agents {
             agents.put_instance(instance);
         }
         for task in loaded.tasks {
-            agents.put_task(task);
+            agents.tasks.put(task);
         }
         for departure in loaded.departures {
             agents
@@ -127,7 +126,7 @@ impl Agents {
         LoadedAgents {
             classes: self.classes.values().cloned().collect(),
             instances: self.instances.values().cloned().collect(),
-            tasks: self.tasks.values().cloned().collect(),
+            tasks: self.tasks.rows().cloned().collect(),
             departures: self.departures.values().cloned().collect(),
             policies: self.policies.values().cloned().collect(),
         }
@@ -160,13 +159,9 @@ impl Agents {
                 if task.changed_at != revision {
                     Arc::make_mut(&mut task).changed_at = revision;
                 }
-                self.put_task(task);
+                self.tasks.put(task);
             }
-            AgentChange::DeleteTask(id) => {
-                if let Some(old) = self.tasks.remove(id) {
-                    self.unlink_task(&old);
-                }
-            }
+            AgentChange::DeleteTask(id) => self.tasks.delete(*id),
             AgentChange::PutDeparture(departure) => {
                 self.departures
                     .insert(departure.person.clone(), Arc::clone(departure));
@@ -219,23 +214,6 @@ impl Agents {
         self.by_class
             .at(class)
             .filter_map(|id| self.instances.get(id))
-    }
-
-    /// The task of that name.
-    pub fn task(&self, id: TaskId) -> Option<&Arc<Task>> {
-        self.tasks.get(&id)
-    }
-
-    /// The tasks of an instance, the oldest first.
-    pub fn tasks_of(&self, instance: &SpiffeId) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks_of
-            .at(instance)
-            .filter_map(|id| self.tasks.get(id))
-    }
-
-    /// The tasks directly below a task, the oldest first.
-    pub fn tasks_below(&self, task: TaskId) -> impl Iterator<Item = &Arc<Task>> {
-        self.below.at(&task).filter_map(|id| self.tasks.get(id))
     }
 
     /// Since when a person is known to be gone, and who said so.
@@ -297,24 +275,6 @@ impl Agents {
         self.lost_by_sight.remove(&old.last_seen, &old.id);
         if let Some(node) = &old.node {
             self.live_by_node.remove(node, &old.id);
-        }
-    }
-
-    fn put_task(&mut self, task: Arc<Task>) {
-        if let Some(old) = self.tasks.get(&task.id).cloned() {
-            self.unlink_task(&old);
-        }
-        self.tasks_of.insert(task.instance.clone(), task.id);
-        if let Some(parent) = task.parent {
-            self.below.insert(parent, task.id);
-        }
-        self.tasks.insert(task.id, task);
-    }
-
-    fn unlink_task(&mut self, old: &Task) {
-        self.tasks_of.remove(&old.instance, &old.id);
-        if let Some(parent) = &old.parent {
-            self.below.remove(parent, &old.id);
         }
     }
 }

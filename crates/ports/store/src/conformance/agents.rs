@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use muster_model::{
-    AgentClass, AgentInstance, Cause, ClassName, ClassSpec, ClassStanding, Consent, DataClass,
-    Delegation, Departure, InstanceState, Lifecycle, Line, MayActFor, Note, Permissions, PersonId,
-    PolicyVersion, Prose, Purpose, Resource, Reviewed, Revision, RiskTier, Scope, Sha256, Task,
-    TaskDefaults, TaskId, TaskState, Timestamp, Word,
+    AgentClass, AgentInstance, BindingKind, BootId, BoundTo, Cause, ClassName, ClassSpec,
+    ClassStanding, Consent, DataClass, Delegation, Departure, InstanceState, Lifecycle, Line,
+    MayActFor, Note, Permissions, PersonId, PolicyVersion, Prose, Purpose, Resource, Reviewed,
+    Revision, RiskTier, Scope, Sha256, Task, TaskDefaults, TaskId, TaskState, Timestamp, Word,
 };
 use muster_policy::{
     Caller, MarkPersonGone, Permit, PutPolicies, ReconcileAgents, ReconcileTasks, decide,
@@ -252,6 +252,15 @@ fn plain_task() -> Task {
         id: id_of,
         instance: id("/agent/plain/1"),
         class: name("plain"),
+        node: id("/spire/agent/x/1"),
+        bound_to: BoundTo {
+            kind: BindingKind::Process,
+            pid: 7,
+            start_time: 1,
+            boot: None,
+            cgroup: 0,
+        },
+        level: 0,
         parent: None,
         root: id_of,
         kind: word("read"),
@@ -267,6 +276,7 @@ fn plain_task() -> Task {
         cause: None,
         ended_at: None,
         exit_status: None,
+        edition: 0,
         changed_at: Revision::default(),
     }
 }
@@ -276,6 +286,15 @@ fn full_task() -> Task {
     Task {
         id: TaskId::new(Timestamp::from_unix_millis(2), [2; 10]),
         parent: Some(plain.id),
+        bound_to: BoundTo {
+            kind: BindingKind::Cgroup,
+            pid: u32::MAX,
+            start_time: u64::MAX,
+            boot: BootId::parse("0f8fad5b-d9cb-469f-a165-70867728950e").ok(),
+            cgroup: u64::MAX,
+        },
+        level: 3,
+        edition: 5,
         purpose: Some(Sha256::parse(&"a0".repeat(32)).expect("a digest")),
         permissions: full_class().spec.permissions,
         data_class: DataClass::MAX,
@@ -283,7 +302,7 @@ fn full_task() -> Task {
         spent: 3,
         depth: 1,
         state: TaskState::ProcessExited,
-        cause: Some(Cause::Operator),
+        cause: Some(word("killed_by_oom")),
         ended_at: Some(Timestamp::from_unix_millis(8)),
         exit_status: Some(-9),
         ..plain
