@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use muster_audit::Record;
 use muster_crypto::{KeyType, PrivateKey};
 use muster_proto::muster::agent::v1;
+use muster_proto::muster::agent::v1::policies_client::PoliciesClient;
 use muster_proto::muster::agent::v1::registry_client::RegistryClient;
 use muster_proto::muster::agent::v1::task_ledger_client::TaskLedgerClient;
 use muster_proto::muster::node::v1::node_tasks_client::NodeTasksClient;
@@ -105,6 +106,17 @@ impl Rig {
 
     pub(crate) fn ledger(&self) -> TaskLedgerClient<Channel> {
         TaskLedgerClient::new(self.server.channel())
+    }
+
+    /// Puts a set of policies in force.
+    pub(crate) async fn put_policies(&self, text: &str) {
+        let request = v1::PutPoliciesRequest {
+            expected_version: 0,
+            reason: "a test".into(),
+            text: text.into(),
+        };
+        let mut policies = PoliciesClient::new(self.server.channel());
+        policies.put(tokio_stream::iter([request])).await.unwrap();
     }
 
     pub(crate) async fn tasks(&self) -> Tasks {
