@@ -61,7 +61,7 @@ pub(crate) struct Put {
 pub(crate) struct Show {
     /// The version; default: what is in force
     #[arg(value_name = "N")]
-    version: Option<u64>,
+    number: Option<u64>,
     /// Print the text and nothing else
     #[arg(long)]
     text: bool,
@@ -79,7 +79,7 @@ pub(crate) struct Versions {
 pub(crate) struct Rollback {
     /// The version to go back to
     #[arg(value_name = "N")]
-    version: u64,
+    number: u64,
     /// Why, for the record
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -204,7 +204,7 @@ async fn rollback(back: &Rollback, output: Output) -> Result<(), Failure> {
     let mut client = client(&back.server).await?;
     let expected_version = newest(&mut client, (back.at_version, &back.server)).await?;
     let request = back.server.request(v1::RollbackPoliciesRequest {
-        version: back.version,
+        version: back.number,
         expected_version,
         reason: back.reason.clone(),
     });
@@ -212,7 +212,7 @@ async fn rollback(back: &Rollback, output: Output) -> Result<(), Failure> {
         .rollback(request)
         .await
         .map_err(|status| {
-            Failure::of_call(&format!("go back to version {}", back.version), &status)
+            Failure::of_call(&format!("go back to version {}", back.number), &status)
         })?
         .into_inner();
     output.answer(
@@ -223,7 +223,7 @@ async fn rollback(back: &Rollback, output: Output) -> Result<(), Failure> {
 
 async fn show(show: &Show, output: Output) -> Result<(), Failure> {
     let request = show.server.request(v1::GetPoliciesRequest {
-        version: show.version.unwrap_or_default(),
+        version: show.number.unwrap_or_default(),
     });
     let answer = client(&show.server)
         .await?

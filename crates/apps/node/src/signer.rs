@@ -14,6 +14,7 @@ use muster_proto::spire::api::server::svid::v1::{
 };
 use muster_roster::{Event, RequestId, SignFault, ToSign};
 use muster_svid::x509::{X509Svid, build_csr};
+use muster_wire::error_info::{self, MUSTER_DOMAIN};
 use muster_wire::status as wire_status;
 use muster_wire::urgency::EXPIRES_AT;
 use tokio::sync::watch;
@@ -28,6 +29,8 @@ use crate::words;
 
 /// Counts what the server signed and is not what was asked for.
 const SVID_REFUSED: &str = "muster_node_svid_refused_total";
+/// The reason of a server whose policies refuse an identity.
+const POLICY_REFUSED: &str = "POLICY_REFUSED";
 /// The longest that one request to sign may take.
 const RPC_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -234,6 +237,9 @@ impl Signer {
     /// What a status comes to for a call that was made when the node's SVID had the number `shown`.
     fn fault(&self, what: &'static str, status: Status, shown: Option<&SerialNumber>) -> SignFault {
         tracing::warn!(rpc = what, code = ?status.code(), error = words::status(&status), "the server did not sign");
+        if error_info::reason_of(MUSTER_DOMAIN, &status).as_deref() == Some(POLICY_REFUSED) {
+            return SignFault::Denied;
+        }
         let fault = fault_of(status.code());
         // An SVID that another attestation has replaced is refused, and that says nothing of the node.
         if wire_status::node_refusal(&status) == Some(NodeRefusal::NotActive)
@@ -300,7 +306,7 @@ fn read_x509(
     if status.code != 0 {
         let code = Code::from_i32(status.code);
         tracing::warn!(entry_id = %entry, ?code, error = status.message, "the server did not sign an entry");
-        return Err(fault_of(code));
+        return Err(fault_of_item(code));
     }
     let svid = result.svid.ok_or(SignFault::NotWhatWasAsked)?;
     let chain = svid.cert_chain.iter().map(|der| der.to_vec()).collect();
@@ -309,6 +315,14 @@ fn read_x509(
         tracing::error!(entry_id = %entry, %error, "the server's X509-SVID is not believed");
         SignFault::NotWhatWasAsked
     })
+}
+
+/// The same of one item of a batch, where the node itself was let in: it is a policy that refuses.
+fn fault_of_item(code: Code) -> SignFault {
+    match fault_of(code) {
+        SignFault::Refused if code == Code::PermissionDenied => SignFault::Denied,
+        other => other,
+    }
 }
 
 fn fault_of(code: Code) -> SignFault {

@@ -101,7 +101,7 @@ pub(crate) struct Answer {
 
 impl Policies {
     /// With a set in force, and an empty record.
-    fn with(first: InForce, store: Arc<dyn Store>, config: &PolicyConfig) -> Self {
+    fn with(first: InForce, store: Arc<dyn Store>, config: PolicyConfig) -> Self {
         let (healthy, _) = watch::channel(first.problem.is_none());
         Self {
             current: ArcSwap::from_pointee(first),
@@ -281,12 +281,11 @@ impl Answer {
 /// The names of policies, in one line.
 fn names(policies: &[String]) -> String {
     let shown: Vec<&str> = policies.iter().take(NAMES).map(String::as_str).collect();
-    let mut text = shown.join(" ");
-    let others = policies.len().saturating_sub(shown.len());
-    if others > 0 {
-        text.push_str(&format!(" +{others}"));
+    let text = shown.join(" ");
+    match policies.len().saturating_sub(shown.len()) {
+        0 => text,
+        others => format!("{text} +{others}"),
     }
-    text
 }
 
 /// The set that a text is, loaded on this thread: only for short ones of our own.

@@ -142,11 +142,10 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     let (store, roll) = open_roll(&config).await?;
     let (writer, handle) = RollWriter::new(Arc::clone(&store), roll);
 
-    let policies = Policies::open(Arc::clone(&store), &handle.snapshot(), &config.policy)
+    let policies = Policies::open(Arc::clone(&store), &handle.snapshot(), config.policy)
         .await
         .map_err(failed("policies"))?;
-    let (refusals, notes) = Refusals::new();
-    let (desk, orders) = Desk::new();
+    let ((refusals, notes), (desk, orders)) = (Refusals::new(), Desk::new());
     let server = Arc::new(Server {
         trust_domain: config.trust_domain.clone(),
         clock: Arc::clone(&clock),

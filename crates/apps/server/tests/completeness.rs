@@ -61,10 +61,12 @@ fn every_rpc_stands_in_the_documents() {
     let documents = include_str!("../../../../docs/api.md");
     for method in served_methods() {
         let (service, rpc) = method.rsplit_once('/').unwrap();
-        // In the section of its service: services share words.
-        let heading = format!("\n## {}\n", service.trim_start_matches('/'));
-        let (_, section) = documents.split_once(&heading).unwrap_or_default();
-        let (section, _) = section.split_once("\n## ").unwrap_or((section, ""));
+        // Services have RPCs of the same name: each has its own heading.
+        let service = service.trim_start_matches('/');
+        let (_, section) = documents
+            .split_once(&format!("\n## {service}\n"))
+            .unwrap_or_else(|| panic!("docs/api.md has no heading for {service}"));
+        let section = section.split("\n## ").next().unwrap_or_default();
         let row = section
             .lines()
             .find(|line| line.contains(&format!("| `{rpc}` |")));

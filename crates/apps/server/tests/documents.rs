@@ -3,8 +3,9 @@
 use muster_server::config::Config;
 
 const DOCUMENT: &str = include_str!("../../../../docs/configuration.md");
-const READERS: [&str; 2] = [
+const READERS: [&str; 3] = [
     include_str!("../src/config.rs"),
+    include_str!("../src/config/policy.rs"),
     include_str!("../src/config/wit.rs"),
 ];
 
@@ -41,6 +42,7 @@ fn the_documented_file_is_valid_and_shows_the_defaults() {
     );
     assert_eq!(documented.agents, defaults.agents);
     assert_eq!(documented.tasks, defaults.tasks);
+    assert_eq!(documented.policy, defaults.policy);
     assert_eq!(documented.log, defaults.log);
 }
 

@@ -66,8 +66,10 @@ fn put(
     if parts.is_empty() {
         parts.push(v1::PutPoliciesRequest::default());
     }
-    parts[0].expected_version = expected_version;
-    parts[0].reason = "a test".into();
+    if let Some(first) = parts.first_mut() {
+        first.expected_version = expected_version;
+        first.reason = "a test".into();
+    }
     tokio_stream::iter(parts)
 }
 

@@ -187,12 +187,12 @@ async fn a_task_is_narrower_than_all_above_it_and_ends_with_them() {
         id: id.into(),
         amount,
     };
-    let spent = tasks
+    let account = tasks
         .spend(spend(&below.id, 15))
         .await
         .unwrap()
         .into_inner();
-    assert_eq!((spent.task.unwrap().spent, spent.ended.len()), (15, 0));
+    assert_eq!((account.task.unwrap().spent, account.ended.len()), (15, 0));
     let later = v1::OpenTaskRequest {
         parent: child.id.clone(),
         budget: Some(26),
@@ -203,12 +203,12 @@ async fn a_task_is_narrower_than_all_above_it_and_ends_with_them() {
         why(&later),
         reason(Code::FailedPrecondition, "BUDGET_NOT_ALLOWED")
     );
-    let spent = tasks
+    let account = tasks
         .spend(spend(&child.id, 25))
         .await
         .unwrap()
         .into_inner();
-    let gone: Vec<(&str, &str)> = spent
+    let gone: Vec<(&str, &str)> = account
         .ended
         .iter()
         .map(|task| (task.id.as_str(), task.cause.as_str()))
@@ -365,7 +365,7 @@ async fn what_may_not_be_opened_is_refused_with_its_reason_and_on_record() {
         ),
         (
             v1::OpenTaskRequest {
-                permissions: rig::scopes(&["mail.write"]),
+                permissions: Some(rig::scopes(&["mail.write"])),
                 ..asked()
             },
             Code::PermissionDenied,

@@ -89,6 +89,9 @@ pub enum SignFault {
     Unavailable,
     /// The server refused: it does not see the entry as the node's, or it may not be signed.
     Refused,
+    /// A policy of the server refuses it, and will until another is in force: the caller has no such
+    /// identity.
+    Denied,
     /// What came back was not what was asked for: another key, another identity, no chain.
     NotWhatWasAsked,
     /// What came back had expired by this node's clock.
@@ -347,7 +350,10 @@ impl Refusal {
     /// caller should try again.
     pub fn is_denial(self) -> bool {
         match self {
-            Self::NoIdentity | Self::IdentityNotGranted | Self::EntitlementLost => true,
+            Self::NoIdentity
+            | Self::IdentityNotGranted
+            | Self::EntitlementLost
+            | Self::SigningFailed(SignFault::Denied) => true,
             Self::OutOfStep | Self::NotSignedYet | Self::SigningFailed(_) | Self::Overloaded => {
                 false
             }

@@ -133,7 +133,8 @@ impl<X: X509Material, W> Group<X, W> {
         if let Some(outlook) = &self.x509 {
             return outlook.clone();
         }
-        let granted = self.granted(view);
+        let mut granted = self.granted(view);
+        granted.retain(|entry| !holdings.denied(&entry.id));
         let outlook = if granted.is_empty() {
             Outlook::Miss
         } else {

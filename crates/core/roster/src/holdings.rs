@@ -83,6 +83,8 @@ struct Holding<K: Kind> {
     parked: Option<Arc<K::Material>>,
     stage: Stage,
     failures: u32,
+    /// The last word of the server was that a policy refuses it.
+    denied: bool,
     /// When it was last subscribed to, on a counter; only for entries in `kept`.
     touched: u64,
 }
@@ -142,6 +144,13 @@ impl<K: Kind> Holdings<K> {
     pub(crate) fn servable(&self, entry: &EntryId, now: Now) -> Option<&Arc<K::Material>> {
         let held = self.entries.get(entry)?.current.as_ref()?;
         (!held.schedule.expire.reached(now)).then_some(&held.svid)
+    }
+
+    /// Whether there is none because a policy refuses it: nobody waits for it, and it takes nothing
+    /// from the caller's other identities. It is asked for again all the same.
+    pub(crate) fn denied(&self, entry: &EntryId) -> bool {
+        let holding = self.entries.get(entry);
+        holding.is_some_and(|holding| holding.denied && holding.current.is_none())
     }
 
     /// How many SVIDs are held.
@@ -242,6 +251,7 @@ impl<K: Kind> Holdings<K> {
                     parked: None,
                     stage: Stage::Rest,
                     failures: 0,
+                    denied: false,
                     touched: 0,
                 },
             );
@@ -256,6 +266,7 @@ impl<K: Kind> Holdings<K> {
             holding.stage = Stage::Rest;
             holding.parked = None;
             holding.failures = 0;
+            holding.denied = false;
             agenda.clear(&Alarm::Retry(K::KIND, after.id.clone()));
             holding.spiffe_id = after.spiffe_id.clone();
             if identity_changed {
@@ -409,7 +420,11 @@ impl<K: Kind> Holdings<K> {
                     let when = When::after(now, wait.max(PARKED_MAX));
                     agenda.set(Alarm::Retry(K::KIND, id.clone()), when);
                 }
-                Err(fault) => self.entry_failed(&id, &mut holding, fault, now, agenda),
+                Err(fault) => {
+                    if self.entry_failed(&id, &mut holding, fault, now, agenda) {
+                        fresh.push(id.clone());
+                    }
+                }
             }
             self.put_back(id, holding);
         }
@@ -592,6 +607,8 @@ impl<K: Kind> Holdings<K> {
         changed
     }
 
+    /// Returns whether that changes who is told what: a policy has begun to refuse it, or refuses it
+    /// no longer.
     fn entry_failed(
         &mut self,
         id: &EntryId,
@@ -599,9 +616,10 @@ impl<K: Kind> Holdings<K> {
         fault: SignFault,
         now: Now,
         agenda: &mut Agenda,
-    ) {
+    ) -> bool {
         holding.failures = holding.failures.saturating_add(1);
         holding.stage = Stage::Waiting;
+        let was = std::mem::replace(&mut holding.denied, fault == SignFault::Denied);
         let wait = ENTRY_BACKOFF.wait(holding.failures, (self.seed, id));
         agenda.set(Alarm::Retry(K::KIND, id.clone()), When::after(now, wait));
         self.deeds.push(Deed::NotSigned {
@@ -609,6 +627,7 @@ impl<K: Kind> Holdings<K> {
             fault,
             failures: holding.failures,
         });
+        was != holding.denied
     }
 
     /// Takes the holding out for a change if it waits for this request.
@@ -720,6 +739,7 @@ fn install<K: Kind>(
     agenda: &mut Agenda,
     deeds: &mut Vec<Deed<K>>,
 ) -> Result<Installed, SignFault> {
+    holding.denied = false;
     let Some(root) = K::verified_by(&svid, authorities) else {
         holding.parked = Some(svid);
         return Ok(Installed::Parked);

@@ -109,7 +109,8 @@ impl<X: X509Material, W: WitMaterial> Group<X, W> {
         if let Some(outlook) = known {
             return outlook;
         }
-        let granted = self.granted_wits(view, wish);
+        let mut granted = self.granted_wits(view, wish);
+        granted.retain(|(entry, _, _)| !held.denied(entry));
         let wanted = granted.len();
         let identities: Vec<WitIdentity<W>> = granted
             .into_iter()

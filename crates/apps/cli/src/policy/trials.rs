@@ -19,7 +19,7 @@ pub(crate) struct Simulate {
     file: Option<PathBuf>,
     /// A stored version as the set that decides
     #[arg(long, value_name = "N", conflicts_with = "file")]
-    version: Option<u64>,
+    stored: Option<u64>,
     #[command(flatten)]
     on: On,
     #[command(flatten)]
@@ -29,11 +29,11 @@ pub(crate) struct Simulate {
 #[derive(Args, Debug)]
 pub(crate) struct Compare {
     /// The candidate, in Cedar; - is the standard input
-    #[arg(value_name = "FILE", required_unless_present = "version")]
+    #[arg(value_name = "FILE", required_unless_present = "stored")]
     file: Option<PathBuf>,
     /// A stored version as the candidate
     #[arg(long, value_name = "N", conflicts_with = "file")]
-    version: Option<u64>,
+    stored: Option<u64>,
     #[command(flatten)]
     on: On,
     #[command(flatten)]
@@ -100,7 +100,7 @@ fn gather(file: Option<&PathBuf>, on: &On) -> Result<Sent, Failure> {
 
 pub(super) async fn simulate(asked: &Simulate, output: Output) -> Result<(), Failure> {
     let sent = gather(asked.file.as_ref(), &asked.on)?;
-    let version = asked.version.unwrap_or_default();
+    let version = asked.stored.unwrap_or_default();
     let last = asked.on.last.unwrap_or_default();
     let text = sent
         .text
@@ -138,7 +138,7 @@ pub(super) async fn simulate(asked: &Simulate, output: Output) -> Result<(), Fai
 
 pub(super) async fn compare(asked: &Compare, output: Output) -> Result<(), Failure> {
     let sent = gather(asked.file.as_ref(), &asked.on)?;
-    let version = asked.version.unwrap_or_default();
+    let version = asked.stored.unwrap_or_default();
     let last = asked.on.last.unwrap_or_default();
     let text = sent
         .text

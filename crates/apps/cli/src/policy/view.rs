@@ -69,6 +69,10 @@ pub(super) fn version(version: &v1::PolicyVersion, output: Output) -> String {
     )
 }
 
+fn say(text: &mut String, more: &str) {
+    text.push_str(more);
+}
+
 /// What decides now, in a sentence.
 fn standing(in_force: &v1::PoliciesInForce) -> String {
     let what = match in_force.origin.as_str() {
@@ -188,11 +192,14 @@ pub(super) fn checked(answer: &v1::ValidatePoliciesResponse, file: &Path) -> Str
         text.push_str(&fault(one, (file, "warning")));
     }
     if answer.loads {
-        text.push_str(&format!(
-            "it loads: {}, digest {}\n",
-            how_many(answer.policies),
-            short(&answer.digest)
-        ));
+        say(
+            &mut text,
+            &format!(
+                "it loads: {}, digest {}\n",
+                how_many(answer.policies),
+                short(&answer.digest)
+            ),
+        );
     } else {
         text.push_str("it does not load\n");
     }
@@ -215,10 +222,10 @@ fn outcome(outcome: Option<&v1::PolicyOutcome>) -> String {
         let policies = outcome.policies.join(" ");
         let mut text = format!("{} {}", outcome.verdict, outcome.reason);
         if !policies.is_empty() {
-            text.push_str(&format!(" ({policies})"));
+            say(&mut text, &format!(" ({policies})"));
         }
         for failure in &outcome.failures {
-            text.push_str(&format!(": {failure}"));
+            say(&mut text, &format!(": {failure}"));
         }
         text
     })
@@ -308,26 +315,35 @@ pub(super) fn compared(found: &v1::ComparePoliciesResponse, output: Output) -> S
         if changes.is_empty() {
             continue;
         }
-        text.push_str(&format!("\n{}\n", output.bold(kind)));
+        say(&mut text, &format!("\n{}\n", output.bold(kind)));
         for change in changes.iter().take(LISTED) {
-            text.push_str(&format!(
-                "{} {} {} {} {}\n  from {}\n  to   {}\n",
-                change.id,
-                rfc3339(seconds(change.at.as_ref())),
-                change.principal,
-                change.action,
-                change.resource,
-                outcome(change.from.as_ref()),
-                outcome(change.to.as_ref()),
-            ));
+            say(
+                &mut text,
+                &format!(
+                    "{} {} {} {} {}\n  from {}\n  to   {}\n",
+                    change.id,
+                    rfc3339(seconds(change.at.as_ref())),
+                    change.principal,
+                    change.action,
+                    change.resource,
+                    outcome(change.from.as_ref()),
+                    outcome(change.to.as_ref()),
+                ),
+            );
         }
         let others = changes.len().saturating_sub(LISTED);
         if others > 0 {
-            text.push_str(&format!("and {others} more; --json lists up to 1000\n"));
+            say(
+                &mut text,
+                &format!("and {others} more; --json lists up to 1000\n"),
+            );
         }
     }
     for one in found.undecidable.iter().take(LISTED) {
-        text.push_str(&format!("{} cannot be made again: {}\n", one.id, one.why));
+        say(
+            &mut text,
+            &format!("{} cannot be made again: {}\n", one.id, one.why),
+        );
     }
     text
 }

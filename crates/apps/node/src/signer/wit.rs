@@ -10,7 +10,7 @@ use muster_proto::spire::api::server::svid::v1::{
 use muster_roster::{Event, RequestId, SignFault, ToSign};
 use tonic::Code;
 
-use super::{Signer, blocking, dated, fault_of, first_expiry, ignore_stopped};
+use super::{Signer, blocking, dated, fault_of_item, first_expiry, ignore_stopped};
 use crate::material::HeldWit;
 
 type Results = Vec<(EntryId, Result<Arc<HeldWit>, SignFault>)>;
@@ -100,7 +100,7 @@ fn token(entry: &EntryId, result: batch_new_witsvid_response::Result) -> Result<
     if status.code != 0 {
         let code = Code::from_i32(status.code);
         tracing::warn!(entry_id = %entry, ?code, error = status.message, "the server did not sign an entry");
-        return Err(fault_of(code));
+        return Err(fault_of_item(code));
     }
     result
         .svid

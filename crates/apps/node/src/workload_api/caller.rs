@@ -9,7 +9,7 @@ use muster_model::SelectorSet;
 use muster_peer::{Assurance, CallPlace, Caller, HeldProcess, PeerInfo};
 use muster_plugin::workload::{AttestError, Fact, WorkloadAttestor};
 use muster_proto::muster::node::admin::v1 as admin;
-use muster_roster::Refusal;
+use muster_roster::{Refusal, SignFault};
 use muster_rt::Clock;
 use muster_rt::sparing::Sparing;
 use muster_wire::selector;
@@ -202,6 +202,9 @@ pub(crate) fn status_of(refusal: Refusal) -> Status {
             "the node is not in step with its server, and no identity is known for the caller yet",
         ),
         Refusal::NotSignedYet => Status::unavailable("the caller's identities are not signed yet"),
+        Refusal::SigningFailed(SignFault::Denied) => {
+            Status::permission_denied("no identity issued: a policy of the server refuses it")
+        }
         Refusal::SigningFailed(_) => {
             Status::unavailable("could not fetch JWT-SVID: the server did not sign it")
         }

@@ -12,8 +12,8 @@ use muster_cedar::facts::{
     UserFacts, Words,
 };
 use muster_model::{
-    self as model, AgentClass, AgentInstance, InstanceState, MayActFor, Node, PersonId, Scope,
-    SelectorSet, SpiffeId, Task, Timestamp, Word,
+    self as model, AgentClass, AgentInstance, BindingKind, InstanceState, MayActFor, Node,
+    PersonId, Scope, SelectorSet, SpiffeId, Task, Timestamp, Word,
 };
 use muster_roll::Roll;
 
@@ -228,6 +228,15 @@ impl Attested<'_> {
             level: self.level,
             age_seconds: self.age.as_secs(),
         }
+    }
+}
+
+/// What a task is bound to, as its node saw it.
+pub(crate) fn binding(kind: BindingKind) -> Binding {
+    match kind {
+        BindingKind::Process => Binding::Process,
+        BindingKind::Cgroup => Binding::Cgroup,
+        BindingKind::Lease => Binding::Lease,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use muster_audit::{Event, Record};
 use muster_cedar::facts::{Binding, NodeFacts, Situation};
 use muster_cedar::{Action, PrincipalFacts, ResourceFacts};
-use muster_model::{AgentClass, ClassName, Entry, SelectorSet, SpiffeId, Task, TaskId, Timestamp};
+use muster_model::{AgentClass, ClassName, Entry, SelectorSet, SpiffeId, Task, Timestamp};
 use muster_roll::Roll;
 use muster_roll::agents::membership;
 use tonic::Status;
@@ -16,9 +16,6 @@ use tonic::Status;
 use super::{Answer, Question, facts};
 use crate::operation::Operation;
 use crate::server::Server;
-
-/// What separates the identity of a task from that of its agent.
-const OF_TASK: &str = "/t/";
 
 /// Identities that policies let pass: what is to be written about them.
 #[must_use = "the names of the policies belong on the record"]
@@ -111,9 +108,7 @@ fn classes_of<'r>(
 
 /// The task whose identity it is.
 fn task_of<'r>(roll: &'r Roll, id: &SpiffeId) -> Option<&'r Task> {
-    let (agent, name) = id.path().rsplit_once(OF_TASK)?;
-    let task = roll.agents().task(TaskId::parse(name).ok()?)?;
-    (task.instance.path() == agent).then_some(task)
+    roll.agents().task_named(id).map(AsRef::as_ref)
 }
 
 fn ask<A>(
@@ -146,11 +141,20 @@ fn ask<A>(
 fn question(roll: &Roll, class: &AgentClass, node: &NodeFacts, wanted: Wanted<'_>) -> Question {
     let task = task_of(roll, wanted.id);
     let agent = task.map_or(wanted.id, |task| &task.instance);
-    let proof = facts::Attested {
-        selectors: wanted.selectors,
-        level: node.level,
-        age: Duration::ZERO,
-        binding: Binding::None,
+    // Of a task the server knows how its caller was attested; of an agent, what its node is.
+    let proof = match task {
+        Some(task) => facts::Attested {
+            selectors: wanted.selectors,
+            level: task.level,
+            age: wanted.now.since(task.opened_at),
+            binding: facts::binding(task.bound_to.kind),
+        },
+        None => facts::Attested {
+            selectors: wanted.selectors,
+            level: node.level,
+            age: Duration::ZERO,
+            binding: Binding::None,
+        },
     };
     let asked = facts::identity(task, wanted.lifetime);
     let proof = proof.facts();

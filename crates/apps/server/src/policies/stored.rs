@@ -89,7 +89,7 @@ impl Policies {
     pub(crate) async fn open(
         store: Arc<dyn Store>,
         roll: &Roll,
-        config: &PolicyConfig,
+        config: PolicyConfig,
     ) -> Result<Self, OpenError> {
         let first = match newest(&*store, roll, 0).await? {
             Some(found) => found,

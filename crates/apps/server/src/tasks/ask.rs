@@ -58,7 +58,7 @@ pub(super) fn may_extend(
         selectors: &nothing,
         level: task.level,
         age: now.since(task.opened_at),
-        binding: binding_of(task.bound_to.kind),
+        binding: facts::binding(task.bound_to.kind),
     };
     let mut permitted = None;
     for class in membership::classes(roll.agents(), &task.instance, Some(&task.class)) {
@@ -77,7 +77,7 @@ fn allowed(answer: Answer, task: &Task) -> Result<Answer, Refused> {
     }
     Err(Refused {
         status: answer.refusal(&task.instance),
-        by: Some(answer),
+        by: Some(Box::new(answer)),
     })
 }
 
@@ -106,14 +106,6 @@ pub(super) fn binding(asked: Option<&TaskBinding>, seen: BindingKind) -> Binding
         Some(task_binding::To::Caller(_)) => Binding::Process,
         Some(task_binding::To::Cgroup(_)) => Binding::Cgroup,
         Some(task_binding::To::Lease(_)) => Binding::Lease,
-        None => binding_of(seen),
-    }
-}
-
-fn binding_of(kind: BindingKind) -> Binding {
-    match kind {
-        BindingKind::Process => Binding::Process,
-        BindingKind::Cgroup => Binding::Cgroup,
-        BindingKind::Lease => Binding::Lease,
+        None => facts::binding(seen),
     }
 }

@@ -95,7 +95,7 @@ impl Rig {
     /// Stops the server; what is on record.
     pub(crate) async fn stop(self) -> Vec<Record> {
         self.server.stop().await;
-        let store = SqliteStore::open(&roll_below(self.dir.path())).unwrap();
+        let store = SqliteStore::open(roll_below(self.dir.path())).unwrap();
         let all = store.audit_after(0, 100_000).await.unwrap();
         all.into_iter().map(|(_, record)| record).collect()
     }
@@ -215,7 +215,7 @@ pub(crate) fn asked() -> v1::OpenTaskRequest {
     v1::OpenTaskRequest {
         kind: "mail.read".into(),
         purpose_sha256: "0a".repeat(32),
-        permissions: scopes(&["mail.read"]),
+        permissions: Some(scopes(&["mail.read"])),
         data_class: 1,
         ttl: Some(seconds(600)),
         ..v1::OpenTaskRequest::default()
@@ -230,11 +230,11 @@ pub(crate) fn part() -> v1::OpenTaskRequest {
     }
 }
 
-pub(crate) fn scopes(names: &[&str]) -> Option<v1::Permissions> {
-    Some(v1::Permissions {
+pub(crate) fn scopes(names: &[&str]) -> v1::Permissions {
+    v1::Permissions {
         scopes: names.iter().map(|name| (*name).to_owned()).collect(),
         resources: vec![],
-    })
+    }
 }
 
 pub(crate) fn seconds(seconds: i64) -> prost_types::Duration {
@@ -289,7 +289,7 @@ fn class() -> v1::CreateClassRequest {
         sponsor: "mailto:sam@example.org".into(),
         risk_tier: 1,
         data_ceiling: 2,
-        permissions: scopes(&["mail.read", "mail.list"]),
+        permissions: Some(scopes(&["mail.read", "mail.list"])),
         delegation: Some(v1::Delegation {
             may_act_for: "none".into(),
             max_depth: 2,

@@ -106,6 +106,8 @@ impl World {
             .entries
             .values()
             .filter(|e| !e.store_svid && e.selectors.is_subset(selectors))
+            // What a policy refuses counts for nothing.
+            .filter(|e| !self.denied.contains(&e.id))
             .collect();
         matching
             .iter()

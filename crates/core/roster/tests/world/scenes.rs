@@ -48,6 +48,43 @@ fn a_call_without_a_match_is_denied_when_its_hold_is_over() {
     assert_eq!(world.callers[&call].ended, Some(Refusal::NoIdentity));
 }
 
+/// What a policy refuses is no identity: the caller's others are not held up by it, and who has no
+/// other is told that there is none.
+#[test]
+fn what_a_policy_refuses_takes_nothing_from_the_other_identities() {
+    let mut world = world_with_entries(&[]);
+    for mask in [1, 2] {
+        world.perform(Op::AddEntry {
+            selectors: mask,
+            hint: 0,
+            flags: mask,
+        });
+    }
+    let refused = world.server.entries.keys().next().unwrap().clone();
+    world.denied.insert(refused.clone());
+    world.perform(Op::Deliver);
+    let both = world.call(3, Want::X509Svids);
+    world.advance(Duration::ZERO, true);
+    let told = world.callers[&both].x509.as_ref().unwrap();
+    assert_eq!(told.identities.len(), 1);
+    assert_ne!(told.identities[0].entry, refused);
+    let alone = world.call(1, Want::X509Svids);
+    world.advance(HOLD, true);
+    assert_eq!(world.callers[&alone].ended, Some(Refusal::NoIdentity));
+
+    // It is asked for again and again, and not often.
+    let before = world.asked_per_entry[&refused];
+    world.advance(seconds(600), true);
+    let asked = world.asked_per_entry[&refused] - before;
+    assert!((5..=30).contains(&asked), "{asked}");
+
+    // So that a policy that permits it is noticed within a minute or so.
+    world.denied.clear();
+    world.advance(seconds(61), true);
+    let told = world.callers[&both].x509.as_ref().unwrap();
+    assert_eq!(told.identities.len(), 2);
+}
+
 #[test]
 fn out_of_step_is_not_a_denial() {
     let mut world = world_with_entries(&[1]);

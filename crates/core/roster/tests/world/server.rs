@@ -229,6 +229,9 @@ impl World {
             .entries
             .get(&asked.entry)
             .ok_or(SignFault::Refused)?;
+        if self.denied.contains(&asked.entry) {
+            return Err(SignFault::Denied);
+        }
         let mut id = entry.spiffe_id.clone();
         let roots = &self.server.bundles[&own()].x509_authorities;
         let mut root = roots.iter().rfind(|a| !a.tainted).unwrap().der.clone();

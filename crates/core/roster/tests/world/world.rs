@@ -1,6 +1,6 @@
 //! The world.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +74,8 @@ pub(crate) struct World {
     pub(crate) asked: usize,
     pub(crate) asked_per_entry: BTreeMap<EntryId, usize>,
     pub(crate) wits_asked: usize,
+    /// Entries that a policy of the server refuses to sign for.
+    pub(crate) denied: BTreeSet<EntryId>,
     next: u64,
 }
 
@@ -124,6 +126,7 @@ impl World {
             asked: 0,
             asked_per_entry: BTreeMap::new(),
             wits_asked: 0,
+            denied: BTreeSet::new(),
             next: 0,
         };
         world.server.bundles.insert(own(), Bundle::empty(own()));

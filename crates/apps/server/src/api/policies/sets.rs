@@ -180,21 +180,15 @@ pub(super) async fn show(
         request,
         async |op: Operation<GetPolicies>, message: v1::GetPoliciesRequest| {
             let in_force = server.policies.in_force();
+            let unstored = |text: &str| v1::GetPoliciesResponse {
+                in_force: Some(write_in_force(&in_force)),
+                version: None,
+                text: text.to_owned(),
+            };
             let number = match (message.version, in_force.origin) {
-                (0, Origin::Stored(number)) => number,
-                (0, origin @ (Origin::BuiltIn | Origin::GuardsOnly)) => {
-                    let text = if origin == Origin::BuiltIn {
-                        BUILT_IN
-                    } else {
-                        ""
-                    };
-                    return Ok(v1::GetPoliciesResponse {
-                        in_force: Some(write_in_force(&in_force)),
-                        version: None,
-                        text: text.to_owned(),
-                    });
-                }
-                (number, _) => number,
+                (0, Origin::BuiltIn) => return Ok(unstored(BUILT_IN)),
+                (0, Origin::GuardsOnly) => return Ok(unstored("")),
+                (0, Origin::Stored(number)) | (number, _) => number,
             };
             let version = policies::version(op.roll.agents(), number)
                 .map_err(|error| policy_refusal(&error))?;
