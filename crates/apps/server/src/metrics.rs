@@ -14,10 +14,13 @@ pub(crate) fn gauges(roll: RollHandle) -> Gauges {
         let roll = roll.snapshot();
         Box::pin(async move {
             let head = approximate(roll.head().0);
+            let (tasks, live) = roll.agents().task_counts();
             vec![
                 Sample::new("muster_server_revision", head),
                 Sample::count("muster_server_entries", roll.entry_count()),
                 Sample::count("muster_server_nodes", roll.node_count()),
+                Sample::count("muster_server_tasks", live),
+                Sample::count("muster_server_tasks_remembered", tasks.saturating_sub(live)),
             ]
         })
     })

@@ -145,8 +145,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     let policies = Policies::open(Arc::clone(&store), &handle.snapshot(), config.policy)
         .await
         .map_err(failed("policies"))?;
-    let (refusals, notes) = Refusals::new();
-    let (desk, orders) = Desk::new();
+    let ((refusals, notes), (desk, orders)) = (Refusals::new(), Desk::new());
     let server = Arc::new(Server {
         trust_domain: config.trust_domain.clone(),
         clock: Arc::clone(&clock),

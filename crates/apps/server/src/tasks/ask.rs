@@ -77,7 +77,7 @@ fn allowed(answer: Answer, task: &Task) -> Result<Answer, Refused> {
     }
     Err(Refused {
         status: answer.refusal(&task.instance),
-        by: Some(answer),
+        by: Some(Box::new(answer)),
     })
 }
 

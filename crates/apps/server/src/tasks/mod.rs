@@ -11,7 +11,7 @@ mod open;
 mod upkeep;
 
 use muster_audit::{Decision, Event, Record};
-use muster_model::{FieldError, Task};
+use muster_model::{FieldError, Scope, Task};
 use muster_roll::agents::task::{Bounds, Patience, TaskError};
 use muster_wire::error_info::{MUSTER_DOMAIN, reason_of};
 use tonic::{Code, Status};
@@ -23,6 +23,7 @@ pub(crate) use open::open;
 pub(crate) use upkeep::reconcile;
 
 use crate::agents::refusal;
+use crate::policies::Answer;
 use crate::server::Server;
 
 /// How many tasks there may be, and how long they are remembered.
@@ -74,7 +75,7 @@ fn field(error: &FieldError) -> Status {
 struct Refused {
     status: Status,
     /// What a policy adds to the record.
-    by: Option<crate::policies::Answer>,
+    by: Option<Box<Answer>>,
 }
 
 impl From<Status> for Refused {
@@ -144,7 +145,7 @@ fn of_task(record: Record, task: &Task) -> Record {
 /// What a record says of the bounds of a task.
 fn bounds_of(record: Record, task: &Task) -> Record {
     let words = |all: &mut dyn Iterator<Item = &str>| all.collect::<Vec<_>>().join(" ");
-    let scopes = words(&mut task.permissions.scopes.iter().map(|scope| scope.as_str()));
+    let scopes = words(&mut task.permissions.scopes.iter().map(Scope::as_str));
     let mut record = record
         .with("deadline_ms", task.deadline.unix_millis().to_string())
         .with("data_class", task.data_class.to_string())

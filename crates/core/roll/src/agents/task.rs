@@ -264,3 +264,5 @@ pub fn expiry(limits: &Limits, now: Timestamp) -> (Timestamp, Bound) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tree;

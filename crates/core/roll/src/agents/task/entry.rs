@@ -8,7 +8,7 @@ use muster_model::{Entry, EntryId, Revision, Selector, Task, TaskId};
 /// The longest that X509-SVIDs of a task live (agent-identity 4.3, "TTL rule").
 pub const X509_TTL: Duration = Duration::from_mins(5);
 /// The longest that JWT-SVIDs of a task live.
-pub const JWT_TTL: Duration = Duration::from_secs(60);
+pub const JWT_TTL: Duration = Duration::from_mins(1);
 
 /// The entry of a task, whatever its state; `None` only where the task could not have been opened.
 ///
