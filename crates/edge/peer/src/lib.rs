@@ -29,8 +29,10 @@
 
 mod activation;
 mod allowance;
+mod ancestry;
 pub mod authority;
 mod caller;
+mod cgroup;
 mod connect;
 pub mod descriptors;
 mod gate;
@@ -39,6 +41,7 @@ mod held;
 mod incoming;
 pub mod keyring;
 mod listener;
+mod only;
 pub mod pidfd;
 pub mod process;
 mod processes;
@@ -49,12 +52,15 @@ mod sys;
 
 pub use activation::{Activated, ActivationError, Unfit, activated};
 pub use allowance::{Allowance, CallPlace, OverLimit, Rate};
-pub use authority::AuthorityRewriter;
+pub use ancestry::NotDescendant;
+pub use authority::{AuthorityRewriter, Protocol};
 pub use caller::{Assurance, Caller, PeerInfo, Refusal};
+pub use cgroup::{Cgroup, CgroupError};
 pub use connect::{ConnectError, connect, connect_lazy};
 pub use gate::{Limits, Tally};
 pub use held::HeldProcess;
-pub use incoming::{Connection, Incoming, TallyReader};
+pub use incoming::{Connection, Incoming, SharedLimits, TallyReader};
+pub use only::Only;
 pub use listener::{BindError, ListenOptions, Listener, Owner};
 pub use muster_rt::endpoint::MAX_SOCKET_PATH;
 pub use processes::Processes;

@@ -19,8 +19,8 @@ use nix::sys::socket::{
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
 
-use crate::gate::Limits;
-use crate::incoming::Incoming;
+use crate::gate::{Gate, Limits};
+use crate::incoming::{Incoming, SharedLimits};
 use crate::sys::{self, PassPidfd};
 
 /// How a socket file is made.
@@ -192,7 +192,16 @@ impl Listener {
 
     /// The connections, for `tonic::transport::Server::serve_with_incoming`. Needs a tokio runtime.
     pub fn incoming(self, limits: Limits) -> io::Result<Incoming> {
-        Incoming::new(self.socket, self.file, limits)
+        Incoming::new(self.socket, self.file, Gate::new(limits))
+    }
+
+    /// The connections, within limits that other listeners share. The file is left to the caller:
+    /// no descriptor is kept for it.
+    pub fn incoming_within(self, limits: &SharedLimits) -> io::Result<Incoming> {
+        if let Some(file) = self.file {
+            file.leave();
+        }
+        Incoming::new(self.socket, None, limits.gate())
     }
 }
 
