@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{Bundle, Entry, EntryId, Now, Revision, SelectorSet, SpiffeId, Timestamp, TrustDomain};
+use muster_model::{
+    Bundle, Entry, EntryId, Now, Revision, SelectorSet, SpiffeId, Timestamp, TrustDomain,
+};
 
 use crate::ViewDigest;
 use crate::calls::{Call, JwtCall, Kind};
@@ -363,9 +365,8 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
                 self.withdrawn.remove(id);
             }
             // What an external store holds is not for the Workload API.
-            let usable = |entry: &&Arc<Entry>| {
-                !entry.store_svid && !self.withdrawn.contains(&entry.id)
-            };
+            let usable =
+                |entry: &&Arc<Entry>| !entry.store_svid && !self.withdrawn.contains(&entry.id);
             if let Some(entry) = after.as_ref().filter(usable) {
                 self.entry_index.add(entry);
                 new_groups = self.group_index.matching(entry);

@@ -6,7 +6,8 @@ use std::time::Duration;
 use muster_model::{Now, TaskId, TaskState, Timestamp};
 
 use crate::event::{
-    Action, Binding, Cause, End, Ended, Event, LeaseId, Listed, Opened, Past, ProcessId, Standing, What,
+    Action, Binding, Cause, End, Ended, Event, LeaseId, Listed, Opened, Past, ProcessId, Standing,
+    What,
 };
 use crate::mail::Mail;
 use crate::time::{Agenda, When};
@@ -203,9 +204,10 @@ impl Tasks {
             Event::ProcessExited(process, status) => {
                 let bound = of(&self.of_process, process);
                 for id in bound {
-                    let is_lease = self.live.get(&id).is_some_and(|live| {
-                        matches!(live.opened.binding, Binding::Lease(..))
-                    });
+                    let is_lease = self
+                        .live
+                        .get(&id)
+                        .is_some_and(|live| matches!(live.opened.binding, Binding::Lease(..)));
                     // The process of a lease is not the task's own: how it ended says nothing of it.
                     let status = status.filter(|_| !is_lease);
                     let state = TaskState::ProcessExited;
@@ -270,8 +272,10 @@ impl Tasks {
             .is_some_and(|parent| !self.live.contains_key(&parent));
         self.take_in(opened, false, now);
         self.actions.push_back(Action::OpenSocket(id));
-        self.agenda
-            .set(Alarm::Impatience(id), When::after(self.config.patience, now));
+        self.agenda.set(
+            Alarm::Impatience(id),
+            When::after(self.config.patience, now),
+        );
         // It is taken in first in any case: whoever waits for it hears of its end.
         if orphaned {
             self.end_by(id, TaskState::Revoked, Cause::ParentEnded, None, now);

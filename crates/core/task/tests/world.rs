@@ -216,11 +216,17 @@ impl World {
             let mut of = live.values();
             of.any(|(opened, _)| opened.binding.process() == Some(*process))
         };
-        assert!(self.watched.iter().all(bound), "nobody is watched for nothing");
+        assert!(
+            self.watched.iter().all(bound),
+            "nobody is watched for nothing"
+        );
         assert!(self.sockets.iter().all(|id| live.contains_key(id)));
         // Every end that is the node's own is in the journal until the server has heard of it.
         for id in self.own_ends.difference(&self.heard) {
-            assert!(matches!(self.journal.get(id), Some(Some(_))), "{id} is lost");
+            assert!(
+                matches!(self.journal.get(id), Some(Some(_))),
+                "{id} is lost"
+            );
         }
         assert!(self.machine.ended().count() <= 8);
     }
@@ -268,7 +274,10 @@ impl World {
                     binding: match binding % 3 {
                         0 => Binding::Process(process(binding)),
                         1 => Binding::Cgroup(u64::from(binding % 4)),
-                        _ => Binding::Lease(LeaseId(id.made_at().unix_millis().unsigned_abs()), process(binding)),
+                        _ => Binding::Lease(
+                            LeaseId(id.made_at().unix_millis().unsigned_abs()),
+                            process(binding),
+                        ),
                     },
                 };
                 self.tasks.push(opened.clone());
@@ -288,7 +297,11 @@ impl World {
                     // The driver has nothing to close then.
                     self.sockets.insert(id);
                 }
-                self.hear(if well { Event::Listening(id) } else { Event::NotListening(id) });
+                self.hear(if well {
+                    Event::Listening(id)
+                } else {
+                    Event::NotListening(id)
+                });
             }
             Op::Exit(number) => self.hear(Event::ProcessExited(process(number), Some(0))),
             Op::Empty(number) => self.hear(Event::CgroupEmptied(u64::from(number % 4))),
@@ -313,7 +326,9 @@ impl World {
                 let Some(number) = number else {
                     return self.hear(Event::NotAnswered);
                 };
-                let known = asked.into_iter().filter(|id| id.made_at().unix_millis() % 5 != 0);
+                let known = asked
+                    .into_iter()
+                    .filter(|id| id.made_at().unix_millis() % 5 != 0);
                 let standings = known
                     .map(|id| {
                         let stands = match number % 3 {
@@ -352,7 +367,11 @@ impl World {
             Op::Wait(seconds) => {
                 self.now = self.now.plus(Duration::from_secs(seconds.into()));
                 self.hear(Event::Tick);
-                assert!(self.machine.live().all(|(task, _)| task.deadline > self.now.wall));
+                assert!(
+                    self.machine
+                        .live()
+                        .all(|(task, _)| task.deadline > self.now.wall)
+                );
             }
             Op::Step(seconds) => {
                 let by = Duration::from_secs(seconds.unsigned_abs().into());
@@ -376,7 +395,9 @@ impl World {
     fn half(&self, which: u64) -> Vec<TaskId> {
         let chosen = |number: usize| which >> (number % 64) & 1 == 1;
         let all = self.tasks.iter().enumerate();
-        all.filter(|(number, _)| chosen(*number)).map(|(_, task)| task.id).collect()
+        all.filter(|(number, _)| chosen(*number))
+            .map(|(_, task)| task.id)
+            .collect()
     }
 
     /// The process is killed: what is left is the journal and the sockets' files, which go.
@@ -397,8 +418,17 @@ impl World {
             let event = match end {
                 Some(end) => Event::RecalledEnd(Ended { id, end }),
                 None => {
-                    let opened = self.tasks.iter().find(|task| task.id == id).unwrap().clone();
-                    let past = if lives.contains(&id) { Past::Lives } else { Past::Gone };
+                    let opened = self
+                        .tasks
+                        .iter()
+                        .find(|task| task.id == id)
+                        .unwrap()
+                        .clone();
+                    let past = if lives.contains(&id) {
+                        Past::Lives
+                    } else {
+                        Past::Gone
+                    };
                     Event::Recalled(opened, past)
                 }
             };
@@ -459,11 +489,22 @@ fn a_family_ends_with_its_head_and_the_server_hears_of_that_one() {
     let mut world = World::new();
     open(&mut world, 1, None, Binding::Process(process(1)));
     open(&mut world, 2, Some(1), Binding::Process(process(2)));
-    open(&mut world, 3, Some(2), Binding::Lease(LeaseId(7), process(3)));
+    open(
+        &mut world,
+        3,
+        Some(2),
+        Binding::Lease(LeaseId(7), process(3)),
+    );
     world.hear(Event::ProcessExited(process(1), Some(256)));
     assert_eq!(world.machine.live().count(), 0);
-    assert_eq!(end_of(&world, 1), (TaskState::ProcessExited, "process_exited".into()));
-    assert_eq!(end_of(&world, 3), (TaskState::Revoked, "parent_ended".into()));
+    assert_eq!(
+        end_of(&world, 1),
+        (TaskState::ProcessExited, "process_exited".into())
+    );
+    assert_eq!(
+        end_of(&world, 3),
+        (TaskState::Revoked, "parent_ended".into())
+    );
     let told = world.telling.take().unwrap();
     assert_eq!(told.len(), 1);
     assert_eq!((told[0].id, told[0].end.exit_status), (id(1), Some(256)));
@@ -485,7 +526,12 @@ fn a_task_that_is_suspended_resumes_with_its_entry() {
     assert_eq!(world.asking.take(), Some(vec![id(1)]));
     let standing = world.standing(id(1), Listed::Suspended);
     world.hear(Event::Answered(vec![standing]));
-    assert!(world.machine.live().all(|(_, phase)| phase == Phase::Suspended));
+    assert!(
+        world
+            .machine
+            .live()
+            .all(|(_, phase)| phase == Phase::Suspended)
+    );
     world.hear(Event::Entered(id(1)));
     world.pending.remove(&id(1));
     world.hear(Event::Listening(id(1)));
@@ -495,11 +541,19 @@ fn a_task_that_is_suspended_resumes_with_its_entry() {
 #[test]
 fn what_does_not_come_into_force_fails() {
     let mut world = World::new();
-    world.run(Op::Open { below: None, binding: 0, ttl: 300 });
+    world.run(Op::Open {
+        below: None,
+        binding: 0,
+        ttl: 300,
+    });
     world.run(Op::Wait(9));
     assert_eq!(world.machine.live().count(), 1);
     world.run(Op::Wait(1));
-    let ends: Vec<_> = world.machine.ended().map(|(_, end)| end.cause.to_string()).collect();
+    let ends: Vec<_> = world
+        .machine
+        .ended()
+        .map(|(_, end)| end.cause.to_string())
+        .collect();
     assert_eq!(ends, ["not_in_force"]);
 }
 
@@ -512,14 +566,20 @@ fn a_civil_clock_that_is_set_back_prolongs_nothing() {
     assert_eq!(world.machine.live().count(), 1);
     world.now = world.now.plus(Duration::from_secs(1));
     world.hear(Event::Tick);
-    assert_eq!(end_of(&world, 1), (TaskState::Expired, "deadline_passed".into()));
+    assert_eq!(
+        end_of(&world, 1),
+        (TaskState::Expired, "deadline_passed".into())
+    );
 }
 
 #[test]
 fn the_server_s_own_orphans_are_ended() {
     let mut world = World::new();
     open(&mut world, 1, None, Binding::Process(process(1)));
-    let stranger = Opened { id: id(9), ..world.tasks[0].clone() };
+    let stranger = Opened {
+        id: id(9),
+        ..world.tasks[0].clone()
+    };
     world.tasks.push(stranger);
     let listed = [1, 9].map(|number| world.standing(id(number), Listed::Open));
     world.hear(Event::Reconciled(listed.into()));

@@ -115,7 +115,10 @@ mod tests {
     /// A shell that has started another process, whose number it says.
     fn grandparent() -> (Child, u32) {
         let mut shell = Command::new("sh")
-            .args(["-c", "cat >/dev/null <&3 & echo $!; read done; kill $!; wait"])
+            .args([
+                "-c",
+                "cat >/dev/null <&3 & echo $!; read done; kill $!; wait",
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -38,6 +38,7 @@ pub enum CgroupError {
 pub struct Cgroup {
     id: u64,
     path: String,
+    directory: PathBuf,
     events: File,
 }
 
@@ -55,14 +56,15 @@ impl Cgroup {
             path: path.to_owned(),
             source,
         };
-        let directory = File::options()
+        let path_of_it = root.join(below);
+        let opened = File::options()
             .read(true)
             .custom_flags(nix::libc::O_DIRECTORY)
-            .open(root.join(below))
+            .open(&path_of_it)
             .map_err(not_there)?;
-        let id = directory.metadata().map_err(not_there)?.ino();
+        let id = opened.metadata().map_err(not_there)?.ino();
         let events = nix::fcntl::openat(
-            &directory,
+            &opened,
             "cgroup.events",
             nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC,
             nix::sys::stat::Mode::empty(),
@@ -71,6 +73,7 @@ impl Cgroup {
         Ok(Self {
             id,
             path: format!("/{}", below.trim_end_matches('/')),
+            directory: path_of_it,
             events: events.into(),
         })
     }
@@ -95,6 +98,15 @@ impl Cgroup {
             (path == self.path).then_some(self.id)
         });
         id == Some(self.id) && process.is_alive()
+    }
+
+    /// The numbers of its processes in our pid namespace, so many at the most. Whether they still
+    /// are when they are looked at, [`Cgroup::has`] says.
+    pub fn members(&self, most: usize) -> Vec<u32> {
+        let text = std::fs::read_to_string(self.directory.join("cgroup.procs"));
+        let text = text.unwrap_or_default();
+        let numbers = text.lines().filter_map(|line| line.parse().ok());
+        numbers.filter(|pid| *pid != 0).take(most).collect()
     }
 
     /// Resolves when no process is left in the group and in those below it, or it is gone.

@@ -34,6 +34,17 @@ pub struct ListenOptions {
     pub owner: Option<Owner>,
     /// Connections that the kernel keeps for us until we accept them.
     pub backlog: u16,
+    /// What becomes of a socket of that name that somebody serves.
+    pub taken: Taken,
+}
+
+/// What becomes of a live socket whose name is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It stays, and binding fails.
+    Keep,
+    /// It loses its name: who has the folder to itself knows that its server is on its way out.
+    Replace,
 }
 
 /// A user and a group.
@@ -53,6 +64,7 @@ impl Default for ListenOptions {
             dir_mode: 0o755,
             owner: None,
             backlog: 4_096,
+            taken: Taken::Keep,
         }
     }
 }
@@ -333,7 +345,7 @@ impl Folder {
             .identify(temporary)
             .map_err(|errno| self.failed("look at the file", errno))?
             .ok_or_else(|| self.failed("look at the file", Errno::ENOENT))?;
-        self.put_in_place(temporary)?;
+        self.put_in_place(temporary, options)?;
         Ok(SocketFile {
             dir: self
                 .dir
@@ -345,7 +357,7 @@ impl Folder {
         })
     }
 
-    fn put_in_place(&self, temporary: &OsString) -> Result<(), BindError> {
+    fn put_in_place(&self, temporary: &OsString, options: &ListenOptions) -> Result<(), BindError> {
         // Each round meets a change that another process made in between; they cannot go on.
         for _ in 0..8 {
             let Some(present) = self
@@ -363,7 +375,7 @@ impl Folder {
                     path: self.path.clone(),
                 });
             }
-            if self.is_served()? {
+            if options.taken == Taken::Keep && self.is_served()? {
                 continue;
             }
             match self.rename(temporary, RenameFlags::RENAME_EXCHANGE) {

@@ -59,7 +59,10 @@ fn what_the_node_takes_back_stays_so_until_the_server_has() {
     assert_eq!(world.roster.stats().x509_svids, 0, "its keys are gone");
 
     // A change of the entry does not bring it back.
-    world.perform(Op::UpdateEntry { which: 0, change: 1 });
+    world.perform(Op::UpdateEntry {
+        which: 0,
+        change: 1,
+    });
     world.perform(Op::Deliver);
     let call = world.call(1, Want::X509Svids);
     world.advance(HOLD, true);
