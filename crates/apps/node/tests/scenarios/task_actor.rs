@@ -66,7 +66,11 @@ impl Actor {
     fn hear(&mut self) -> String {
         loop {
             let mut line = String::new();
-            assert_ne!(self.from.read_line(&mut line).unwrap(), 0, "the actor is gone");
+            assert_ne!(
+                self.from.read_line(&mut line).unwrap(),
+                0,
+                "the actor is gone"
+            );
             // The harness says things of its own.
             if let Some(said) = line.trim().strip_prefix("> ") {
                 return said.to_owned();
@@ -137,5 +141,8 @@ fn not_a_test_by_itself() {
 }
 
 fn say(status: Option<u16>) {
-    println!("\n> {}", status.map_or("nobody".to_owned(), |status| status.to_string()));
+    println!(
+        "\n> {}",
+        status.map_or("nobody".to_owned(), |status| status.to_string())
+    );
 }

@@ -46,7 +46,8 @@ impl Mind {
             task.cause = cause.to_owned();
             task.ended_at = time(now);
         }
-        self.entries.remove(&EntryId::parse(&id.to_string()).unwrap());
+        self.entries
+            .remove(&EntryId::parse(&id.to_string()).unwrap());
         let below: Vec<TaskId> = self
             .tasks
             .all
@@ -99,9 +100,15 @@ impl NodeTasks for Services {
         let node_id = self.node(&request)?;
         let request = request.into_inner();
         let now = self.0.now();
-        if let Some((code, reason)) = self.0.mind().tasks.refusal.take() {
+        let refusal = self.0.mind().tasks.refusal.take();
+        if let Some((code, reason)) = refusal {
             self.0.mind().hear("OpenTask");
-            return Err(status_of(MUSTER_DOMAIN, code, "as the double was told", reason));
+            return Err(status_of(
+                MUSTER_DOMAIN,
+                code,
+                "as the double was told",
+                reason,
+            ));
         }
         let mut answer = node::OpenResponse::default();
         self.changed(|mind| {

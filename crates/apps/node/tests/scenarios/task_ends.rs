@@ -55,13 +55,19 @@ async fn its_own_word_ends_it_and_all_below_and_their_streams() {
         .into_inner();
 
     let done = tasks.complete(end(&task.id)).await.unwrap().into_inner();
-    assert_eq!((done.state.as_str(), done.socket.as_str()), ("completed", ""));
+    assert_eq!(
+        (done.state.as_str(), done.socket.as_str()),
+        ("completed", "")
+    );
     let status = next(&mut stream).await.err().unwrap();
     assert_eq!(status.code(), Code::PermissionDenied);
     assert!(!socket.exists() && !socket_of(&below).exists());
     assert!(client_of(&socket).await.is_err());
     let lost = ended(&mut tasks, &below.id).await;
-    assert_eq!((lost.state.as_str(), lost.cause.as_str()), ("revoked", "parent_ended"));
+    assert_eq!(
+        (lost.state.as_str(), lost.cause.as_str()),
+        ("revoked", "parent_ended")
+    );
     let mut told = Vec::new();
     while told.len() < 2 {
         let event = next(&mut events).await.unwrap();
@@ -81,14 +87,19 @@ async fn its_own_word_ends_it_and_all_below_and_their_streams() {
     assert!(node.stop().await);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_end_of_its_process_is_its_end_at_once() {
     let (double, _rig, node, mut tasks) = scene("").await;
     let child = Actor::start();
-    let task = open(&mut tasks, "a", Some(To::ChildPid(child.pid()))).await.unwrap();
+    let task = open(&mut tasks, "a", Some(To::ChildPid(child.pid())))
+        .await
+        .unwrap();
     child.ends();
     let task = ended(&mut tasks, &task.id).await;
-    assert_eq!((task.state.as_str(), task.cause.as_str()), ("process_exited", "process_exited"));
+    assert_eq!(
+        (task.state.as_str(), task.cause.as_str()),
+        ("process_exited", "process_exited")
+    );
     double.hears("EndTasks", 1).await;
     assert!(node.stop().await);
 }
@@ -105,7 +116,10 @@ async fn a_lease_ends_with_its_stream() {
     drop(lease);
     gone(&socket).await;
     let task = ended(&mut tasks, &task.id).await;
-    assert_eq!((task.state.as_str(), task.cause.as_str()), ("process_exited", "lease_ended"));
+    assert_eq!(
+        (task.state.as_str(), task.cause.as_str()),
+        ("process_exited", "lease_ended")
+    );
     double.hears("EndTasks", 1).await;
 
     // It is told how its task changes, and of its end.
@@ -114,7 +128,10 @@ async fn a_lease_ends_with_its_stream() {
     tasks.complete(end(&task.id)).await.unwrap();
     assert_eq!(next(&mut lease).await.unwrap().state, "completed");
     assert!(lease.message().await.unwrap().is_none(), "that is all");
-    let refused = tasks.lease(ask("a", Some(To::ChildPid(1)))).await.unwrap_err();
+    let refused = tasks
+        .lease(ask("a", Some(To::ChildPid(1))))
+        .await
+        .unwrap_err();
     assert_eq!(reason(&refused), "INVALID_FIELD");
     assert!(node.stop().await);
 }
@@ -144,10 +161,16 @@ async fn a_deadline_ends_it_and_can_be_moved() {
     assert_eq!(reason(&refused), "INVALID_FIELD");
     clock.step(15 * 60);
     let request = api::ListTasksRequest::default();
-    assert_eq!(tasks.list(request).await.unwrap().into_inner().tasks.len(), 1);
+    assert_eq!(
+        tasks.list(request).await.unwrap().into_inner().tasks.len(),
+        1
+    );
     clock.step(6 * 60);
     let task = ended(&mut tasks, &task.id).await;
-    assert_eq!((task.state.as_str(), task.cause.as_str()), ("expired", "deadline_passed"));
+    assert_eq!(
+        (task.state.as_str(), task.cause.as_str()),
+        ("expired", "deadline_passed")
+    );
     double.hears("EndTasks", 1).await;
     assert!(node.stop().await);
 }
@@ -167,7 +190,10 @@ async fn who_spends_the_last_of_a_budget_ends_it() {
     let left = tasks.spend(spend(9)).await.unwrap().into_inner();
     assert_eq!((left.spent, left.state.as_str()), (9, "open"));
     let left = tasks.spend(spend(1)).await.unwrap().into_inner();
-    assert_eq!((left.state.as_str(), left.cause.as_str()), ("expired", "budget_spent"));
+    assert_eq!(
+        (left.state.as_str(), left.cause.as_str()),
+        ("expired", "budget_spent")
+    );
     assert!(!socket_of(&task).exists());
     let refused = tasks.spend(spend(1)).await.unwrap_err();
     assert_eq!(reason(&refused), "TASK_ENDED");
@@ -186,7 +212,10 @@ async fn what_the_server_takes_back_is_gone_and_may_come_again() {
     let status = next(&mut stream).await.err().unwrap();
     assert_eq!(status.code(), Code::PermissionDenied);
     let task = ended(&mut tasks, &revoked.id).await;
-    assert_eq!((task.state.as_str(), task.cause.as_str()), ("revoked", "operator"));
+    assert_eq!(
+        (task.state.as_str(), task.cause.as_str()),
+        ("revoked", "operator")
+    );
     assert!(!socket_of(&revoked).exists());
 
     // The class is suspended, and reinstated.
@@ -202,7 +231,10 @@ async fn what_the_server_takes_back_is_gone_and_may_come_again() {
         id: paused.id.clone(),
     };
     let task = tasks.get(request()).await.unwrap().into_inner();
-    assert_eq!((task.state.as_str(), task.socket.as_str()), ("suspended", ""));
+    assert_eq!(
+        (task.state.as_str(), task.socket.as_str()),
+        ("suspended", "")
+    );
     double.hears("ListTasks", 3).await;
     double.change(|mind| {
         let id = muster_model::TaskId::parse(&paused.id).unwrap();
@@ -227,7 +259,10 @@ async fn an_end_in_an_outage_is_told_afterwards() {
     double.down().await;
     rig.info(|info| !info.connected).await;
     let refused = open(&mut tasks, "b", None).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "SERVER_UNAVAILABLE"));
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (Code::Unavailable, "SERVER_UNAVAILABLE")
+    );
     let done = tasks.complete(end(&task.id)).await.unwrap().into_inner();
     assert_eq!(done.state, "completed");
     assert!(!socket_of(&task).exists());
@@ -237,12 +272,16 @@ async fn an_end_in_an_outage_is_told_afterwards() {
     assert!(node.stop().await);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_takes_up_what_lives_and_ends_the_rest() {
     let (double, rig, node, mut tasks) = scene("").await;
     let (mut lives, dies) = (Actor::start(), Actor::start());
-    let first = open(&mut tasks, "a", Some(To::ChildPid(lives.pid()))).await.unwrap();
-    let second = open(&mut tasks, "b", Some(To::ChildPid(dies.pid()))).await.unwrap();
+    let first = open(&mut tasks, "a", Some(To::ChildPid(lives.pid())))
+        .await
+        .unwrap();
+    let second = open(&mut tasks, "b", Some(To::ChildPid(dies.pid())))
+        .await
+        .unwrap();
     let mut lease = tasks.lease(ask("c", None)).await.unwrap().into_inner();
     let third = next(&mut lease).await.unwrap();
     assert_eq!(double.heard("EndTasks"), 0);
@@ -268,7 +307,10 @@ async fn a_restart_takes_up_what_lives_and_ends_the_rest() {
     .await;
     for id in [&second.id, &third.id] {
         let task = double.task(id);
-        assert_eq!((task.state.as_str(), task.cause.as_str()), ("process_exited", "node_restarted"));
+        assert_eq!(
+            (task.state.as_str(), task.cause.as_str()),
+            ("process_exited", "node_restarted")
+        );
     }
     assert_eq!(double.task(&first.id).state, "open");
     // Whoever opened it sees it still, and its process's end is still its end.

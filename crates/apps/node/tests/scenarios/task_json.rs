@@ -14,10 +14,14 @@ async fn ask(socket: &Path, method: &str, path: &str, body: &str) -> (u16, Value
     let mut stream = UnixStream::connect(socket).await.unwrap();
     send(&mut stream, method, path, body).await;
     let mut answer = String::new();
-    within("an answer", stream.read_to_string(&mut answer)).await.unwrap();
+    within("an answer", stream.read_to_string(&mut answer))
+        .await
+        .unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.contains("content-type: application/json"), "{head}");
-    let status = head.strip_prefix("HTTP/1.1 ").unwrap()[..3].parse().unwrap();
+    let status = head.strip_prefix("HTTP/1.1 ").unwrap()[..3]
+        .parse()
+        .unwrap();
     (status, serde_json::from_str(body).unwrap())
 }
 
@@ -70,7 +74,10 @@ async fn a_shell_opens_sees_and_ends_a_task() {
     });
     let (status, task) = ask(&main, "POST", "/muster/v1/tasks", &asked.to_string()).await;
     assert_eq!(status, 200, "{task}");
-    assert_eq!((&task["kind"], &task["budget"], &task["state"]), (&json!("code.review"), &json!("100"), &json!("open")));
+    assert_eq!(
+        (&task["kind"], &task["budget"], &task["state"]),
+        (&json!("code.review"), &json!("100"), &json!("open"))
+    );
     let id = task["id"].as_str().unwrap();
     {
         let mind = double.shared.mind();
@@ -80,8 +87,14 @@ async fn a_shell_opens_sees_and_ends_a_task() {
     }
     let own = PathBuf::from(task["socket"].as_str().unwrap());
     let of_task = |rest: &str| format!("/muster/v1/tasks/{id}{rest}");
-    assert_eq!(ask(&own, "GET", "/muster/v1/task", "").await, (200, task.clone()));
-    assert_eq!(ask(&main, "GET", &of_task(""), "").await, (200, task.clone()));
+    assert_eq!(
+        ask(&own, "GET", "/muster/v1/task", "").await,
+        (200, task.clone())
+    );
+    assert_eq!(
+        ask(&main, "GET", &of_task(""), "").await,
+        (200, task.clone())
+    );
     let (status, listed) = ask(&main, "GET", "/muster/v1/tasks", "").await;
     assert_eq!((status, &listed["tasks"][0]["id"]), (200, &json!(id)));
     let (_, spent) = ask(&main, "POST", &of_task(":spend"), r#"{"amount":7}"#).await;
@@ -97,7 +110,10 @@ async fn a_shell_opens_sees_and_ends_a_task() {
 
     for what in ["opened", "spent", "extended", "ended"] {
         let event = events.next().await.unwrap();
-        assert_eq!((&event["what"], &event["task"]["id"]), (&json!(what), &json!(id)));
+        assert_eq!(
+            (&event["what"], &event["task"]["id"]),
+            (&json!(what), &json!(id))
+        );
     }
     assert!(node.stop().await);
     let last = events.next().await.unwrap();
@@ -129,20 +145,45 @@ async fn what_is_wrong_is_said_in_json() {
     let large = format!(r#"{{"kind":"{}"}}"#, "x".repeat(70_000));
     for (method, path, body, status, reason) in [
         ("POST", "/muster/v1/tasks", "{", 400, "INVALID_FIELD"),
-        ("POST", "/muster/v1/tasks", r#"{"purpose":"text"}"#, 400, "INVALID_FIELD"),
-        ("POST", "/muster/v1/tasks", large.as_str(), 400, "INVALID_FIELD"),
-        ("GET", "/muster/v1/tasks/01ARZ3NDEKTSV4RRFFQ69G5FAV", "", 404, "TASK_NOT_FOUND"),
+        (
+            "POST",
+            "/muster/v1/tasks",
+            r#"{"purpose":"text"}"#,
+            400,
+            "INVALID_FIELD",
+        ),
+        (
+            "POST",
+            "/muster/v1/tasks",
+            large.as_str(),
+            400,
+            "INVALID_FIELD",
+        ),
+        (
+            "GET",
+            "/muster/v1/tasks/01ARZ3NDEKTSV4RRFFQ69G5FAV",
+            "",
+            404,
+            "TASK_NOT_FOUND",
+        ),
         ("GET", "/", "", 404, "NO_SUCH_PATH"),
         ("DELETE", "/muster/v1/tasks", "", 405, "INVALID_FIELD"),
     ] {
         let (found, error) = ask(&main, method, path, body).await;
-        assert_eq!((found, &error["reason"]), (status, &json!(reason)), "{method} {path}");
+        assert_eq!(
+            (found, &error["reason"]),
+            (status, &json!(reason)),
+            "{method} {path}"
+        );
         assert!(error["message"].is_string() && error["code"].is_string());
     }
     let refused = tonic::Code::PermissionDenied;
     double.shared.mind().tasks.refusal = Some((refused, "CLASS_NOT_ACTIVE"));
     let (status, error) = ask(&main, "POST", "/muster/v1/tasks", "{}").await;
-    assert_eq!((status, &error["reason"]), (403, &json!("CLASS_NOT_ACTIVE")));
+    assert_eq!(
+        (status, &error["reason"]),
+        (403, &json!("CLASS_NOT_ACTIVE"))
+    );
 
     // Without the header nothing is told, not even that there is nothing.
     let mut stream = UnixStream::connect(&main).await.unwrap();
