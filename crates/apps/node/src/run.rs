@@ -156,6 +156,10 @@ impl Role {
     }
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "the parts of a node, each named once, in the order in which they need each other"
+)]
 async fn serve_as(
     config: Config,
     level: LevelControl,
@@ -276,7 +280,8 @@ async fn serve_as(
     });
     let admin_routes = operators(admin, debug, level, delegation, health)?;
 
-    supervise(Assembled {
+    // In a box: what assembles a node need not be carried along while it runs.
+    Box::pin(supervise(Assembled {
         driver_loop: core.driver_loop,
         link: core.link,
         serving: core.serving,
@@ -293,7 +298,7 @@ async fn serve_as(
         upgrade,
         inherited,
         shutdown,
-    })
+    }))
     .await
 }
 

@@ -431,7 +431,7 @@ impl Tasks {
                     // It was ended before by another's word, which counts.
                     *known = end;
                 } else {
-                    self.end(id, end, Whose::Servers, now);
+                    self.end(id, &end, Whose::Servers, now);
                 }
                 return;
             }
@@ -481,7 +481,7 @@ impl Tasks {
                     at: now.wall,
                     exit_status: None,
                 };
-                self.end(id, end, Whose::Servers, now);
+                self.end(id, &end, Whose::Servers, now);
             }
         }
     }
@@ -526,12 +526,12 @@ impl Tasks {
             at: now.wall,
             exit_status,
         };
-        self.end(id, end, Whose::Ours, now);
+        self.end(id, &end, Whose::Ours, now);
     }
 
     /// Ends a live task and all that are part of it. Those go with it for the server too, so that it
     /// is told of the first one only.
-    fn end(&mut self, id: TaskId, end: End, whose: Whose, now: Now) {
+    fn end(&mut self, id: TaskId, end: &End, whose: Whose, now: Now) {
         if !self.live.contains_key(&id) {
             return;
         }

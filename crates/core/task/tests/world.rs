@@ -1,6 +1,15 @@
 //! The machine in a world where everything happens in any order: callers, processes, streams, the
 //! server, its view of the node, the clocks, and restarts.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
+    reason = "a test: what is not there is a failure"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -250,8 +259,8 @@ impl World {
         })
     }
 
-    fn run(&mut self, op: Op) {
-        match op {
+    fn run(&mut self, op: &Op) {
+        match *op {
             Op::Open {
                 below,
                 binding,
@@ -415,22 +424,21 @@ impl World {
         let lives: BTreeSet<TaskId> = self.half(which).into_iter().collect();
         let journal = self.journal.clone();
         for (id, end) in journal {
-            let event = match end {
-                Some(end) => Event::RecalledEnd(Ended { id, end }),
-                None => {
-                    let opened = self
-                        .tasks
-                        .iter()
-                        .find(|task| task.id == id)
-                        .unwrap()
-                        .clone();
-                    let past = if lives.contains(&id) {
-                        Past::Lives
-                    } else {
-                        Past::Gone
-                    };
-                    Event::Recalled(opened, past)
-                }
+            let event = if let Some(end) = end {
+                Event::RecalledEnd(Ended { id, end })
+            } else {
+                let opened = self
+                    .tasks
+                    .iter()
+                    .find(|task| task.id == id)
+                    .unwrap()
+                    .clone();
+                let past = if lives.contains(&id) {
+                    Past::Lives
+                } else {
+                    Past::Gone
+                };
+                Event::Recalled(opened, past)
             };
             self.machine.handle(event, self.now);
             while let Some(action) = self.machine.poll_action() {
@@ -449,7 +457,7 @@ proptest! {
     fn whatever_happens(ops in prop::collection::vec(op(), 1..80)) {
         let mut world = World::new();
         for op in ops {
-            world.run(op);
+            world.run(&op);
         }
     }
 }
@@ -541,14 +549,14 @@ fn a_task_that_is_suspended_resumes_with_its_entry() {
 #[test]
 fn what_does_not_come_into_force_fails() {
     let mut world = World::new();
-    world.run(Op::Open {
+    world.run(&Op::Open {
         below: None,
         binding: 0,
         ttl: 300,
     });
-    world.run(Op::Wait(9));
+    world.run(&Op::Wait(9));
     assert_eq!(world.machine.live().count(), 1);
-    world.run(Op::Wait(1));
+    world.run(&Op::Wait(1));
     let ends: Vec<_> = world
         .machine
         .ended()
@@ -561,8 +569,8 @@ fn what_does_not_come_into_force_fails() {
 fn a_civil_clock_that_is_set_back_prolongs_nothing() {
     let mut world = World::new();
     open(&mut world, 1, None, Binding::Process(process(1)));
-    world.run(Op::Step(-250));
-    world.run(Op::Wait(299));
+    world.run(&Op::Step(-250));
+    world.run(&Op::Wait(299));
     assert_eq!(world.machine.live().count(), 1);
     world.now = world.now.plus(Duration::from_secs(1));
     world.hear(Event::Tick);

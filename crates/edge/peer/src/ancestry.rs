@@ -95,9 +95,10 @@ fn parent_of(process: &HeldProcess) -> Result<u32, NotDescendant> {
 }
 
 fn untold(pid: u32, why: Refusal) -> NotDescendant {
-    match why {
-        Refusal::Gone { pid } => NotDescendant::Gone { pid },
-        why => NotDescendant::Untold { pid, why },
+    if let Refusal::Gone { pid } = why {
+        NotDescendant::Gone { pid }
+    } else {
+        NotDescendant::Untold { pid, why }
     }
 }
 

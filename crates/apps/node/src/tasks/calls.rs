@@ -201,7 +201,7 @@ impl Calls {
         by.caller
             .verify()
             .map_err(|refusal| Refused::new(Reason::NotAttested, refusal.to_string()))?;
-        let opener = by.caller.process().clone();
+        let process = by.caller.process().clone();
         let (calls, bound, owner) = (self.clone(), resolved.bound, resolved.owner);
         let (reply, opened) = oneshot::channel();
         // By itself: whoever hangs up now must not leave a task of which the node does not know.
@@ -216,7 +216,7 @@ impl Calls {
                         bound,
                         lease,
                         owner,
-                        opener,
+                        opener: process,
                         place,
                         changes,
                     };

@@ -46,7 +46,8 @@ struct Record {
     waiting: Option<oneshot::Sender<Result<api::Task, Refused>>>,
     /// The stream that holds it.
     changes: Option<watch::Sender<Option<api::Task>>>,
-    _place: Option<OwnedSemaphorePermit>,
+    /// Its place among the live ones.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 struct Watcher {
@@ -178,7 +179,7 @@ impl Keeper {
             }
             Command::Stands(tasks, reply) => {
                 let first = tasks.first().and_then(|task| TaskId::parse(&task.id).ok());
-                self.stands(tasks);
+                self.stands(&tasks);
                 drop(reply.send(first.and_then(|id| self.present(id))));
             }
             Command::OpenFailed => self.reconcile(),
@@ -203,7 +204,7 @@ impl Keeper {
         }
     }
 
-    fn stands(&mut self, tasks: Vec<api::Task>) {
+    fn stands(&mut self, tasks: &[api::Task]) {
         let standings = tasks.iter().filter_map(wire::standing).collect();
         self.hear(Event::Stands(standings));
     }
@@ -241,7 +242,7 @@ impl Keeper {
             held: None,
             waiting: Some(reply),
             changes: order.changes,
-            _place: Some(order.place),
+            place: Some(order.place),
         };
         self.take_in(opened.id, record);
         self.hear(Event::Opened(opened));
@@ -272,7 +273,7 @@ impl Keeper {
                     Phase::Opening | Phase::Open => "open",
                     Phase::Suspended => "suspended",
                 };
-                task.state = state.to_owned();
+                state.clone_into(&mut task.state);
                 task.socket = match phase {
                     Phase::Opening | Phase::Open => {
                         self.parts.sockets.path(id).display().to_string()
@@ -283,7 +284,7 @@ impl Keeper {
             Seen::Ended(opened, end) => {
                 task.deadline = Some(wire::write_time(opened.deadline));
                 task.spent = opened.spent;
-                task.state = end.state.as_str().to_owned();
+                end.state.as_str().clone_into(&mut task.state);
                 task.cause = end.cause.to_string();
                 task.ended_at = Some(wire::write_time(end.at));
                 task.exit_status = end.exit_status;

@@ -141,15 +141,15 @@ pub(crate) fn follow_lease(calls: Arc<Calls>, by: Admitted, leased: Leased) -> M
         lease,
     } = leased;
     changes.mark_unchanged();
-    let first = Some(task);
-    let state = Some((calls, by, changes, lease, first));
-    Box::pin(stream::unfold(state, |state| async move {
-        let (calls, by, mut changes, lease, first) = state?;
-        if let Some(task) = first {
+    let opened = Some(task);
+    let begin = Some((calls, by, changes, lease, opened));
+    Box::pin(stream::unfold(begin, |state| async move {
+        let (calls, by, mut changes, lease, opened) = state?;
+        if let Some(task) = opened {
             return Some((Ok(task), Some((calls, by, changes, lease, None))));
         }
         let next = tokio::select! {
-            changed = changes.changed() => changed.ok(),
+            told = changes.changed() => told.ok(),
             _exited = by.caller.exited() => None,
             _reason = calls.shutdown.begun() => {
                 return Some((Err(Refused::shutting_down()), None));

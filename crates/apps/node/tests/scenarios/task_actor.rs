@@ -105,6 +105,7 @@ pub(crate) fn ask(mut connection: &UnixStream, path: &str) -> Option<u16> {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "it is how the actor answers")]
 fn not_a_test_by_itself() {
     let Some(acts) = std::env::var_os(ACTS) else {
         return;
@@ -140,6 +141,7 @@ fn not_a_test_by_itself() {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "it is how the actor answers")]
 fn say(status: Option<u16>) {
     println!(
         "\n> {}",

@@ -11,7 +11,7 @@ use muster_wire::entry as wire_entry;
 use muster_wire::error_info::{MUSTER_DOMAIN, status_of};
 use tonic::{Code, Request, Response, Status};
 
-use crate::double::{Double, Mind, entry};
+use crate::double::{Mind, entry};
 use crate::services::Services;
 
 /// What the double knows of tasks.
@@ -28,6 +28,7 @@ pub(crate) struct Tasks {
     made: u8,
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is a field of a message")]
 pub(crate) fn time(at: Timestamp) -> Option<prost_types::Timestamp> {
     Some(prost_types::Timestamp {
         seconds: at.unix_seconds(),
@@ -58,20 +59,6 @@ impl Mind {
         for id in below {
             self.end_task(id, "revoked", "parent_ended", now);
         }
-    }
-}
-
-impl Double {
-    /// An operator ends a task, or its class is suspended: its entry is gone.
-    pub(crate) fn revoke_task(&self, id: &str, state: &str, cause: &str) {
-        let id = TaskId::parse(id).unwrap();
-        let now = self.shared.now();
-        self.change(|mind| mind.end_task(id, state, cause, now));
-    }
-
-    pub(crate) fn task(&self, id: &str) -> api::Task {
-        let id = TaskId::parse(id).unwrap();
-        self.shared.mind().tasks.all[&id].clone()
     }
 }
 

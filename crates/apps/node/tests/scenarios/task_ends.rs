@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use muster_model::TaskId;
 use muster_proto::muster::agent::v1 as api;
 use muster_proto::muster::agent::v1::task_binding::To;
 use muster_rt::lifecycle::Reason;
@@ -12,6 +13,19 @@ use crate::double::Double;
 use crate::rig::{Rig, SteppedClock, client_of, fetch_x509, next, uid, within};
 use crate::task_actor::Actor;
 use crate::tasks::{AGENT, Tasks, ask, open, reason, scene, socket_of, tasks_at};
+
+/// An operator ends a task, or its class is suspended: its entry is gone.
+fn revoke(double: &Double, id: &str) {
+    let id = TaskId::parse(id).unwrap();
+    let now = double.shared.now();
+    double.change(|mind| mind.end_task(id, "revoked", "operator", now));
+}
+
+/// What the double has of a task.
+fn on_server(double: &Double, id: &str) -> api::Task {
+    let id = TaskId::parse(id).unwrap();
+    double.shared.mind().tasks.all[&id].clone()
+}
 
 async fn gone(socket: &Path) {
     within("its socket is gone", async {
@@ -78,8 +92,8 @@ async fn its_own_word_ends_it_and_all_below_and_their_streams() {
     expected.sort();
     assert_eq!(told, expected);
     double.hears("EndTasks", 1).await;
-    assert_eq!(double.task(&task.id).state, "completed");
-    assert_eq!(double.task(&below.id).state, "revoked");
+    assert_eq!(on_server(&double, &task.id).state, "completed");
+    assert_eq!(on_server(&double, &below.id).state, "revoked");
     assert_eq!(double.shared.mind().tasks.ended.len(), 1);
 
     let refused = tasks.fail(end(&task.id)).await.unwrap_err();
@@ -208,7 +222,7 @@ async fn what_the_server_takes_back_is_gone_and_may_come_again() {
     let paused = open(&mut tasks, "b", None).await.unwrap();
     let mut client = client_of(&socket_of(&revoked)).await.unwrap();
     let (_, mut stream) = fetch_x509(&mut client).await.unwrap();
-    double.revoke_task(&revoked.id, "revoked", "operator");
+    revoke(&double, &revoked.id);
     let status = next(&mut stream).await.err().unwrap();
     assert_eq!(status.code(), Code::PermissionDenied);
     let task = ended(&mut tasks, &revoked.id).await;
@@ -220,7 +234,7 @@ async fn what_the_server_takes_back_is_gone_and_may_come_again() {
 
     // The class is suspended, and reinstated.
     let entry = double.change(|mind| {
-        let id = muster_model::TaskId::parse(&paused.id).unwrap();
+        let id = TaskId::parse(&paused.id).unwrap();
         mind.tasks.all.get_mut(&id).unwrap().state = "suspended".into();
         mind.entries
             .remove(&muster_model::EntryId::parse(&paused.id).unwrap())
@@ -237,7 +251,7 @@ async fn what_the_server_takes_back_is_gone_and_may_come_again() {
     );
     double.hears("ListTasks", 3).await;
     double.change(|mind| {
-        let id = muster_model::TaskId::parse(&paused.id).unwrap();
+        let id = TaskId::parse(&paused.id).unwrap();
         mind.tasks.all.get_mut(&id).unwrap().state = "open".into();
         mind.entries.insert(entry.id.clone(), entry);
     });
@@ -268,7 +282,7 @@ async fn an_end_in_an_outage_is_told_afterwards() {
     assert!(!socket_of(&task).exists());
     double.up().await;
     double.hears("EndTasks", 1).await;
-    assert_eq!(double.task(&task.id).state, "completed");
+    assert_eq!(on_server(&double, &task.id).state, "completed");
     assert!(node.stop().await);
 }
 
@@ -306,13 +320,13 @@ async fn a_restart_takes_up_what_lives_and_ends_the_rest() {
     })
     .await;
     for id in [&second.id, &third.id] {
-        let task = double.task(id);
+        let task = on_server(&double, id);
         assert_eq!(
             (task.state.as_str(), task.cause.as_str()),
             ("process_exited", "node_restarted")
         );
     }
-    assert_eq!(double.task(&first.id).state, "open");
+    assert_eq!(on_server(&double, &first.id).state, "open");
     // Whoever opened it sees it still, and its process's end is still its end.
     let mut tasks = tasks_at(&rig.workload_socket()).await;
     lives.ends();

@@ -191,8 +191,7 @@ async fn a_task_of_a_child_is_the_child_s_alone() {
     assert_eq!(sibling.asks(&socket, TASK), None);
     // From its first byte: it may not even come to a call.
     if let Ok(mut client) = client_of(&socket).await {
-        let refused = spiffe_id(&mut client).await.unwrap_err();
-        assert_eq!(refused.code(), Code::Unavailable);
+        assert!(spiffe_id(&mut client).await.is_err());
     }
     let seen = tasks
         .get(api::GetTaskRequest {

@@ -63,9 +63,9 @@ impl Fields {
             None => Ok(Vec::new()),
             Some(Value::Array(values)) => values
                 .into_iter()
-                .map(|value| match value {
-                    Value::String(text) => Ok(text),
-                    _ => Err(self.fault(name, wanted)),
+                .map(|value| {
+                    let text = value.as_str().map(ToOwned::to_owned);
+                    text.ok_or_else(|| self.fault(name, wanted))
                 })
                 .collect(),
             Some(_) => Err(self.fault(name, wanted)),

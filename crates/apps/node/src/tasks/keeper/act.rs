@@ -203,7 +203,7 @@ impl Keeper {
         if what == What::Ended {
             // Its streams have heard it all.
             record.changes = None;
-            record._place = None;
+            record.place = None;
         }
         let answer = match what {
             What::Ended => Err(Refused::new(

@@ -80,7 +80,7 @@ impl Keeper {
             held: None,
             waiting: None,
             changes: None,
-            _place: None,
+            place: None,
         };
         self.take_in(id, record);
         self.hear(Event::Recalled(opened, past));
