@@ -29,7 +29,13 @@ const ENDING: &str = ".sock";
 
 /// The name of a workload attestor's plugin: none of the node's own attestors has it.
 pub fn name(text: &str) -> Result<PluginName, BadPluginName> {
-    let taken = [super::unix::KIND, super::docker::KIND, super::systemd::KIND];
+    // The last is what callers on a task's socket are attested as, by the node alone.
+    let taken = [
+        super::unix::KIND,
+        super::docker::KIND,
+        super::systemd::KIND,
+        "muster",
+    ];
     PluginName::parse_beside(text, &taken)
 }
 
@@ -116,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_nodes_own_names_are_taken() {
-        for ours in ["unix", "docker", "systemd"] {
+        for ours in ["unix", "docker", "systemd", "muster"] {
             assert_eq!(name(ours), Err(BadPluginName::BuiltIn));
         }
         assert!(name("k8s").is_ok());

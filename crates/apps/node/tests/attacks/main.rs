@@ -59,6 +59,9 @@ mod setuid;
 #[cfg(test)]
 mod smuggled;
 #[cfg(test)]
+#[path = "../scenarios/task_double.rs"]
+mod task_double;
+#[cfg(test)]
 mod threat_model;
 #[cfg(test)]
 mod traced;

@@ -305,7 +305,8 @@ async fn reflection_lists_what_is_served_and_nothing_else() {
         [
             "SpiffeWorkloadAPI",
             "envoy.service.secret.v3.SecretDiscoveryService",
-            "grpc.health.v1.Health"
+            "grpc.health.v1.Health",
+            "muster.agent.v1.Tasks"
         ]
     );
     assert!(node.stop().await);
