@@ -23,6 +23,7 @@ const FILES: &[&str] = &[
     "muster/node/v1/tasks.proto",
     "muster/node/admin/v1/admin.proto",
     "muster/server/admin/v1/admin.proto",
+    "muster/server/admin/v1/audit.proto",
     "envoy/service/secret/v3/sds.proto",
     "envoy/extensions/transport_sockets/tls/v3/secret.proto",
     "muster/plugin/v1/workload.proto",

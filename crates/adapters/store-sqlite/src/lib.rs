@@ -109,6 +109,16 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn audit_before(
+        &self,
+        sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Record)>, StoreError> {
+        self.reader
+            .run(move |connection| read::audit_before(connection, sequence, limit))
+            .await
+    }
+
     async fn prune_changes(&self, keep: Retention) -> Result<u64, StoreError> {
         let mut forgotten = 0;
         loop {

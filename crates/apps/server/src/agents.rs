@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_audit::{Decision, Event, Record};
+use muster_audit::{Event, Record, identity};
 use muster_model::{
-    AgentClass, Cause, ClassName, Entry, InstanceState, Lifecycle, SpiffeId, Timestamp,
+    AgentClass, Cause, ClassName, Entry, EntryId, InstanceState, Lifecycle, SpiffeId, Timestamp,
 };
 use muster_policy::{Caller, Permit, Principal, ReconcileAgents, SeeAgents, decide};
 use muster_roll::Roll;
@@ -20,7 +20,7 @@ use muster_wire::error_info::{MUSTER_DOMAIN, status_of};
 use tonic::{Code, Status};
 
 use crate::errors;
-use crate::operation::record;
+use crate::operation::{Operation, record};
 use crate::server::Server;
 use crate::writer::WriteError;
 
@@ -111,6 +111,24 @@ impl Issued {
         }
     }
 
+    /// Says in the record where it goes, and of which agent and task it is.
+    fn describe(&mut self, roll: &Roll) {
+        let mut add = |name: &str, value: &str| {
+            self.record.detail.insert(name.to_owned(), value.to_owned());
+        };
+        if let Some(node) = &self.node {
+            add("node", node.as_str());
+        }
+        if let Some(class) =
+            membership::classes(roll.agents(), &self.id, self.class.as_ref()).next()
+        {
+            add("class", class.name.as_str());
+            if let Some(task) = identity::task_of(self.id.as_str()) {
+                add("task", task);
+            }
+        }
+    }
+
     fn check(&self, roll: &Roll, now: Timestamp) -> Result<(), Status> {
         match self.node {
             Some(_) => check(roll, &self.id, self.class.as_ref(), now),
@@ -137,11 +155,10 @@ pub(crate) async fn put_on_record(
         .roll
         .write(move |roll, transaction| {
             let mut withheld = Vec::new();
-            for one in issued {
+            for mut one in issued {
+                one.describe(roll);
                 if let Err(why) = one.check(roll, now) {
-                    let mut refused = one.record.with("reason", why.message());
-                    refused.decision = Decision::Refused;
-                    transaction.audit(refused);
+                    transaction.audit(one.record.refused(why.message()));
                     withheld.push((one.place, why));
                     continue;
                 }
@@ -164,6 +181,30 @@ pub(crate) async fn put_one_on_record(server: &Server, issued: Issued) -> Result
         .into_iter()
         .next()
         .map_or(Ok(()), |(_, why)| Err(why))
+}
+
+/// Notes that nothing was signed for an entry, unless that may pass or is our own fault.
+pub(crate) fn note_unsigned<A>(
+    server: &Server,
+    op: &Operation<A>,
+    (event, entry_id): (Event, &str),
+    why: &Status,
+) {
+    let decided = matches!(
+        why.code(),
+        Code::NotFound | Code::FailedPrecondition | Code::PermissionDenied | Code::InvalidArgument
+    );
+    if !decided {
+        return;
+    }
+    let id = EntryId::parse(entry_id).ok();
+    let entry = id.as_ref().and_then(|id| op.roll.entry(id));
+    let subject = entry.map_or(entry_id, |entry| entry.spiffe_id.as_str());
+    let mut record = op.record(event, subject).with("entry_id", entry_id);
+    if let Some(node) = &op.permit.principal().id {
+        record = record.with("node", node.as_str());
+    }
+    server.refusals.note(record.refused(why.message()));
 }
 
 /// Notes that an agent received an SVID, if it is one.

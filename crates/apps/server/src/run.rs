@@ -19,6 +19,7 @@ use muster_plugin::keys::KeyManager;
 use muster_plugin::node::ServerNodeAttestor;
 use muster_proto::muster::agent::v1::registry_server::RegistryServer;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
+use muster_proto::muster::server::admin::v1::audit_server::AuditServer;
 use muster_proto::muster::server::admin::v1::server_admin_server::ServerAdminServer;
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use muster_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
@@ -43,6 +44,7 @@ use tonic::service::Routes;
 use crate::admission::Admission;
 use crate::api::admin::ServerAdminService;
 use crate::api::agent::AgentService;
+use crate::api::audit::AuditService;
 use crate::api::bundle::BundleService;
 use crate::api::debug::DebugService;
 use crate::api::entry::EntryService;
@@ -51,9 +53,11 @@ use crate::api::logger::LoggerService;
 use crate::api::node_view::NodeViewService;
 use crate::api::registry::RegistryService;
 use crate::api::svid::SvidService;
+use crate::audit_log;
 use crate::authority::{Authorities, Desk};
 use crate::config::{Config, KeysConfig};
 use crate::crowd::Crowd;
+use crate::holdings::{self, Holdings};
 use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
@@ -133,7 +137,8 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
 
     let keys = open_keys(&config.keys).await?;
     let (store, roll) = open_roll(&config).await?;
-    let (writer, handle) = RollWriter::new(Arc::clone(&store), roll);
+    let (publisher, audit) = audit_log::open(&store).await.map_err(failed("audit log"))?;
+    let (writer, handle) = RollWriter::new(Arc::clone(&store), roll, publisher);
 
     let (refusals, notes) = Refusals::new();
     let (desk, orders) = Desk::new();
@@ -141,6 +146,8 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         trust_domain: config.trust_domain.clone(),
         clock: Arc::clone(&clock),
         roll: handle.clone(),
+        audit,
+        holdings: Holdings::default(),
         signer: signer(&config, &keys),
         authorities: desk,
         own_authority: Notify::new(),
@@ -218,6 +225,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         ),
         ("upkeep of the roll", upkeep(&server, store)),
         ("refusals", Box::pin(refusals::keep(notes, handle))),
+        ("holdings", Box::pin(holdings::keep(Arc::clone(&server)))),
     ];
     for (name, work) in periodic {
         supervisor.essential(name, until_end(&shutdown, work));
@@ -434,6 +442,7 @@ fn api(server: &Arc<Server>) -> Routes {
             server,
         ))))
         .add_service(RegistryServer::new(RegistryService(Arc::clone(server))))
+        .add_service(AuditServer::new(AuditService(Arc::clone(server))))
 }
 
 /// The same for operators on the host, with health and reflection.
@@ -454,6 +463,7 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
             .with_service_name("spire.api.server.debug.v1.Debug")
             .with_service_name("spire.api.server.logger.v1.Logger")
             .with_service_name("muster.server.admin.v1.ServerAdmin")
+            .with_service_name("muster.server.admin.v1.Audit")
             .with_service_name("muster.agent.v1.Registry")
             .with_service_name("grpc.health.v1.Health")
     };

@@ -30,5 +30,6 @@ pub use actions::{
     SuspendClass, SyncAuthorizedEntries, TaintJwtAuthority, TaintWitAuthority, TaintX509Authority,
     TaintX509UpstreamAuthority, Tasks, Tokens, UpdateClass, WatchNodeView, Writes,
 };
+pub use actions::{ListAuditRecords, ListHeld, TailAudit};
 pub use caller::{Caller, Class, NodeCheck, NodeRefusal};
 pub use decide::{Denial, Permit, Principal, decide};

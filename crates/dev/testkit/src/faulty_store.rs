@@ -124,6 +124,14 @@ impl Store for FaultyStore {
         self.inner.audit_after(sequence, limit).await
     }
 
+    async fn audit_before(
+        &self,
+        sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Record)>, StoreError> {
+        self.inner.audit_before(sequence, limit).await
+    }
+
     async fn prune_changes(&self, keep: Retention) -> Result<u64, StoreError> {
         self.inner.prune_changes(keep).await
     }

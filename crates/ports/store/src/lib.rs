@@ -67,6 +67,14 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<(u64, Record)>, StoreError>;
 
+    /// The audit records before the one numbered `sequence`, newest first, at most `limit`; those
+    /// before [`u64::MAX`] are the newest of all.
+    async fn audit_before(
+        &self,
+        sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Record)>, StoreError>;
+
     /// Shortens the change log to `keep` and returns how many revisions were forgotten. The rows
     /// themselves and the audit records stay.
     async fn prune_changes(&self, keep: Retention) -> Result<u64, StoreError>;
