@@ -18,6 +18,7 @@ const FILES: &[&str] = &[
     "spire/api/agent/debug/v1/debug.proto",
     "spire/api/agent/logger/v1/logger.proto",
     "muster/agent/v1/registry.proto",
+    "muster/agent/v1/task_ledger.proto",
     "muster/agent/v1/tasks.proto",
     "muster/node/v1/node.proto",
     "muster/node/v1/tasks.proto",
