@@ -375,7 +375,10 @@ mod tests {
             .go(b"LATE=1")
             .unwrap();
         let pid_ended = ended(pid);
-        assert!(matches!(pid_ended, WaitStatus::Exited(_, 0)), "{pid_ended:?}");
+        assert!(
+            matches!(pid_ended, WaitStatus::Exited(_, 0)),
+            "{pid_ended:?}"
+        );
     }
 
     #[test]

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod authority;
 #[cfg(test)]
 mod commands;
@@ -14,3 +16,7 @@ mod dev;
 mod files;
 #[cfg(test)]
 mod plugin;
+#[cfg(test)]
+mod run;
+#[cfg(test)]
+mod tasks_node;
