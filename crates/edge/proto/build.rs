@@ -96,6 +96,8 @@ fn main() -> Result<(), Box<dyn error::Error>> {
         .bytes(".")
         .codec_path("crate::codec::LeanCodec")
         .skip_debug(SECRET)
+        // The other variants are numbers.
+        .boxed(".muster.server.admin.v1.TailResponse.told.record")
         .include_file("packages.rs")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())

@@ -123,9 +123,10 @@ impl Tail {
     async fn run(&self, output: Output) -> Result<(), Failure> {
         let channel = self.server.connect().await?;
         let mut client = AuditClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-        let format = match self.format {
-            Format::Text if output.is_json() => Format::Json,
-            format => format,
+        let format = if output.is_json() && self.format == Format::Text {
+            Format::Json
+        } else {
+            self.format
         };
         let filter = self.filter();
         // First the stream, then the past up to where it began: nothing falls between the two.

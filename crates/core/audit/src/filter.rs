@@ -69,13 +69,13 @@ impl Filter {
                 .event
                 .as_deref()
                 .is_none_or(|wanted| is_named(record.event, wanted))
-            && self
-                .agent
-                .as_deref()
-                .is_none_or(|agent| match agent.starts_with("spiffe://") {
-                    true => identity::names_agent(record, agent),
-                    false => identity::names_class(record, agent),
-                })
+            && self.agent.as_deref().is_none_or(|agent| {
+                if agent.starts_with("spiffe://") {
+                    identity::names_agent(record, agent)
+                } else {
+                    identity::names_class(record, agent)
+                }
+            })
             && self
                 .node
                 .as_deref()

@@ -246,6 +246,7 @@ fn unmapped(record: &Record) -> Value {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::fmt::Write as _;
 
     use super::*;
     use crate::{Actor, Event, names};
@@ -271,10 +272,12 @@ mod tests {
         let mut text = String::new();
         for name in names::all() {
             let class = class(name);
-            text.push_str(&format!(
-                "{name:<26} {} {} {} {}\n",
+            writeln!(
+                text,
+                "{name:<26} {} {} {} {}",
                 class.uid, class.name, class.activity, class.activity_name
-            ));
+            )
+            .unwrap();
         }
         let task = "spiffe://td/agent/reader/1/t/01JDQ8Z0000000000000000000";
         let local = Actor {

@@ -30,7 +30,7 @@ use crate::workload::{Header, WorkloadArgs, security_header};
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Open a task for a process that this one started; it ends when that process does
-    Open(Open),
+    Open(Box<Open>),
     /// Show a task: on a task's socket, that task
     Get(One),
     /// List the tasks that this process opened, or is bound to

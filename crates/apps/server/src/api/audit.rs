@@ -244,7 +244,8 @@ impl Reader {
             }
             for (sequence, record) in news.records() {
                 if goes_on && self.filter.takes(record) {
-                    let told = tail_response::Told::Record(write(sequence, record, self.ocsf));
+                    let told =
+                        tail_response::Told::Record(Box::new(write(sequence, record, self.ocsf)));
                     goes_on = self.tell(told).await;
                 }
             }
