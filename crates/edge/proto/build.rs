@@ -17,6 +17,7 @@ const FILES: &[&str] = &[
     "spire/api/server/logger/v1/logger.proto",
     "spire/api/agent/debug/v1/debug.proto",
     "spire/api/agent/logger/v1/logger.proto",
+    "muster/agent/v1/policies.proto",
     "muster/agent/v1/registry.proto",
     "muster/agent/v1/task_ledger.proto",
     "muster/agent/v1/tasks.proto",

@@ -1,19 +1,21 @@
 //! The tables about agents: what the two threads do with them.
 
-use muster_model::{PersonId, Revision, SpiffeId, TaskId};
+use muster_model::{PersonId, PolicyText, Revision, SpiffeId, TaskId};
 use muster_roll::agents::{AgentChange, LoadedAgents};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::codec::agents as codec;
 use crate::codec::{self as rows_codec, Row};
 use crate::error::Fault;
 use crate::read::rows;
 
-/// What the change log says of a write: the kind of row, its key, its document if it is put.
+/// What the change log says of a write: the kind of row, its key, its document if it is put, and the
+/// text beside that.
 pub(crate) struct Logged {
     pub(crate) kind: &'static str,
     pub(crate) key: String,
     pub(crate) doc: Option<String>,
+    pub(crate) text: Option<PolicyText>,
 }
 
 /// Writes a row, or deletes it.
@@ -26,6 +28,7 @@ pub(crate) fn write(
         kind,
         key: key.to_string(),
         doc,
+        text: None,
     };
     let (logged, statement) = match change {
         AgentChange::PutClass(class) => (
@@ -63,11 +66,29 @@ pub(crate) fn write(
             logged("person_gone", person, None),
             "DELETE FROM persons_gone WHERE person = ?1",
         ),
+        AgentChange::PutPolicies { version, text } => (
+            Logged {
+                text: Some(text.clone()),
+                ..logged(
+                    "policies",
+                    &version.number,
+                    Some(codec::write_policies(version)?),
+                )
+            },
+            "INSERT OR REPLACE INTO policies (number, revision, doc, text) VALUES (?1, ?2, ?3, ?4)",
+        ),
+        AgentChange::DeletePolicies(number) => (
+            logged("policies", number, None),
+            "DELETE FROM policies WHERE number = ?1",
+        ),
     };
     let mut statement = connection.prepare_cached(statement)?;
-    match &logged.doc {
-        Some(doc) => statement.execute(params![logged.key, revision.0, doc])?,
-        None => statement.execute([&logged.key])?,
+    match (&logged.doc, &logged.text) {
+        (Some(doc), Some(text)) => {
+            statement.execute(params![logged.key, revision.0, doc, text.as_str()])?
+        }
+        (Some(doc), None) => statement.execute(params![logged.key, revision.0, doc])?,
+        (None, _) => statement.execute([&logged.key])?,
     };
     Ok(logged)
 }
@@ -93,6 +114,11 @@ pub(crate) fn load(snapshot: &Connection) -> Result<LoadedAgents, Fault> {
         loaded.departures.push(codec::read_departure(row)?);
         Ok(())
     })?;
+    let query = "SELECT CAST(number AS TEXT), revision, doc FROM policies";
+    rows(snapshot, query, |row| {
+        loaded.policies.push(codec::read_policies(row)?);
+        Ok(())
+    })?;
     Ok(loaded)
 }
 
@@ -100,7 +126,7 @@ pub(crate) fn load(snapshot: &Connection) -> Result<LoadedAgents, Fault> {
 pub(crate) fn read_change(
     kind: &str,
     key: &str,
-    put: Option<Row<'_>>,
+    (put, text): (Option<Row<'_>>, Option<String>),
     revision: Revision,
 ) -> Result<Option<AgentChange>, Fault> {
     let fault = |why: String| rows_codec::fault("changes", revision.to_string(), why);
@@ -118,6 +144,23 @@ pub(crate) fn read_change(
         ("person_gone", None) => AgentChange::DeleteDeparture(
             PersonId::parse(key).map_err(|why| fault(why.to_string()))?,
         ),
+        ("policies", Some(row)) => AgentChange::PutPolicies {
+            version: codec::read_policies(row)?,
+            text: text
+                .ok_or_else(|| fault(format!("policies {key} without a text")))?
+                .into(),
+        },
+        ("policies", None) => AgentChange::DeletePolicies(codec::number(key).map_err(fault)?),
         _ => return Ok(None),
     }))
+}
+
+/// The text of a set of policies.
+pub(crate) fn policy_text(
+    connection: &Connection,
+    number: u64,
+) -> Result<Option<PolicyText>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT text FROM policies WHERE number = ?1")?;
+    let text: Option<String> = statement.query_row([number], |row| row.get(0)).optional()?;
+    Ok(text.map(PolicyText::from))
 }

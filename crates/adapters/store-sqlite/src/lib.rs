@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_audit::Record;
-use muster_model::Revision;
+use muster_model::{PolicyText, Revision};
 use muster_roll::{Change, Loaded};
 use muster_store::{Retention, Store, StoreError, Transaction};
 
@@ -116,6 +116,12 @@ impl Store for SqliteStore {
     ) -> Result<Vec<(u64, Record)>, StoreError> {
         self.reader
             .run(move |connection| read::audit_before(connection, sequence, limit))
+            .await
+    }
+
+    async fn policy_text(&self, number: u64) -> Result<Option<PolicyText>, StoreError> {
+        self.reader
+            .run(move |connection| agents::policy_text(connection, number))
             .await
     }
 

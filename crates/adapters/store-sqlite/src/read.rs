@@ -232,7 +232,14 @@ fn read_change(
         .as_str_or_null()
         .map_err(rusqlite::Error::from)?
         .map(|doc| Row { key, revision, doc });
-    if let Some(change) = agents::read_change(kind, key, put, revision)? {
+    let content = || -> Result<Option<String>, Fault> {
+        let bytes: Option<Vec<u8>> = row.get(4)?;
+        bytes
+            .map(|bytes| String::from_utf8(bytes).map_err(|why| fault(why.to_string())))
+            .transpose()
+    };
+    let text = if kind == "policies" { content()? } else { None };
+    if let Some(change) = agents::read_change(kind, key, (put, text), revision)? {
         return Ok(Change::Agent(change));
     }
     Ok(match (kind, put) {

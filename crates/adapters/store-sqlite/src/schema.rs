@@ -112,6 +112,13 @@ const MIGRATIONS: &[&str] = &[
         revision INTEGER NOT NULL,
         doc TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
+    -- Sets of policies; the greatest number is the one that operators want in force.
+    CREATE TABLE policies (
+        number INTEGER PRIMARY KEY,
+        revision INTEGER NOT NULL,
+        doc TEXT NOT NULL,
+        text TEXT NOT NULL
+    ) STRICT;
 ",
 ];
 

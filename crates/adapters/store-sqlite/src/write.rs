@@ -127,6 +127,7 @@ fn write_changes(
             Change::Agent(change) => {
                 logged = agents::write(connection, revision, change)?;
                 doc.clone_from(&logged.doc);
+                content = logged.text.as_ref().map(|text| text.as_str().as_bytes());
                 (logged.kind, logged.key.as_str())
             }
             Change::PutJournal {

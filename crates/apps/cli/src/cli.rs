@@ -10,8 +10,8 @@ use muster_rt::telemetry::{self, Level};
 use crate::failure::Failure;
 use crate::output::{self, Output};
 use crate::{
-    agent, audit, authority, bundle, config_check, daemon, dev, entry, mint, node, run, task,
-    token, workload,
+    agent, audit, authority, bundle, config_check, daemon, dev, entry, mint, node, policy, run,
+    task, token, workload,
 };
 
 /// Identities for AI agents and other workloads: attested, short-lived, rotated.
@@ -59,6 +59,9 @@ enum Command {
     /// What was done, and what is being done
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Policies: what agents and their tasks may do
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Attested nodes
     #[command(subcommand)]
     Node(node::Command),
@@ -131,6 +134,7 @@ async fn obey(command: Command, output: Output) -> Result<ExitCode, Failure> {
         Command::Agent(command) => agent::run(command, output).await?,
         Command::Task(command) => task::run(command, output).await?,
         Command::Audit(command) => audit::run(command, output).await?,
+        Command::Policy(command) => policy::run(command, output).await?,
         Command::Node(command) => node::run(command, output).await?,
         Command::Bundle(command) => bundle::run(command, output).await?,
         Command::Authority(command) => authority::run(command, output).await?,

@@ -21,6 +21,7 @@ mod mint;
 mod node;
 mod output;
 mod pem;
+mod policy;
 mod process;
 mod run;
 mod server_api;

@@ -8,13 +8,18 @@ use std::time::Duration;
 
 use muster_audit::{Event, Record, identity};
 use muster_model::{
-    AgentClass, Cause, ClassName, Entry, EntryId, InstanceState, Lifecycle, SpiffeId, Timestamp,
+    AgentClass, Cause, ClassName, Entry, EntryId, InstanceState, Lifecycle, SpiffeId, Task, TaskId,
+    Timestamp,
 };
-use muster_policy::{Caller, Permit, Principal, ReconcileAgents, SeeAgents, decide};
+use muster_policy::{
+    Caller, Instances, Permit, Principal, ReconcileAgents, SeeAgents, Writes, decide,
+};
 use muster_roll::Roll;
+use muster_roll::agents::Agents;
 use muster_roll::agents::instance::{self, Sight};
 use muster_roll::agents::membership::{self, Withheld};
 use muster_roll::agents::reconcile::{self, Due, Settings};
+use muster_roll::agents::task::{self, Limits};
 use muster_store::Transaction;
 use muster_wire::error_info::{MUSTER_DOMAIN, status_of};
 use tonic::{Code, Status};
@@ -71,10 +76,32 @@ pub(crate) fn within(
     class: Option<&ClassName>,
     now: Timestamp,
 ) -> Duration {
-    match membership::ends_at(roll.agents(), id, class) {
+    let agents = roll.agents();
+    let ttl = match agents.task_named(id) {
+        Some(task) => within_task(ttl, agents, task, now),
+        None => ttl,
+    };
+    match membership::ends_at(agents, id, class) {
         Some(end) => ttl.min(end.since(now)),
         None => ttl,
     }
+}
+
+/// A lifetime that goes neither beyond a task nor beyond what it is part of (agent-identity 4.3).
+fn within_task(ttl: Duration, agents: &Agents, task: &Task, now: Timestamp) -> Duration {
+    let class = agents.class(task.class.as_str());
+    let above = task.parent.and_then(|id| agents.task(id));
+    let limits = Limits {
+        requested: Some(ttl),
+        class_max: class.map_or(task::X509_TTL, |class| class.spec.task_defaults.max_ttl),
+        task_deadline: Some(task.deadline),
+        parent_deadline: above.map(|above| above.deadline),
+        subject_token: None,
+        svid: None,
+    };
+    // In whole seconds, as credentials count: from the second in which it is signed.
+    let (end, _) = task::expiry(&limits, now);
+    end.floor_to_second().since(now.floor_to_second())
 }
 
 /// Something that was signed, and has not left yet.
@@ -92,7 +119,10 @@ impl Issued {
     /// For an entry of a node.
     pub(crate) fn for_node(entry: &Entry, node: &SpiffeId, place: usize, record: Record) -> Self {
         Self {
-            record,
+            record: match TaskId::in_path(&entry.spiffe_id) {
+                Some((_, task)) => record.with("task", task.to_string()),
+                None => record,
+            },
             id: entry.spiffe_id.clone(),
             class: entry.class.clone(),
             node: Some(node.clone()),
@@ -113,19 +143,28 @@ impl Issued {
 
     /// Says in the record where it goes, and of which agent and task it is.
     fn describe(&mut self, roll: &Roll) {
+        let (agent, class) = self.agent(roll);
+        let class = membership::classes(roll.agents(), agent, class).next();
+        let class = class.map(|class| class.name.to_string());
         let mut add = |name: &str, value: &str| {
             self.record.detail.insert(name.to_owned(), value.to_owned());
         };
         if let Some(node) = &self.node {
             add("node", node.as_str());
         }
-        if let Some(class) =
-            membership::classes(roll.agents(), &self.id, self.class.as_ref()).next()
-        {
-            add("class", class.name.as_str());
+        if let Some(class) = class {
+            add("class", &class);
             if let Some(task) = identity::task_of(self.id.as_str()) {
                 add("task", task);
             }
+        }
+    }
+
+    /// Whose it is: of a task, its agent's.
+    fn agent<'a>(&'a self, roll: &'a Roll) -> (&'a SpiffeId, Option<&'a ClassName>) {
+        match roll.agents().task_named(&self.id) {
+            Some(task) => (&task.instance, Some(&task.class)),
+            None => (&self.id, self.class.as_ref()),
         }
     }
 
@@ -162,8 +201,8 @@ pub(crate) async fn put_on_record(
                     withheld.push((one.place, why));
                     continue;
                 }
-                if let Some(permit) = &permit {
-                    see(roll, transaction, permit, &one, now);
+                if let (Some(permit), Some(node)) = (&permit, &one.node) {
+                    see(roll, transaction, permit, one.agent(roll), node, now);
                 }
                 transaction.audit(one.record);
             }
@@ -208,26 +247,24 @@ pub(crate) fn note_unsigned<A>(
 }
 
 /// Notes that an agent received an SVID, if it is one.
-fn see(
+pub(crate) fn see<A: Writes<Instances>>(
     roll: &Roll,
     transaction: &mut Transaction,
-    permit: &Permit<SeeAgents>,
-    issued: &Issued,
+    permit: &Permit<A>,
+    (id, class): (&SpiffeId, Option<&ClassName>),
+    node: &SpiffeId,
     now: Timestamp,
 ) {
     let agents = roll.agents();
-    let Some(node) = &issued.node else {
-        return;
-    };
-    let Some(class) = membership::classes(agents, &issued.id, issued.class.as_ref()).next() else {
+    let Some(class) = membership::classes(agents, id, class).next() else {
         return;
     };
     let sight = Sight {
-        id: issued.id.clone(),
+        id: id.clone(),
         class: class.name.clone(),
         node: node.clone(),
     };
-    let known = agents.instance(&issued.id);
+    let known = agents.instance(id);
     let Some(row) = instance::seen(known.map(AsRef::as_ref), &sight, now) else {
         return;
     };
@@ -332,7 +369,12 @@ pub(crate) fn stood(principal: &Principal, class: &AgentClass, now: Timestamp) -
         | Cause::Seen
         | Cause::NotSeen
         | Cause::NodeGone
-        | Cause::ClassNotActive => None,
+        | Cause::ClassNotActive
+        | Cause::AgentBarred
+        | Cause::DeadlinePassed
+        | Cause::BudgetSpent
+        | Cause::ParentEnded
+        | Cause::NodeSilent => None,
     };
     let place = match standing.lifecycle {
         Lifecycle::Proposed => Event::ClassProposed,

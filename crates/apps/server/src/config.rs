@@ -5,6 +5,7 @@
 mod agents;
 mod hardening;
 mod node;
+mod policy;
 mod wit;
 
 use std::collections::BTreeSet;
@@ -19,8 +20,11 @@ use muster_rt::config::{self, Document, Faults, Table};
 use muster_rt::{metrics, telemetry};
 use muster_svid::x509::Subject;
 
+use crate::tasks;
+
 pub use self::hardening::HardeningConfig;
 pub use self::node::NodeConfig;
+pub use self::policy::PolicyConfig;
 pub use self::wit::WitConfig;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -56,6 +60,10 @@ pub struct Config {
     pub hardening: HardeningConfig,
     /// How patient the server is with agents.
     pub agents: Settings,
+    /// How many tasks there may be, and how long they are remembered.
+    pub tasks: tasks::Settings,
+    /// What is kept of decisions about agents.
+    pub policy: PolicyConfig,
     /// What nodes may do beyond the ordinary.
     pub node: NodeConfig,
     /// Where the figures are served.
@@ -155,6 +163,8 @@ impl Config {
         );
         let hardening = HardeningConfig::read(&root.table("hardening"));
         let agents = agents::read(&root.table("agents"));
+        let tasks = agents::read_tasks(&root.table("agents"));
+        let policy = policy::read(&root.table("policy"));
         let node = NodeConfig::read(&root.table("node"));
         let metrics = metrics::Settings::read(&root.table("metrics"));
         let log = telemetry::Settings::read(&root.table("log"));
@@ -173,6 +183,8 @@ impl Config {
                 database,
                 hardening,
                 agents,
+                tasks,
+                policy,
                 node,
                 metrics,
                 log,

@@ -20,12 +20,14 @@ mod holdings;
 mod listen;
 mod metrics;
 mod operation;
+mod policies;
 mod prune;
 mod refusals;
 mod run;
 mod server;
 mod server_svid;
 mod signer;
+mod tasks;
 mod trace;
 mod writer;
 

@@ -40,6 +40,24 @@ pub(crate) fn authority_changed(kind: &'static str, change: &'static str) {
         .increment(1);
 }
 
+/// Counts decisions of policies, by the action and the verdict: both are closed sets.
+pub(crate) fn decided(action: &'static str, allowed: bool) {
+    let verdict = if allowed { "allow" } else { "refuse" };
+    metrics::counter!("muster_server_policy_decisions_total", "action" => action, "verdict" => verdict)
+        .increment(1);
+}
+
+/// Counts sets of policies that did not load: what was put, and what is stored.
+pub(crate) fn policy_fault(what: &'static str) {
+    metrics::counter!("muster_server_policy_load_failures_total", "of" => what).increment(1);
+}
+
+/// Which set of policies is in force, and which is the newest; they differ when that does not load.
+pub(crate) fn policies_in_force(number: u64, newest: u64) {
+    metrics::gauge!("muster_server_policy_version").set(approximate(number));
+    metrics::gauge!("muster_server_policy_newest_version").set(approximate(newest));
+}
+
 /// A node's stream that is open; it is counted until this is dropped.
 pub(crate) struct Following(());
 

@@ -17,7 +17,10 @@ use muster_peer::harden;
 use muster_peer::{Incoming, ListenOptions, Listener};
 use muster_plugin::keys::KeyManager;
 use muster_plugin::node::ServerNodeAttestor;
+use muster_proto::muster::agent::v1::policies_server::PoliciesServer;
 use muster_proto::muster::agent::v1::registry_server::RegistryServer;
+use muster_proto::muster::agent::v1::task_ledger_server::TaskLedgerServer;
+use muster_proto::muster::node::v1::node_tasks_server::NodeTasksServer;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
 use muster_proto::muster::server::admin::v1::audit_server::AuditServer;
 use muster_proto::muster::server::admin::v1::server_admin_server::ServerAdminServer;
@@ -50,19 +53,23 @@ use crate::api::debug::DebugService;
 use crate::api::entry::EntryService;
 use crate::api::local_authority::LocalAuthorityService;
 use crate::api::logger::LoggerService;
+use crate::api::node_tasks::NodeTasksService;
 use crate::api::node_view::NodeViewService;
+use crate::api::policies::PoliciesService;
 use crate::api::registry::RegistryService;
 use crate::api::svid::SvidService;
+use crate::api::task_ledger::TaskLedgerService;
 use crate::audit_log;
 use crate::authority::{Authorities, Desk};
 use crate::config::{Config, KeysConfig};
 use crate::crowd::Crowd;
 use crate::holdings::{self, Holdings};
+use crate::policies::{self, Policies};
 use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
 use crate::writer::{RollHandle, RollWriter};
-use crate::{agents, listen, metrics, prune, server_svid};
+use crate::{agents, listen, metrics, prune, server_svid, tasks};
 
 /// How long requests that are under way may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -140,6 +147,9 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     let (publisher, audit) = audit_log::open(&store).await.map_err(failed("audit log"))?;
     let (writer, handle) = RollWriter::new(Arc::clone(&store), roll, publisher);
 
+    let policies = Policies::open(Arc::clone(&store), &handle.snapshot(), &config.policy)
+        .await
+        .map_err(failed("policies"))?;
     let (refusals, notes) = Refusals::new();
     let (desk, orders) = Desk::new();
     let server = Arc::new(Server {
@@ -156,7 +166,9 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         wit: config.wit.enabled,
         admission: Admission::new(),
         crowd: Crowd::default(),
+        policies,
         agents: config.agents,
+        tasks: config.tasks,
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
         node_attestors: node_attestors(&config)?,
@@ -438,11 +450,14 @@ fn api(server: &Arc<Server>) -> Routes {
             Arc::clone(server),
         )))
         .add_service(NodeViewServer::new(NodeViewService(Arc::clone(server))))
+        .add_service(NodeTasksServer::new(NodeTasksService(Arc::clone(server))))
+        .add_service(TaskLedgerServer::new(TaskLedgerService(Arc::clone(server))))
         .add_service(ServerAdminServer::new(ServerAdminService(Arc::clone(
             server,
         ))))
         .add_service(RegistryServer::new(RegistryService(Arc::clone(server))))
         .add_service(AuditServer::new(AuditService(Arc::clone(server))))
+        .add_service(PoliciesServer::new(PoliciesService(Arc::clone(server))))
 }
 
 /// The same for operators on the host, with health and reflection.
@@ -451,6 +466,9 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
     reporter
         .set_service_status("", tonic_health::ServingStatus::Serving)
         .await;
+    let told = policies::tell_health(server.policies.healthy(), reporter);
+    // Ends with the server, of which it holds nothing.
+    tokio::spawn(told);
     let descriptors = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(muster_proto::FILE_DESCRIPTOR_SET)
@@ -465,6 +483,8 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
             .with_service_name("muster.server.admin.v1.ServerAdmin")
             .with_service_name("muster.server.admin.v1.Audit")
             .with_service_name("muster.agent.v1.Registry")
+            .with_service_name("muster.agent.v1.TaskLedger")
+            .with_service_name("muster.agent.v1.Policies")
             .with_service_name("grpc.health.v1.Health")
     };
     let logger = LoggerService::new(Arc::clone(server), level);
@@ -486,12 +506,15 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
 
 /// What goes over the roll again and again.
 fn upkeep(server: &Arc<Server>, store: Arc<dyn Store>) -> Work {
-    let (pruned, reconciled) = (Arc::clone(server), Arc::clone(server));
+    let (pruned, reconciled, decides) =
+        (Arc::clone(server), Arc::clone(server), Arc::clone(server));
     Box::pin(async move {
         tokio::join!(
             prune::shorten_change_log(store),
             prune::run(pruned),
-            agents::reconcile(reconciled),
+            agents::reconcile(Arc::clone(&reconciled)),
+            tasks::reconcile(reconciled),
+            policies::reconcile(decides),
         );
     })
 }

@@ -18,9 +18,11 @@ use crate::authority::Desk;
 use crate::config::SvidConfig;
 use crate::crowd::Crowd;
 use crate::holdings::Holdings;
+use crate::policies::Policies;
 use crate::refusals::Refusals;
 use crate::server_svid::OwnSvid;
 use crate::signer::Signer;
+use crate::tasks;
 use crate::writer::RollHandle;
 
 /// A running server, as its handlers see it.
@@ -53,8 +55,12 @@ pub(crate) struct Server {
     pub lifetimes: SvidConfig,
     /// Whether WIT-SVIDs are signed.
     pub wit: bool,
+    /// What agents may do.
+    pub policies: Policies,
     /// How patient it is with agents.
     pub agents: Settings,
+    /// How many tasks there may be, and how long they are remembered.
+    pub tasks: tasks::Settings,
     /// Identities that administer over TLS.
     pub admin_ids: BTreeSet<SpiffeId>,
     /// How nodes prove themselves, beside join tokens.

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::audit_log::Publisher;
 use crate::dispatch::{Dispatch, Subscription};
+use crate::tasks;
 
 /// How many requests may wait for the writer; more wait for a place.
 const QUEUE: usize = 1024;
@@ -235,6 +236,7 @@ impl RollWriter {
         for job in jobs {
             let mut transaction = Transaction::new();
             replies.push(job(&working, &mut transaction));
+            tasks::follow(&working, &mut transaction);
             if transaction.is_audit_only() && transaction.records().is_empty() {
                 continue;
             }

@@ -140,6 +140,30 @@ pub enum Event {
     /// A person is back.
     #[serde(rename = "person.returned")]
     PersonReturned,
+    /// A task was opened.
+    #[serde(rename = "task.opened")]
+    TaskOpened,
+    /// The deadline of a task was moved.
+    #[serde(rename = "task.extended")]
+    TaskExtended,
+    /// A task spent some of its budget.
+    #[serde(rename = "task.spent")]
+    TaskSpent,
+    /// A task is paused, and has no identity meanwhile.
+    #[serde(rename = "task.suspended")]
+    TaskSuspended,
+    /// A task that was paused goes on.
+    #[serde(rename = "task.resumed")]
+    TaskResumed,
+    /// A task ended; its identity is gone.
+    #[serde(rename = "task.ended")]
+    TaskEnded,
+    /// A task was not opened, or not changed as a node asked.
+    #[serde(rename = "task.refused")]
+    TaskRefused,
+    /// A set of policies on agents was put in force.
+    #[serde(rename = "policy.changed")]
+    PolicyChanged,
     /// A caller was refused.
     #[serde(rename = "access.refuse")]
     AccessRefuse,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::facts::Situation;
 use crate::guards;
-use crate::known::{Known, Principal, Resource, subject as subject_known};
+use crate::known::{FactsError, Known, Principal, Resource, subject as subject_known};
 use crate::set::{PolicySet, SetDigest};
 use crate::slice::Answer;
 use crate::value::{Moment, context, context_evaluated};
@@ -121,6 +121,11 @@ impl Decision {
             failures,
             digest,
         }
+    }
+
+    /// The refusal of a request whose facts do not fit together, so that no policy can be asked.
+    pub fn of_bad_facts(set: &PolicySet, error: &FactsError) -> Self {
+        Self::bad_facts(error.to_string(), set.digest())
     }
 
     fn bad_facts(message: String, digest: SetDigest) -> Self {

@@ -53,7 +53,7 @@ fn asks_within(class: &ClassFacts, situation: &Situation) -> bool {
     asked.scopes.is_subset(&class.scopes)
         && asked.scopes.is_subset(&situation.scopes)
         && asked.data_class <= class.data_ceiling
-        && asked.seconds <= class.max_seconds
+        && (situation.task.is_none() || asked.seconds <= class.max_seconds)
         && asked.budget <= class.max_budget
 }
 

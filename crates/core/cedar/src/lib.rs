@@ -39,7 +39,7 @@ pub use decide::{Decision, Facts, Failure, Reason, Verdict, decide, decide_unsli
 pub use export::{ExportError, Exported, ExportedUid};
 pub use fault::{Fault, FaultKind, LoadError, Place};
 pub use known::{FactsError, Principal, PrincipalFacts, Resource, ResourceFacts};
-pub use replay::{Change, Comparison, Outcome, RecordedRequest, compare, simulate};
+pub use replay::{Change, Comparison, Outcome, Recorded, RecordedRequest, compare, simulate};
 pub use scan::Limits;
 pub use set::{PolicySet, SetDigest};
 pub use slot::{Loaded, Slot};

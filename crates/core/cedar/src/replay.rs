@@ -105,6 +105,34 @@ impl From<Decision> for Outcome {
     }
 }
 
+/// A request with what was decided about it, and by which set: one line of a record of decisions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Recorded {
+    /// What was asked, with every fact that the decision saw.
+    pub request: RecordedRequest,
+    /// What was decided.
+    pub outcome: Outcome,
+    /// The digest of the set that decided, in hexadecimal.
+    pub set: String,
+}
+
+impl Recorded {
+    /// Records a decision under a name.
+    pub fn of(id: impl Into<String>, facts: &Facts<'_>, now: &Moment, decision: &Decision) -> Self {
+        Self {
+            request: RecordedRequest::of(id, facts, now),
+            outcome: Outcome {
+                verdict: decision.verdict,
+                reason: decision.reason,
+                policies: decision.policies.clone(),
+                failures: decision.failures.clone(),
+            },
+            set: decision.digest.to_string(),
+        }
+    }
+}
+
 /// How a request comes out otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

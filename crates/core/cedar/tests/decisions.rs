@@ -298,6 +298,13 @@ fn each_guard_refuses_what_it_is_for() {
         change(&mut case);
         check(&case, Reason::Guarded, &[guard]);
     }
+    // How long tasks may last is nothing to an identity outside of any.
+    let outside = Case::with(|case| {
+        case.action = Action::SvidIssue;
+        case.situation.task = None;
+        case.agent.class.max_seconds = 299;
+    });
+    assert_ne!(outside.decide().reason, Reason::Guarded);
     let mut delegated = Case::new();
     change_subject(&mut delegated, |_, _| ());
     check(&delegated, Reason::Permitted, &["review.open", "team.open"]);

@@ -7,12 +7,14 @@
 //!
 //! Lifecycles, what may be written, and what a child task may have are in `core/roll/agents`.
 
+mod binding;
 mod class;
 mod fault;
 mod instance;
 mod task;
 mod text;
 
+pub use binding::{BindingKind, BootId, BoundTo};
 pub use class::{
     AgentClass, Cause, ClassSpec, ClassStanding, Consent, Delegation, Departure, Lifecycle,
     MayActFor, Permissions, Purpose, Reviewed, TaskDefaults,

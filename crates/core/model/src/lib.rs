@@ -12,19 +12,21 @@ mod bundle;
 mod entry;
 mod id;
 mod node;
+mod policy;
 mod selector;
 mod time;
 
 pub use agent::{
-    AgentClass, AgentInstance, Cause, ClassName, ClassSpec, ClassStanding, Consent, DataClass,
-    Delegation, Departure, FieldError, InstanceState, Lifecycle, Line, MAX_LIST, MayActFor, Note,
-    Permissions, PersonId, Prose, Purpose, Resource, Reviewed, RiskTier, Scope, Sha256, Task,
-    TaskDefaults, TaskId, TaskState, TextFault, Word,
+    AgentClass, AgentInstance, BindingKind, BootId, BoundTo, Cause, ClassName, ClassSpec,
+    ClassStanding, Consent, DataClass, Delegation, Departure, FieldError, InstanceState, Lifecycle,
+    Line, MAX_LIST, MayActFor, Note, Permissions, PersonId, Prose, Purpose, Resource, Reviewed,
+    RiskTier, Scope, Sha256, Task, TaskDefaults, TaskId, TaskState, TextFault, Word,
 };
 pub use bundle::{Bundle, JwtAuthority, WitAuthority, X509Authority};
 pub use entry::{Entry, EntryId, EntryIdError};
 pub use id::{IdError, SpiffeId, TrustDomain};
 pub use node::{JoinToken, Joined, Node, NodeStanding, SerialNumber};
+pub use policy::{PolicyText, PolicyVersion};
 pub use selector::{Selector, SelectorError, SelectorSet};
 pub use time::{Now, Timestamp};
 

@@ -33,6 +33,9 @@ pub enum Tasks {}
 /// Persons who are known to be gone.
 #[derive(Debug)]
 pub enum Departures {}
+/// Sets of policies on agents.
+#[derive(Debug)]
+pub enum Policies {}
 
 /// Something that a caller may or may not do.
 pub trait Action {
@@ -233,6 +236,43 @@ actions! {
     /// List the persons who are known to be gone.
     ListPersonsGone = "/muster.agent.v1.Registry/ListPersonsGone" [Local, Admin];
 
+    /// List the tasks of all nodes.
+    ListTasks = "/muster.agent.v1.TaskLedger/ListTasks" [Local, Admin];
+    /// Read a task of any node.
+    GetTask = "/muster.agent.v1.TaskLedger/GetTask" [Local, Admin];
+    /// End a task, and all that are part of it.
+    RevokeTask = "/muster.agent.v1.TaskLedger/RevokeTask" [Local, Admin] writes Tasks;
+
+    /// Open a task on the calling node.
+    OpenTask = "/muster.node.v1.NodeTasks/Open" [Node] writes Tasks, Instances;
+    /// Move the deadline of a task of the calling node.
+    ExtendTask = "/muster.node.v1.NodeTasks/Extend" [Node] writes Tasks;
+    /// Count against the budget of a task of the calling node.
+    SpendTask = "/muster.node.v1.NodeTasks/Spend" [Node] writes Tasks;
+    /// End tasks of the calling node.
+    EndTasks = "/muster.node.v1.NodeTasks/End" [Node] writes Tasks;
+    /// List the tasks of the calling node.
+    ListNodeTasks = "/muster.node.v1.NodeTasks/List" [Node];
+
+    /// Put a set of policies on agents in force.
+    PutPolicies = "/muster.agent.v1.Policies/Put" [Local, Admin] writes Policies;
+    /// Read a set of policies.
+    GetPolicies = "/muster.agent.v1.Policies/Get" [Local, Admin];
+    /// List the sets of policies that are kept.
+    ListPolicyVersions = "/muster.agent.v1.Policies/ListVersions" [Local, Admin];
+    /// Put an earlier set of policies in force again.
+    RollbackPolicies = "/muster.agent.v1.Policies/Rollback" [Local, Admin] writes Policies;
+    /// Check a set of policies.
+    ValidatePolicies = "/muster.agent.v1.Policies/Validate" [Local, Admin];
+    /// Read the words of policies.
+    GetPolicySchema = "/muster.agent.v1.Policies/GetSchema" [Local, Admin];
+    /// Have a set of policies decide requests.
+    SimulatePolicies = "/muster.agent.v1.Policies/Simulate" [Local, Admin];
+    /// Compare a set of policies with what was decided.
+    ComparePolicies = "/muster.agent.v1.Policies/Compare" [Local, Admin];
+    /// Read the decisions on record.
+    ReadPolicyRecord = "/muster.agent.v1.Policies/ReadRecord" [Local, Admin];
+
     /// Follow the calling node's view of the roll.
     WatchNodeView = "/muster.node.v1.NodeView/Watch" [Node] writes Nodes;
 
@@ -244,6 +284,8 @@ actions! {
     ReconcileAgents = "reconcile-agents" [System] writes Classes, Instances;
     /// End tasks that nothing holds open any longer.
     ReconcileTasks = "reconcile-tasks" [System] writes Tasks;
+    /// End the tasks that a change takes the ground from.
+    FollowTasks = "follow-tasks" [System] writes Tasks;
     /// Note that an agent received an SVID.
     SeeAgents = "see-agents" [System] writes Instances;
     /// Remove what has expired.

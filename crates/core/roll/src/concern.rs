@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use muster_model::{Entry, EntryId, Node, SelectorSet, SpiffeId};
+use muster_model::{AgentClass, Entry, EntryId, Node, SelectorSet, SpiffeId, TaskId};
 
 use crate::agents::{AgentChange, membership};
 use crate::matching::is_local;
@@ -56,6 +56,7 @@ impl Concern {
                     for entry in regranted(before, after, change) {
                         concern.climb(before, after, &entry.id, &mut climbed);
                     }
+                    concern.tasks(before, after, change);
                 }
                 Change::PutJoinToken(_)
                 | Change::DeleteJoinToken(_)
@@ -93,6 +94,54 @@ impl Concern {
                 .aliases
                 .iter()
                 .any(|alias| alias.is_subset(&node.selectors))
+    }
+
+    /// The nodes of the tasks that are seen from now on, or no longer, or otherwise.
+    fn tasks(&mut self, before: &Roll, after: &Roll, change: &AgentChange) {
+        let mut look = |id: TaskId| {
+            let seen = |roll: &Roll| -> Option<(u32, SpiffeId)> {
+                let task = roll.agents().task(id)?;
+                let granted = membership::is_task_granted(roll.agents(), task);
+                granted.then(|| (task.edition, task.node.clone()))
+            };
+            let (old, new) = (seen(before), seen(after));
+            if old != new {
+                self.nodes
+                    .extend(old.into_iter().chain(new).map(|(_, node)| node));
+            }
+        };
+        let of_class = |roll: &Roll, class: &AgentClass| -> Vec<TaskId> {
+            let tasks = roll.agents().live_tasks_of(class.name.as_str());
+            tasks.map(|task| task.id).collect()
+        };
+        let of_agent = |id: &SpiffeId, look: &mut dyn FnMut(TaskId)| {
+            let is_barred = |roll: &Roll| {
+                let instance = roll.agents().instance(id);
+                instance.is_some_and(|instance| instance.is_barred())
+            };
+            if is_barred(before) != is_barred(after) {
+                after.agents().tasks_of(id).for_each(|task| look(task.id));
+            }
+        };
+        match change {
+            AgentChange::PutTask(task) => look(task.id),
+            AgentChange::DeleteTask(id) => look(*id),
+            AgentChange::PutClass(class) => {
+                let name = class.name.as_str();
+                // One that was not there bars nobody either.
+                let standing = |roll: &Roll| roll.agents().class(name).map(|c| c.is_active());
+                if standing(before) != standing(after) {
+                    of_class(before, class).into_iter().for_each(&mut look);
+                    of_class(after, class).into_iter().for_each(look);
+                }
+            }
+            AgentChange::PutInstance(instance) => of_agent(&instance.id, &mut look),
+            AgentChange::DeleteInstance(id) => of_agent(id, &mut look),
+            AgentChange::PutDeparture(_)
+            | AgentChange::DeleteDeparture(_)
+            | AgentChange::PutPolicies { .. }
+            | AgentChange::DeletePolicies(_) => {}
+        }
     }
 
     fn climb(
@@ -147,7 +196,9 @@ fn regranted<'a>(before: &Roll, after: &'a Roll, change: &'a AgentChange) -> Vec
         AgentChange::PutTask(_)
         | AgentChange::DeleteTask(_)
         | AgentChange::PutDeparture(_)
-        | AgentChange::DeleteDeparture(_) => Vec::new(),
+        | AgentChange::DeleteDeparture(_)
+        | AgentChange::PutPolicies { .. }
+        | AgentChange::DeletePolicies(_) => Vec::new(),
     }
 }
 

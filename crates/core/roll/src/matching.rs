@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use muster_model::{Entry, EntryId, Node, SelectorSet, SpiffeId};
+use muster_model::{Entry, EntryId, Node, SelectorSet, SpiffeId, Task};
 
 use crate::Roll;
-use crate::agents::membership;
+use crate::agents::{membership, task};
 
 /// Whether `entry` is for a caller that was attested as `attested`: all of the entry's selectors
 /// are among the attested ones.
@@ -45,6 +45,16 @@ pub fn withheld_entry<'a>(roll: &'a Roll, node: &SpiffeId, id: &EntryId) -> Opti
         Some(_) => None,
         None => climb(roll, node, id, is_local),
     }
+}
+
+/// The task whose entry `id` is, if it is the node's; whether it is open still, `membership` says.
+///
+/// Tasks are not among the [`authorized_entries`]: those are what SPIRE's agents ask for, who know no
+/// tasks. A [`NodeView`](crate::NodeView) has them.
+pub fn task_of_node<'a>(roll: &'a Roll, node: &SpiffeId, id: &EntryId) -> Option<&'a Arc<Task>> {
+    let node = seeing(roll, node)?;
+    let task = roll.agents().task(task::id_of_entry(id)?)?;
+    (task.node == node.id).then_some(task)
 }
 
 /// Climbs from the entry to the node, through the entries that `is_open`.

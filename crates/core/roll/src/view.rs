@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use muster_model::{Bundle, Entry, EntryId, Revision, SelectorSet, SpiffeId, TrustDomain};
+use muster_model::{
+    Bundle, Entry, EntryId, Revision, SelectorSet, SpiffeId, Task, TaskId, TrustDomain,
+};
 
-use crate::agents::AgentChange;
+use crate::agents::{AgentChange, membership, task};
 use crate::matching::{self, Reach};
 use crate::{Change, Digest, Roll};
 
@@ -42,6 +44,8 @@ pub struct NodeView {
     /// What the node is attested as; `None` while it may see nothing.
     selectors: Option<SelectorSet>,
     entries: HashMap<EntryId, Arc<Entry>>,
+    /// The entries of its open tasks. Nothing stands under the name of a task.
+    tasks: HashMap<EntryId, Arc<Entry>>,
     /// The names under which entries are the node's, and how many reasons each has: one for the
     /// node's own, and one for each entry of the view that gives it.
     names: HashMap<SpiffeId, usize>,
@@ -66,6 +70,7 @@ impl NodeView {
             revision: Revision::default(),
             selectors: None,
             entries: HashMap::new(),
+            tasks: HashMap::new(),
             names: HashMap::new(),
             bundles: BTreeMap::new(),
             federated: BTreeMap::new(),
@@ -88,17 +93,17 @@ impl NodeView {
 
     /// How many entries the node may see.
     pub fn entry_count(&self) -> usize {
-        self.entries.len()
+        self.entries.len() + self.tasks.len()
     }
 
     /// The entry of that ID, if the node may see it.
     pub fn entry(&self, id: &EntryId) -> Option<&Arc<Entry>> {
-        self.entries.get(id)
+        self.entries.get(id).or_else(|| self.tasks.get(id))
     }
 
-    /// The entries that the node may see, in no order.
+    /// The entries that the node may see, those of its open tasks among them, in no order.
     pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
-        self.entries.values()
+        self.entries.values().chain(self.tasks.values())
     }
 
     /// The bundles that the node may see, by ascending name.
@@ -113,7 +118,7 @@ impl NodeView {
 
     /// The step from nothing to this view.
     pub fn full(&self) -> Delta {
-        let mut upserts: Vec<_> = self.entries.values().cloned().collect();
+        let mut upserts: Vec<_> = self.entries().cloned().collect();
         upserts.sort_by(|a, b| a.id.cmp(&b.id));
         Delta {
             upserts,
@@ -181,7 +186,9 @@ impl NodeView {
                 AgentChange::PutTask(_)
                 | AgentChange::DeleteTask(_)
                 | AgentChange::PutDeparture(_)
-                | AgentChange::DeleteDeparture(_),
+                | AgentChange::DeleteDeparture(_)
+                | AgentChange::PutPolicies { .. }
+                | AgentChange::DeletePolicies(_),
             )
             | Change::PutJournal { .. } => false,
         })
@@ -264,8 +271,8 @@ impl NodeView {
                 | Change::DeleteNode(_)
                 | Change::PutJoinToken(_)
                 | Change::DeleteJoinToken(_)
-                | Change::Agent(_)
                 | Change::PutJournal { .. } => {}
+                Change::Agent(change) => self.follow_tasks(roll, change, before),
             }
         }
         // Only now are all names gone that go: an arrival must not be let in by one of those.
@@ -288,7 +295,7 @@ impl NodeView {
 
     /// Computes the view anew.
     fn rebuild(&mut self, roll: &Roll, before: &mut Before) {
-        for (id, entry) in self.entries.drain() {
+        for (id, entry) in self.entries.drain().chain(self.tasks.drain()) {
             before.entries.insert(id, Some(entry));
         }
         for (name, bundle) in std::mem::take(&mut self.bundles) {
@@ -308,10 +315,76 @@ impl NodeView {
         for entry in &reach.entries {
             self.take_entry(entry, before);
         }
+        for task in roll.agents().live_tasks_on(&node.id) {
+            self.settle_task(roll, task.id, before);
+        }
         let mut named: BTreeSet<TrustDomain> = self.federated.keys().cloned().collect();
         named.insert(roll.trust_domain().clone());
         for name in named {
             self.settle_bundle(roll, &name, before);
+        }
+    }
+
+    /// Takes in and out what tasks have become by a change about agents.
+    fn follow_tasks(&mut self, roll: &Roll, change: &AgentChange, before: &mut Before) {
+        let agents = roll.agents();
+        let mine = |task: &&Arc<Task>| task.node == self.node && task.is_live();
+        let touched: Vec<TaskId> = match change {
+            AgentChange::PutTask(task) if task.node == self.node => vec![task.id],
+            AgentChange::DeleteTask(id) => vec![*id],
+            // A node has fewer tasks than a class.
+            AgentChange::PutClass(class) => agents
+                .live_tasks_on(&self.node)
+                .filter(|task| {
+                    membership::named(&task.instance, Some(&task.class))
+                        .any(|name| name == class.name.as_str())
+                })
+                .map(|task| task.id)
+                .collect(),
+            AgentChange::PutInstance(instance) => {
+                let tasks = agents.tasks_of(&instance.id).filter(mine);
+                tasks.map(|task| task.id).collect()
+            }
+            AgentChange::DeleteInstance(id) => {
+                let tasks = agents.tasks_of(id).filter(mine);
+                tasks.map(|task| task.id).collect()
+            }
+            AgentChange::PutTask(_)
+            | AgentChange::PutDeparture(_)
+            | AgentChange::DeleteDeparture(_)
+            | AgentChange::PutPolicies { .. }
+            | AgentChange::DeletePolicies(_) => return,
+        };
+        for id in touched {
+            self.settle_task(roll, id, before);
+        }
+    }
+
+    /// Takes the entry of a task in or out, as the roll now has it.
+    fn settle_task(&mut self, roll: &Roll, id: TaskId, before: &mut Before) {
+        let Some(entry_id) = task::entry_id(id) else {
+            return;
+        };
+        let due = self.selectors.is_some();
+        let new = roll.agents().task(id).filter(|task| {
+            due && task.node == self.node && membership::is_task_granted(roll.agents(), task)
+        });
+        let new = new.and_then(|task| task::entry(task)).map(Arc::new);
+        let old = self.tasks.get(&entry_id).cloned();
+        if old == new {
+            return;
+        }
+        before
+            .entries
+            .entry(entry_id.clone())
+            .or_insert_with(|| old.clone());
+        if let Some(old) = &old {
+            self.digest.remove_entry(old);
+            self.tasks.remove(&entry_id);
+        }
+        if let Some(new) = new {
+            self.digest.add_entry(&new);
+            self.tasks.insert(entry_id, new);
         }
     }
 
@@ -398,7 +471,7 @@ impl NodeView {
     fn delta(&self, before: Before) -> Delta {
         let mut delta = Delta::default();
         for (id, old) in before.entries {
-            match (old, self.entries.get(&id)) {
+            match (old, self.entry(&id)) {
                 (Some(old), Some(new)) if same(&old, new) => {}
                 (_, Some(new)) => delta.upserts.push(Arc::clone(new)),
                 (Some(_), None) => delta.removed_entries.push(id),
@@ -423,6 +496,7 @@ impl PartialEq for NodeView {
         self.node == other.node
             && self.selectors == other.selectors
             && self.entries == other.entries
+            && self.tasks == other.tasks
             && self.names == other.names
             && self.bundles == other.bundles
             && self.federated == other.federated

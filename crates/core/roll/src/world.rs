@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use muster_model::{
     Bundle, Entry, EntryId, InstanceState, JoinToken, Lifecycle, Node, NodeStanding, Revision,
-    Selector, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain, X509Authority,
+    Selector, SelectorSet, SerialNumber, SpiffeId, Task, TaskId, TaskState, Timestamp, TrustDomain,
+    X509Authority,
 };
 use proptest::prelude::*;
 
@@ -177,7 +178,27 @@ fn some_agent() -> impl Strategy<Value = AgentChange> {
             AgentChange::PutInstance(Arc::new(agents::world::instance(&id, state)))
         }),
         1 => agent().prop_map(AgentChange::DeleteInstance),
+        6 => some_task().prop_map(|task| AgentChange::PutTask(Arc::new(task))),
+        1 => (0..8_u8).prop_map(|n| {
+            AgentChange::DeleteTask(TaskId::new(agents::world::BEGIN, [n; 10]))
+        }),
     ]
+}
+
+/// A task of few, each of which is one agent's on one node for ever.
+fn some_task() -> impl Strategy<Value = Task> {
+    let state = prop::sample::select(TaskState::ALL.to_vec());
+    let state = prop_oneof![2 => Just(TaskState::Open), 1 => state];
+    (0..8_u8, state, 0..2_u32).prop_map(|(n, state, edition)| Task {
+        edition,
+        spent: edition.into(),
+        ..agents::world::task(
+            n,
+            &id(&format!("/agent/c{}/{}", n / 2 % 2, n / 4)),
+            &id(&format!("/spire/agent/{}", n % 2)),
+            state,
+        )
+    })
 }
 
 /// Steps of one to four changes.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use muster_audit::Record;
-use muster_model::Revision;
+use muster_model::{PolicyText, Revision};
 use muster_roll::{Change, Loaded};
 use muster_store::{Retention, Store, StoreError, Transaction};
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
@@ -130,6 +130,10 @@ impl Store for FaultyStore {
         limit: usize,
     ) -> Result<Vec<(u64, Record)>, StoreError> {
         self.inner.audit_before(sequence, limit).await
+    }
+
+    async fn policy_text(&self, number: u64) -> Result<Option<PolicyText>, StoreError> {
+        self.inner.policy_text(number).await
     }
 
     async fn prune_changes(&self, keep: Retention) -> Result<u64, StoreError> {

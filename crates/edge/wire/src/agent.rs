@@ -294,7 +294,7 @@ pub fn choice<T>(
     read(text).ok_or_else(|| TextFault::Choice { words }.at(field, text))
 }
 
-fn number<T>(
+pub(crate) fn number<T>(
     field: &'static str,
     number: u32,
     read: impl Fn(u32) -> Result<T, TextFault>,
@@ -325,7 +325,7 @@ fn write_duration(duration: Duration) -> prost_types::Duration {
     }
 }
 
-fn texts<T: ToString>(values: &BTreeSet<T>) -> Vec<String> {
+pub(crate) fn texts<T: ToString>(values: &BTreeSet<T>) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
 }
 

@@ -1,5 +1,7 @@
 //! `google.rpc.ErrorInfo`: why, in a word that programs can act on.
 
+use std::collections::BTreeMap;
+
 use prost::Message;
 use tonic::{Code, Status};
 
@@ -18,6 +20,8 @@ struct ErrorInfo {
     reason: String,
     #[prost(string, tag = "2")]
     domain: String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    metadata: BTreeMap<String, String>,
 }
 
 /// A status that carries `reason` of [`SPIFFE_DOMAIN`] as its detail, in `grpc-status-details-bin`
@@ -28,10 +32,26 @@ pub fn status(code: Code, message: impl Into<String>, reason: &str) -> Status {
 
 /// A status that carries `reason` of `domain` as its detail.
 pub fn status_of(domain: &str, code: Code, message: impl Into<String>, reason: &str) -> Status {
+    status_with(domain, code, message, reason, &[])
+}
+
+/// The same with more about the reason, by name.
+pub fn status_with(
+    domain: &str,
+    code: Code,
+    message: impl Into<String>,
+    reason: &str,
+    metadata: &[(&str, &str)],
+) -> Status {
     let message = message.into();
+    let text = |text: &str| text.to_owned();
     let info = ErrorInfo {
         reason: reason.to_owned(),
         domain: domain.to_owned(),
+        metadata: metadata
+            .iter()
+            .map(|(name, value)| (text(name), text(value)))
+            .collect(),
     };
     let rich = RichStatus {
         code: code.into(),
@@ -51,13 +71,23 @@ pub fn reason(status: &Status) -> Option<String> {
 
 /// The reason of `domain` that a status carries.
 pub fn reason_of(domain: &str, status: &Status) -> Option<String> {
+    info_of(domain, status).map(|info| info.reason)
+}
+
+/// What a status says more about its reason of `domain`, by name.
+pub fn metadata_of(domain: &str, status: &Status) -> BTreeMap<String, String> {
+    info_of(domain, status)
+        .map(|info| info.metadata)
+        .unwrap_or_default()
+}
+
+fn info_of(domain: &str, status: &Status) -> Option<ErrorInfo> {
     let rich = RichStatus::decode(status.details()).ok()?;
     rich.details
         .iter()
         .filter(|detail| detail.type_url == TYPE)
         .filter_map(|detail| ErrorInfo::decode(&*detail.value).ok())
         .find(|info| info.domain == domain)
-        .map(|info| info.reason)
 }
 
 #[cfg(test)]
@@ -75,5 +105,8 @@ mod tests {
         assert!(bytes.starts_with(&expected), "{bytes:?}");
         assert!(bytes.ends_with(b"\x0a\x12WORKLOAD_NOT_FOUND\x12\x09spiffe.io"));
         assert_eq!(reason(&Status::not_found("gone")), None);
+        let more = status_with(MUSTER_DOMAIN, Code::Aborted, "no", "WHY", &[("by", "me")]);
+        assert_eq!(metadata_of(MUSTER_DOMAIN, &more)["by"], "me");
+        assert_eq!(metadata_of(SPIFFE_DOMAIN, &more).len(), 0);
     }
 }

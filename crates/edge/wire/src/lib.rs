@@ -16,4 +16,5 @@ pub mod log_level;
 pub mod node;
 pub mod selector;
 pub mod status;
+pub mod task;
 pub mod urgency;

@@ -4,7 +4,8 @@
 //! [`muster_policy::Permit`] for an action that writes such rows, so that a write which nobody
 //! authorized does not compile. [`conformance`] is the suite that every adapter passes.
 //!
-//! Deliberately not here: reading single rows (the roll is in memory, `core/roll`), when several
+//! Deliberately not here: reading single rows (the roll is in memory, `core/roll`, but for the texts
+//! of policies), when several
 //! transactions are committed together (the server's writer decides), and any adapter.
 
 pub mod conformance;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_audit::Record;
-use muster_model::{Revision, Timestamp};
+use muster_model::{PolicyText, Revision, Timestamp};
 use muster_roll::Change;
 
 pub use error::{Disposition, StoreError};
@@ -74,6 +75,10 @@ pub trait Store: Send + Sync + 'static {
         sequence: u64,
         limit: usize,
     ) -> Result<Vec<(u64, Record)>, StoreError>;
+
+    /// The text of the set of policies of that number; `None` where it is not kept. The roll has all
+    /// that is known of the sets but their texts, which may be long and are seldom asked for.
+    async fn policy_text(&self, number: u64) -> Result<Option<PolicyText>, StoreError>;
 
     /// Shortens the change log to `keep` and returns how many revisions were forgotten. The rows
     /// themselves and the audit records stay.

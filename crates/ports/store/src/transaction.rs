@@ -6,11 +6,11 @@ use std::sync::Arc;
 use muster_audit::Record;
 use muster_model::{
     AgentClass, AgentInstance, Bundle, Departure, Entry, EntryId, JoinToken, Node, PersonId,
-    Revision, SpiffeId, Task, TaskId, TrustDomain,
+    PolicyText, PolicyVersion, Revision, SpiffeId, Task, TaskId, TrustDomain,
 };
 use muster_policy::{
-    Bundles, Classes, Departures, Entries, Instances, Journals, Nodes, Permit, Tasks, Tokens,
-    Writes,
+    Bundles, Classes, Departures, Entries, Instances, Journals, Nodes, Permit, Policies, Tasks,
+    Tokens, Writes,
 };
 use muster_roll::Change;
 use muster_roll::agents::AgentChange;
@@ -163,6 +163,24 @@ impl Transaction {
         person: PersonId,
     ) {
         self.agent(AgentChange::DeleteDeparture(person));
+    }
+
+    /// Writes a set of policies, which becomes the newest.
+    pub fn put_policies<A: Writes<Policies>>(
+        &mut self,
+        _permit: &Permit<A>,
+        version: PolicyVersion,
+        text: PolicyText,
+    ) {
+        self.agent(AgentChange::PutPolicies {
+            version: Arc::new(version),
+            text,
+        });
+    }
+
+    /// Forgets a set of policies.
+    pub fn delete_policies<A: Writes<Policies>>(&mut self, _permit: &Permit<A>, number: u64) {
+        self.agent(AgentChange::DeletePolicies(number));
     }
 
     fn agent(&mut self, change: AgentChange) {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_model::{
-    AgentClass, AgentInstance, Cause, ClassName, ClassSpec, ClassStanding, Consent, DataClass,
-    Delegation, Departure, InstanceState, Lifecycle, Line, MayActFor, Note, Permissions, PersonId,
-    Prose, Purpose, Resource, Reviewed, RiskTier, Scope, Sha256, SpiffeId, Task, TaskDefaults,
-    TaskId, TaskState, TextFault, Timestamp, Word,
+    AgentClass, AgentInstance, BindingKind, BootId, BoundTo, Cause, ClassName, ClassSpec,
+    ClassStanding, Consent, DataClass, Delegation, Departure, InstanceState, Lifecycle, Line,
+    MayActFor, Note, Permissions, PersonId, PolicyVersion, Prose, Purpose, Resource, Reviewed,
+    RiskTier, Scope, Sha256, SpiffeId, Task, TaskDefaults, TaskId, TaskState, TextFault, Timestamp,
+    Word,
 };
 use serde::{Deserialize, Serialize};
 
@@ -260,6 +261,14 @@ pub(crate) fn read_instance(row: Row<'_>) -> Result<Arc<AgentInstance>, Fault> {
 struct TaskDoc {
     instance: String,
     class: String,
+    node: String,
+    binding: String,
+    pid: u32,
+    start_time: u64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    boot: Option<String>,
+    cgroup: u64,
+    level: u8,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     parent: Option<String>,
     root: String,
@@ -284,12 +293,20 @@ struct TaskDoc {
     ended_at_ms: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     exit_status: Option<i32>,
+    edition: u32,
 }
 
 pub(crate) fn write_task(task: &Task) -> Result<String, Fault> {
     write(&TaskDoc {
         instance: task.instance.to_string(),
         class: task.class.to_string(),
+        node: task.node.to_string(),
+        binding: task.bound_to.kind.to_string(),
+        pid: task.bound_to.pid,
+        start_time: task.bound_to.start_time,
+        boot: task.bound_to.boot.map(|boot| boot.to_string()),
+        cgroup: task.bound_to.cgroup,
+        level: task.level,
         parent: task.parent.map(|id| id.to_string()),
         root: task.root.to_string(),
         kind: task.kind.to_string(),
@@ -303,9 +320,10 @@ pub(crate) fn write_task(task: &Task) -> Result<String, Fault> {
         opened_at_ms: task.opened_at.unix_millis(),
         deadline_ms: task.deadline.unix_millis(),
         state: task.state.to_string(),
-        cause: task.cause.map(|cause| cause.to_string()),
+        cause: task.cause.as_ref().map(ToString::to_string),
         ended_at_ms: task.ended_at.map(Timestamp::unix_millis),
         exit_status: task.exit_status,
+        edition: task.edition,
     })
 }
 
@@ -318,6 +336,19 @@ pub(crate) fn read_task(row: Row<'_>) -> Result<Arc<Task>, Fault> {
             id: task_id(row.key)?,
             instance: id(&doc.instance)?,
             class: one("class", &doc.class, ClassName::parse)?,
+            node: id(&doc.node)?,
+            bound_to: BoundTo {
+                kind: word("binding", &doc.binding, BindingKind::from_word)?,
+                pid: doc.pid,
+                start_time: doc.start_time,
+                boot: doc
+                    .boot
+                    .as_deref()
+                    .map(|text| one("boot", text, BootId::parse))
+                    .transpose()?,
+                cgroup: doc.cgroup,
+            },
+            level: doc.level,
             parent: doc.parent.as_deref().map(task_id).transpose()?,
             root: task_id(&doc.root)?,
             kind: one("kind", &doc.kind, Word::parse)?,
@@ -336,10 +367,11 @@ pub(crate) fn read_task(row: Row<'_>) -> Result<Arc<Task>, Fault> {
             deadline: Timestamp::from_unix_millis(doc.deadline_ms),
             state: word("state", &doc.state, TaskState::from_word)?,
             cause: cause
-                .map(|text| word("cause", text, Cause::from_word))
+                .map(|text| one("cause", text, Word::parse))
                 .transpose()?,
             ended_at: doc.ended_at_ms.map(Timestamp::from_unix_millis),
             exit_status: doc.exit_status,
+            edition: doc.edition,
             changed_at: row.revision,
         }))
     };
@@ -374,4 +406,52 @@ pub(crate) fn read_departure(row: Row<'_>) -> Result<Arc<Departure>, Fault> {
         }))
     };
     read().map_err(|cause| fault("persons_gone", row.key, cause))
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PoliciesDoc {
+    digest: String,
+    policies: u64,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    again: Option<u64>,
+    at_ms: i64,
+    by: String,
+    note: String,
+}
+
+pub(crate) fn write_policies(version: &PolicyVersion) -> Result<String, Fault> {
+    write(&PoliciesDoc {
+        digest: version.digest.to_string(),
+        policies: version.policies,
+        bytes: version.bytes,
+        again: version.again,
+        at_ms: version.at.unix_millis(),
+        by: version.by.clone(),
+        note: version.note.to_string(),
+    })
+}
+
+pub(crate) fn read_policies(row: Row<'_>) -> Result<Arc<PolicyVersion>, Fault> {
+    let read = || -> Result<Arc<PolicyVersion>, Fail> {
+        let doc: PoliciesDoc = parse(row.doc)?;
+        Ok(Arc::new(PolicyVersion {
+            number: number(row.key)?,
+            digest: one("digest", &doc.digest, Sha256::parse)?,
+            policies: doc.policies,
+            bytes: doc.bytes,
+            again: doc.again,
+            at: Timestamp::from_unix_millis(doc.at_ms),
+            by: doc.by,
+            note: one("note", &doc.note, Note::parse)?,
+            changed_at: row.revision,
+        }))
+    };
+    read().map_err(|cause| fault("policies", row.key, cause))
+}
+
+/// The number of a set of policies.
+pub(crate) fn number(text: &str) -> Result<u64, Fail> {
+    text.parse().map_err(|why| told("number", text, &why))
 }

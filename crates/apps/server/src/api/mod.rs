@@ -14,9 +14,12 @@ pub(crate) mod federated;
 pub(crate) mod local_authority;
 pub(crate) mod logger;
 mod node_svid;
+pub(crate) mod node_tasks;
 pub(crate) mod node_view;
+pub(crate) mod policies;
 pub(crate) mod registry;
 pub(crate) mod svid;
+pub(crate) mod task_ledger;
 pub(crate) mod wit;
 
 use std::sync::Arc;

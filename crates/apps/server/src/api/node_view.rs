@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{EntryId, Revision, SpiffeId, TrustDomain};
+use muster_model::{EntryId, Revision, SpiffeId, TaskId, TrustDomain};
 use muster_policy as policy;
 use muster_policy::NodeRefusal;
 use muster_proto::muster::node::v1::{WatchRequest, WatchResponse, node_view_server};
+use muster_roll::agents::{AgentChange, task};
 use muster_roll::{Change, Delta, NodeView, Roll};
 use muster_wire::{bundle as wire_bundle, entry as wire_entry, status};
 use tokio::sync::mpsc;
@@ -206,6 +207,12 @@ impl Watcher {
                         note_gone(&mut delta.removed_bundles, view, &bundle.trust_domain);
                     }
                     Change::DeleteBundle(name) => note_gone(&mut delta.removed_bundles, view, name),
+                    Change::Agent(AgentChange::PutTask(task)) => {
+                        if task.node == self.node {
+                            note_task(&mut delta, view, task.id);
+                        }
+                    }
+                    Change::Agent(AgentChange::DeleteTask(id)) => note_task(&mut delta, view, *id),
                     // What was withheld and comes back was not written anew.
                     Change::Agent(_) => return None,
                     // The node's own row changed: its reach may have.
@@ -218,11 +225,11 @@ impl Watcher {
                 }
             }
         }
-        delta.upserts = view
-            .entries()
-            .filter(|entry| entry.changed_at > revision)
-            .cloned()
-            .collect();
+        delta.upserts.extend(
+            view.entries()
+                .filter(|entry| entry.changed_at > revision)
+                .cloned(),
+        );
         delta.bundles = view
             .bundles()
             .filter(|bundle| bundle.changed_at > revision)
@@ -287,6 +294,17 @@ impl Watcher {
 fn note_removed(removed: &mut Vec<EntryId>, view: &NodeView, id: &EntryId) {
     if view.entry(id).is_none() {
         removed.push(id.clone());
+    }
+}
+
+/// A task of the node that was written: its entry is there, or it is not.
+fn note_task(delta: &mut Delta, view: &NodeView, task: TaskId) {
+    let Some(id) = task::entry_id(task) else {
+        return;
+    };
+    match view.entry(&id) {
+        Some(entry) => delta.upserts.push(Arc::clone(entry)),
+        None => delta.removed_entries.push(id),
     }
 }
 

@@ -218,7 +218,7 @@ impl registry_server::Registry for RegistryService {
 }
 
 /// Who did something, as a class keeps it.
-fn by(principal: &Principal) -> String {
+pub(super) fn by(principal: &Principal) -> String {
     match (&principal.id, principal.process) {
         (Some(id), _) => id.to_string(),
         (None, Some((_, uid))) => format!("uid {uid}"),
@@ -230,7 +230,7 @@ fn field(error: &FieldError) -> Status {
     refusal(Code::InvalidArgument, error.to_string(), "INVALID_FIELD")
 }
 
-fn note(reason: &str) -> Result<Note, Status> {
+pub(super) fn note(reason: &str) -> Result<Note, Status> {
     agent::one("reason", reason, Note::parse).map_err(|error| field(&error))
 }
 

@@ -15,6 +15,7 @@ use muster_proto::spire::api::server::svid::v1::{
     batch_new_x509svid_response, svid_server,
 };
 use muster_proto::spire::api::types;
+use muster_roll::agents::task;
 use muster_roll::{Roll, matching, rules};
 use muster_svid::x509::SigningRequest;
 use muster_wire::{id, status};
@@ -25,6 +26,7 @@ use crate::agents::{self, Issued};
 use crate::api::{downstream, wit};
 use crate::errors;
 use crate::operation::{Operation, operate};
+use crate::policies;
 use crate::server::Server;
 use crate::signer::{Leaf, SignedJwt, SignedX509};
 
@@ -187,6 +189,8 @@ impl svid_server::Svid for SvidService {
                     muster_wire::entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.x509_ttl);
                 agents::check_minted(&op.roll, &spiffe_id, op.now)?;
                 let ttl = agents::within(ttl, &op.roll, &spiffe_id, None, op.now);
+                let event = Event::SvidIssueX509;
+                let permitted = policies::may_mint(server, &op, event, &spiffe_id, ttl)?;
                 let leaf = Leaf {
                     spiffe_id: &spiffe_id,
                     public_key: &csr.public_key,
@@ -201,7 +205,7 @@ impl svid_server::Svid for SvidService {
                     .await
                     .map_err(|e| e.status("X509-SVID"))?;
                 drop(turn);
-                let record = x509_record(&op, &spiffe_id, &signed);
+                let record = permitted.onto(x509_record(&op, &spiffe_id, &signed));
                 agents::put_one_on_record(server, Issued::minted(&spiffe_id, record)).await?;
                 Ok(MintX509svidResponse {
                     svid: Some(write_x509(&spiffe_id, signed, "")),
@@ -294,18 +298,16 @@ async fn new_x509(
     let entry = entry_of_node(&op.roll, node, &params.entry_id, op.now)?;
     let ttl = entry.x509_svid_ttl.unwrap_or(server.lifetimes.x509_ttl);
     let csr = parse_csr(&params.csr)?;
+    let class = entry.class.as_ref();
+    let ttl = agents::within(ttl, &op.roll, &entry.spiffe_id, class, op.now);
+    let event = Event::SvidIssueX509;
+    let permitted = policies::may_issue(server, op, event, (&entry, node), ttl)?;
     let leaf = Leaf {
         spiffe_id: &entry.spiffe_id,
         public_key: &csr.public_key,
         dns_names: &entry.dns_names,
         subject: None,
-        ttl: agents::within(
-            ttl,
-            &op.roll,
-            &entry.spiffe_id,
-            entry.class.as_ref(),
-            op.now,
-        ),
+        ttl,
     };
     let signed = server
         .signer
@@ -313,6 +315,7 @@ async fn new_x509(
         .await
         .map_err(|e| e.status("X509-SVID"))?;
     let record = x509_record(op, &entry.spiffe_id, &signed).with("entry_id", entry.id.as_str());
+    let record = permitted.onto(record);
     issued.push(Issued::for_node(&entry, node, place, record));
     Ok(write_x509(&entry.spiffe_id, signed, &entry.hint))
 }
@@ -334,9 +337,15 @@ pub(super) fn entry_of_node(
             "PARENT_WITHHELD",
         ));
     }
-    let entry = matching::authorized_entry(roll, node, &id).ok_or_else(unknown)?;
+    let entry = match matching::authorized_entry(roll, node, &id) {
+        Some(entry) => Arc::clone(entry),
+        None => matching::task_of_node(roll, node, &id)
+            .and_then(|task| task::entry(task))
+            .map(Arc::new)
+            .ok_or_else(unknown)?,
+    };
     agents::check(roll, &entry.spiffe_id, entry.class.as_ref(), now)?;
-    Ok(Arc::clone(entry))
+    Ok(entry)
 }
 
 pub(super) fn parse_csr(der: &[u8]) -> Result<SigningRequest, Status> {
@@ -360,9 +369,14 @@ async fn sign_jwt<A>(
             "at least one audience is required",
         ));
     }
-    let turn = asking.turn(server, op, 1).await?;
     let class = given.and_then(|(entry, _)| entry.class.as_ref());
     let ttl = agents::within(ttl, &op.roll, spiffe_id, class, op.now);
+    let event = Event::SvidIssueJwt;
+    let permitted = match given {
+        Some(given) => policies::may_issue(server, op, event, given, ttl)?,
+        None => policies::may_mint(server, op, event, spiffe_id, ttl)?,
+    };
+    let turn = asking.turn(server, op, 1).await?;
     let signed = server
         .signer
         .sign_jwt(spiffe_id, audience, ttl, token_id, op.now)
@@ -381,6 +395,7 @@ async fn sign_jwt<A>(
             signed.svid.expires_at.unix_seconds().to_string(),
         )
         .with("authority_id", signed.authority_id.as_str());
+    let record = permitted.onto(record);
     let issued = match given {
         Some((entry, node)) => Issued::for_node(entry, node, 0, record),
         None => Issued::minted(spiffe_id, record),

@@ -21,6 +21,7 @@ use crate::agents::{self, Issued};
 use crate::api::not_served;
 use crate::errors;
 use crate::operation::{Operation, operate};
+use crate::policies;
 use crate::server::Server;
 use crate::signer::SignedWit;
 
@@ -48,10 +49,12 @@ pub(super) async fn mint(
             agents::check_minted(&op.roll, &spiffe_id, op.now)?;
             let ttl = entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.wit_ttl);
             let ttl = agents::within(ttl, &op.roll, &spiffe_id, None, op.now);
+            let event = Event::SvidIssueWit;
+            let permitted = policies::may_mint(server, &op, event, &spiffe_id, ttl)?;
             let turn = asking.turn(server, &op, 1).await?;
             let signed = sign(server, &op, &spiffe_id, &key, ttl).await?;
             drop(turn);
-            let record = record(&op, &spiffe_id, &signed);
+            let record = permitted.onto(record(&op, &spiffe_id, &signed));
             // On the record before the answer leaves.
             agents::put_one_on_record(server, Issued::minted(&spiffe_id, record)).await?;
             Ok(MintWitsvidResponse {
@@ -156,8 +159,11 @@ async fn new(
     let ttl = entry.x509_svid_ttl.unwrap_or(server.lifetimes.wit_ttl);
     let class = entry.class.as_ref();
     let ttl = agents::within(ttl, &op.roll, &entry.spiffe_id, class, op.now);
+    let event = Event::SvidIssueWit;
+    let permitted = policies::may_issue(server, op, event, (&entry, node), ttl)?;
     let signed = sign(server, op, &entry.spiffe_id, &key, ttl).await?;
     let record = record(op, &entry.spiffe_id, &signed).with("entry_id", entry.id.as_str());
+    let record = permitted.onto(record);
     issued.push(Issued::for_node(&entry, node, place, record));
     Ok(write(&entry.spiffe_id, signed, &entry.hint))
 }

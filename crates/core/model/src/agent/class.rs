@@ -105,6 +105,16 @@ words! {
         NodeGone = "node_gone",
         /// Its class no longer gives identities.
         ClassNotActive = "class_not_active",
+        /// The agent whose work it is no longer has an identity.
+        AgentBarred = "agent_barred",
+        /// Its deadline has passed.
+        DeadlinePassed = "deadline_passed",
+        /// Its budget is spent.
+        BudgetSpent = "budget_spent",
+        /// The task that it is part of has ended.
+        ParentEnded = "parent_ended",
+        /// Its node let its own SVID expire.
+        NodeSilent = "node_silent",
     }
 
     /// For whom an agent may act.

@@ -57,6 +57,12 @@ pub enum TextFault {
     /// Not the SHA-256 of something.
     #[error("a SHA-256 has 64 lower-case hexadecimal digits")]
     Sha256,
+    /// Two fields that exclude each other.
+    #[error("it is given twice, as an instant and as a time from now; give one of both")]
+    Contradiction,
+    /// Not the ID of a boot.
+    #[error("a boot is a UUID in lower case, as /proc/sys/kernel/random/boot_id has it")]
+    BootId,
     /// Not the ID of a task.
     #[error("a task ID is a ULID: 26 of 0-9 and A-Z without I, L, O and U, the first at most 7")]
     TaskId,

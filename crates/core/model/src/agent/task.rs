@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::class::words;
-use super::{Cause, ClassName, DataClass, Permissions, Sha256, TextFault, Word};
-use crate::{Revision, SpiffeId, Timestamp};
+use super::{BoundTo, ClassName, DataClass, Permissions, Sha256, TextFault, Word};
+use crate::{IdError, Revision, SpiffeId, Timestamp};
 
 /// The digits of Crockford's base 32, as ULIDs are written.
 const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
@@ -17,6 +17,9 @@ const LENGTH: usize = 26;
 pub struct TaskId(u128);
 
 impl TaskId {
+    /// Before all others, and after all others.
+    pub const ENDS: (Self, Self) = (Self(0), Self(u128::MAX));
+
     /// The ULID of that instant with that randomness; instants before 1970 count as 1970.
     pub fn new(at: Timestamp, random: [u8; 10]) -> Self {
         let millis = u128::from(at.unix_millis().max(0).unsigned_abs()) & ((1 << 48) - 1);
@@ -101,6 +104,12 @@ pub struct Task {
     pub instance: SpiffeId,
     /// The class of the agent.
     pub class: ClassName,
+    /// The node on which it runs; nobody else has its identity.
+    pub node: SpiffeId,
+    /// What it is bound to there.
+    pub bound_to: BoundTo,
+    /// How surely its caller was attested when it was opened, 0 to 3.
+    pub level: u8,
     /// The task that it is part of.
     pub parent: Option<TaskId>,
     /// The first task of all that it is part of; its own name if it is that one.
@@ -125,14 +134,56 @@ pub struct Task {
     pub deadline: Timestamp,
     /// Where it stands.
     pub state: TaskState,
-    /// Why, where it is no longer open.
-    pub cause: Option<Cause>,
+    /// Why, where it is no longer open: a [`Cause`](super::Cause) of the server's, or a word of the
+    /// node's.
+    pub cause: Option<Word>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
     /// The exit status of its process, where that ended it.
     pub exit_status: Option<i32>,
+    /// How often what its node sees of it was changed.
+    pub edition: u32,
     /// The transaction that last wrote it.
     pub changed_at: Revision,
+}
+
+/// What stands between the name of an agent and the ID of a task in the identity of that task
+/// (agent-identity 4.1).
+const MARK: &str = "/t/";
+
+impl Task {
+    /// Its identity, `AGENT/t/ID`; an error where that is longer than a SPIFFE ID may be.
+    pub fn spiffe_id(&self) -> Result<SpiffeId, IdError> {
+        self.id.identity_under(&self.instance)
+    }
+
+    /// Whether it is neither ended nor paused.
+    pub fn is_open(&self) -> bool {
+        self.state == TaskState::Open
+    }
+
+    /// Whether it has not ended: it is open or paused.
+    pub fn is_live(&self) -> bool {
+        matches!(self.state, TaskState::Open | TaskState::Suspended)
+    }
+}
+
+impl TaskId {
+    /// The identity of the task of this name, for the agent of that identity.
+    pub fn identity_under(self, agent: &SpiffeId) -> Result<SpiffeId, IdError> {
+        let path = format!("{}{MARK}{self}", agent.path());
+        agent.trust_domain().with_path(&path)
+    }
+
+    /// The task of which an identity is, by its path alone, and the path of the agent; whether there
+    /// is such a task, the roll says.
+    pub fn in_path(id: &SpiffeId) -> Option<(&str, Self)> {
+        let path = id.path();
+        let at = path.len().checked_sub(MARK.len() + LENGTH)?;
+        let (agent, rest) = path.split_at_checked(at)?;
+        let task = Self::parse(rest.strip_prefix(MARK)?).ok()?;
+        (!agent.is_empty()).then_some((agent, task))
+    }
 }
 
 #[cfg(test)]
@@ -158,6 +209,32 @@ mod tests {
         ] {
             assert_eq!(TaskId::parse(bad), Err(TextFault::TaskId), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_task_in_a_path() {
+        let check = |path: &str, found: Option<&str>| {
+            let id = SpiffeId::parse(&format!("spiffe://td{path}")).unwrap();
+            let task = TaskId::parse("01ARZ3NDEKTSV4RRFFQ69G5FAV").unwrap();
+            assert_eq!(
+                TaskId::in_path(&id),
+                found.map(|agent| (agent, task)),
+                "{path}"
+            );
+            if let Some(agent) = found {
+                let agent = SpiffeId::parse(&format!("spiffe://td{agent}")).unwrap();
+                assert_eq!(task.identity_under(&agent), Ok(id));
+            }
+        };
+        let agent = "/agent/reader/7";
+        check("/agent/reader/7/t/01ARZ3NDEKTSV4RRFFQ69G5FAV", Some(agent));
+        check("/batch/t/01ARZ3NDEKTSV4RRFFQ69G5FAV", Some("/batch"));
+        check("/agent/reader/7", None);
+        check("/t/01ARZ3NDEKTSV4RRFFQ69G5FAV", None);
+        check("/agent/reader/7/t/01arz3ndektsv4rrffq69g5fav", None);
+        check("/agent/reader/7/x/01ARZ3NDEKTSV4RRFFQ69G5FAV", None);
+        check("/agent/reader/7/t/01ARZ3NDEKTSV4RRFFQ69G5FAV/x", None);
+        check("", None);
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::TextFault;
+use super::{Cause, TextFault};
 use crate::SpiffeId;
 
 macro_rules! texts {
@@ -81,6 +81,12 @@ texts! {
     /// The SHA-256 of something in lower-case hexadecimal: an executable, an instruction.
     Sha256: |text| text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')),
         TextFault::Sha256;
+}
+
+impl From<Cause> for Word {
+    fn from(cause: Cause) -> Self {
+        Self(cause.as_str().into())
+    }
 }
 
 impl ClassName {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use muster_model::{
-    AgentClass, AgentInstance, Departure, PersonId, Revision, SpiffeId, Task, TaskId,
+    AgentClass, AgentInstance, Departure, PersonId, PolicyText, PolicyVersion, Revision, SpiffeId,
+    Task, TaskId,
 };
 
 use super::Agents;
@@ -26,21 +27,36 @@ pub enum AgentChange {
     PutDeparture(Arc<Departure>),
     /// A person is back.
     DeleteDeparture(PersonId),
+    /// A set of policies is new. The roll keeps what is known of it, the store its text as well.
+    PutPolicies {
+        /// What is known of it.
+        version: Arc<PolicyVersion>,
+        /// What it says.
+        text: PolicyText,
+    },
+    /// A set of policies is no longer kept.
+    DeletePolicies(u64),
 }
 
 impl AgentChange {
     /// Whether what nodes see may depend on the change, which is made to `before`. That an agent was
-    /// seen again is written all the time, and is nothing to them.
+    /// seen again is written all the time, and is nothing to them; nor is what a
+    /// task has spent.
     pub fn is_seen_by_views(&self, before: &Agents) -> bool {
         match self {
             Self::PutClass(_) | Self::DeleteInstance(_) => true,
             Self::PutInstance(new) => before
                 .instance(&new.id)
                 .is_none_or(|old| old.is_barred() != new.is_barred()),
-            Self::PutTask(_)
-            | Self::DeleteTask(_)
-            | Self::PutDeparture(_)
-            | Self::DeleteDeparture(_) => false,
+            Self::PutTask(new) => match before.task(new.id) {
+                None => new.is_open(),
+                Some(old) => (old.is_open(), old.edition) != (new.is_open(), new.edition),
+            },
+            Self::DeleteTask(id) => before.task(*id).is_some_and(|old| old.is_open()),
+            Self::PutDeparture(_)
+            | Self::DeleteDeparture(_)
+            | Self::PutPolicies { .. }
+            | Self::DeletePolicies(_) => false,
         }
     }
 
@@ -62,10 +78,16 @@ impl AgentChange {
                     row.changed_at = revision;
                 }
             }
+            Self::PutPolicies { version, .. } => {
+                if let Some(row) = Arc::get_mut(version) {
+                    row.changed_at = revision;
+                }
+            }
             Self::DeleteInstance(_)
             | Self::DeleteTask(_)
             | Self::PutDeparture(_)
-            | Self::DeleteDeparture(_) => {}
+            | Self::DeleteDeparture(_)
+            | Self::DeletePolicies(_) => {}
         }
     }
 }
@@ -81,4 +103,6 @@ pub struct LoadedAgents {
     pub tasks: Vec<Arc<Task>>,
     /// Who is known to be gone.
     pub departures: Vec<Arc<Departure>>,
+    /// The sets of policies, without their texts.
+    pub policies: Vec<Arc<PolicyVersion>>,
 }

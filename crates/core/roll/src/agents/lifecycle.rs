@@ -268,8 +268,9 @@ pub const fn task(from: TaskState, step: TaskStep) -> Option<TaskState> {
     match (from, step) {
         (T::Open, S::Suspend) => Some(T::Suspended),
         (T::Suspended, S::Resume) => Some(T::Open),
-        (T::Open, S::Complete) => Some(T::Completed),
-        (T::Open, S::Fail) => Some(T::Failed),
+        // A pause gives nothing that an end would have to take back.
+        (T::Open | T::Suspended, S::Complete) => Some(T::Completed),
+        (T::Open | T::Suspended, S::Fail) => Some(T::Failed),
         (T::Open | T::Suspended, S::PassDeadline | S::SpendBudget) => Some(T::Expired),
         (T::Open | T::Suspended, S::Revoke | S::LoseParent) => Some(T::Revoked),
         (T::Open | T::Suspended, S::Exit) => Some(T::ProcessExited),

@@ -7,7 +7,8 @@
 use std::fmt;
 
 use muster_model::{
-    AgentClass, AgentInstance, ClassName, Entry, InstanceState, Lifecycle, SpiffeId, Timestamp,
+    AgentClass, AgentInstance, ClassName, Entry, InstanceState, Lifecycle, SpiffeId, Task, TaskId,
+    Timestamp,
 };
 
 use super::Agents;
@@ -21,11 +22,17 @@ pub enum Withheld<'a> {
     Expired(&'a AgentClass),
     /// The agent itself is barred.
     Instance(&'a AgentInstance),
+    /// It is a task's, and that is not open.
+    Task(&'a Task),
+    /// It is a task's, whose deadline has passed.
+    Overdue(&'a Task),
+    /// It has the form of a task's, and there is no such task.
+    NoTask,
 }
 
 impl Withheld<'_> {
     /// The reason in a word that programs can act on; it is stable.
-    pub const fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::Class(class) => match class.standing.lifecycle {
                 Lifecycle::Proposed => "CLASS_PROPOSED",
@@ -34,6 +41,9 @@ impl Withheld<'_> {
                 Lifecycle::Retired => "CLASS_RETIRED",
             },
             Self::Expired(_) => "CLASS_EXPIRED",
+            Self::Task(task) if task.is_live() => "TASK_SUSPENDED",
+            Self::Task(_) | Self::Overdue(_) => "TASK_ENDED",
+            Self::NoTask => "TASK_NOT_FOUND",
             Self::Instance(instance) => match instance.state {
                 InstanceState::Retired => "AGENT_RETIRED",
                 InstanceState::Registered
@@ -59,6 +69,14 @@ impl fmt::Display for Withheld<'_> {
                 "agent {} is {} ({})",
                 instance.id, instance.state, instance.cause
             ),
+            Self::Task(task) => {
+                write!(f, "task {} is {}", task.id, task.state)?;
+                task.cause
+                    .as_ref()
+                    .map_or(Ok(()), |cause| write!(f, " ({cause})"))
+            }
+            Self::Overdue(task) => write!(f, "the deadline of task {} has passed", task.id),
+            Self::NoTask => f.write_str("it is the name of a task, and there is no such task"),
         }
     }
 }
@@ -83,20 +101,35 @@ pub fn classes<'a>(
     named(id, class).filter_map(|name| agents.class(name).map(AsRef::as_ref))
 }
 
-/// Why an identity is withheld, if it is.
+/// Why an identity is withheld, if it is. That of a task is also withheld with its agent's.
 pub fn withheld<'a>(
     agents: &'a Agents,
     id: &'a SpiffeId,
     class: Option<&'a ClassName>,
 ) -> Option<Withheld<'a>> {
-    let mut of_agent = false;
+    if TaskId::in_path(id).is_some() {
+        return match agents.task_named(id) {
+            None => Some(Withheld::NoTask),
+            Some(task) if !task.is_open() => Some(Withheld::Task(task)),
+            Some(task) => of_agent(agents, &task.instance, Some(&task.class)),
+        };
+    }
+    of_agent(agents, id, class)
+}
+
+fn of_agent<'a>(
+    agents: &'a Agents,
+    id: &'a SpiffeId,
+    class: Option<&'a ClassName>,
+) -> Option<Withheld<'a>> {
+    let mut is_agent = false;
     for class in classes(agents, id, class) {
-        of_agent = true;
+        is_agent = true;
         if !class.is_active() {
             return Some(Withheld::Class(class));
         }
     }
-    if !of_agent {
+    if !is_agent {
         return None;
     }
     agents
@@ -105,29 +138,46 @@ pub fn withheld<'a>(
         .map(|instance| Withheld::Instance(instance))
 }
 
-/// The same at an instant: a class that has reached its end gives nothing from that instant on,
-/// also before the server has noticed.
+/// The same at an instant: a class that has reached its end gives nothing from that instant on, and
+/// neither does a task, also before the server has noticed.
 pub fn withheld_at<'a>(
     agents: &'a Agents,
     id: &'a SpiffeId,
     class: Option<&'a ClassName>,
     now: Timestamp,
 ) -> Option<Withheld<'a>> {
-    withheld(agents, id, class).or_else(|| {
+    let overdue = || {
+        let task = agents.task_named(id)?;
+        (task.deadline <= now).then_some(Withheld::Overdue(task))
+    };
+    let expired = || {
         classes(agents, id, class)
             .find(|class| class.spec.valid_until <= now)
             .map(Withheld::Expired)
-    })
+    };
+    withheld(agents, id, class)
+        .or_else(overdue)
+        .or_else(expired)
 }
 
-/// When the classes of an identity end: nothing that is signed for it is good for longer.
+/// When the classes of an identity end, and its task if it is one's: nothing that is signed for it
+/// is good for longer.
 pub fn ends_at(agents: &Agents, id: &SpiffeId, class: Option<&ClassName>) -> Option<Timestamp> {
+    let task = agents.task_named(id).map(|task| task.deadline);
     classes(agents, id, class)
         .map(|class| class.spec.valid_until)
+        .chain(task)
         .min()
 }
 
-/// Whether nodes may see an entry, as far as agents are concerned.
+/// Whether nodes may see an entry, as far as agents are concerned. No entry that somebody wrote has
+/// the name of a task.
 pub fn is_granted(agents: &Agents, entry: &Entry) -> bool {
-    withheld(agents, &entry.spiffe_id, entry.class.as_ref()).is_none()
+    TaskId::in_path(&entry.spiffe_id).is_none()
+        && withheld(agents, &entry.spiffe_id, entry.class.as_ref()).is_none()
+}
+
+/// Whether the node of a task may see it.
+pub fn is_task_granted(agents: &Agents, task: &Task) -> bool {
+    task.is_open() && of_agent(agents, &task.instance, Some(&task.class)).is_none()
 }

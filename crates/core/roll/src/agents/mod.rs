@@ -2,16 +2,18 @@
 //!
 //! Start at [`Agents`], the memory image; [`lifecycle`] says what leads where, [`rules`] what may
 //! be written about a class, [`task`] what a child task may have, [`membership`] which identities a
-//! class has in its hand, [`reconcile`] what is due without anybody's asking.
+//! class has in its hand, [`policies`] which sets of policies there are, [`reconcile`] what is due without anybody's asking.
 
 mod change;
 pub mod instance;
 pub mod lifecycle;
 mod list;
 pub mod membership;
+pub mod policies;
 pub mod reconcile;
 pub mod rules;
 pub mod task;
+mod tasks;
 #[cfg(test)]
 pub(crate) mod world;
 
@@ -20,12 +22,14 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use muster_model::{
-    AgentClass, AgentInstance, ClassName, Departure, InstanceState, PersonId, Revision, SpiffeId,
-    Task, TaskId, Timestamp,
+    AgentClass, AgentInstance, ClassName, Departure, InstanceState, PersonId, PolicyVersion,
+    Revision, SpiffeId, Timestamp,
 };
 
 pub use change::{AgentChange, LoadedAgents};
 pub use list::{ClassFilter, InstanceFilter};
+pub use tasks::TaskFilter;
+use tasks::TaskTable;
 
 /// A persistent multimap, for indexes.
 #[derive(Clone)]
@@ -71,10 +75,9 @@ pub struct Agents {
     live_by_sight: Multi<Timestamp, SpiffeId>,
     /// Instances that are lost, by when they were last seen.
     lost_by_sight: Multi<Timestamp, SpiffeId>,
-    tasks: OrdMap<TaskId, Arc<Task>>,
-    tasks_of: Multi<SpiffeId, TaskId>,
-    below: Multi<TaskId, TaskId>,
+    tasks: TaskTable,
     departures: OrdMap<PersonId, Arc<Departure>>,
+    policies: OrdMap<u64, Arc<PolicyVersion>>,
 }
 
 impl Default for Agents {
@@ -87,10 +90,9 @@ impl Default for Agents {
             live_by_node: Multi::new(),
             live_by_sight: Multi::new(),
             lost_by_sight: Multi::new(),
-            tasks: OrdMap::new(),
-            tasks_of: Multi::new(),
-            below: Multi::new(),
+            tasks: TaskTable::default(),
             departures: OrdMap::new(),
+            policies: OrdMap::new(),
         }
     }
 }
@@ -106,12 +108,15 @@ impl Agents {
             agents.put_instance(instance);
         }
         for task in loaded.tasks {
-            agents.put_task(task);
+            agents.tasks.put(task);
         }
         for departure in loaded.departures {
             agents
                 .departures
                 .insert(departure.person.clone(), departure);
+        }
+        for version in loaded.policies {
+            agents.policies.insert(version.number, version);
         }
         agents
     }
@@ -121,8 +126,9 @@ impl Agents {
         LoadedAgents {
             classes: self.classes.values().cloned().collect(),
             instances: self.instances.values().cloned().collect(),
-            tasks: self.tasks.values().cloned().collect(),
+            tasks: self.tasks.rows().cloned().collect(),
             departures: self.departures.values().cloned().collect(),
+            policies: self.policies.values().cloned().collect(),
         }
     }
 
@@ -153,19 +159,25 @@ impl Agents {
                 if task.changed_at != revision {
                     Arc::make_mut(&mut task).changed_at = revision;
                 }
-                self.put_task(task);
+                self.tasks.put(task);
             }
-            AgentChange::DeleteTask(id) => {
-                if let Some(old) = self.tasks.remove(id) {
-                    self.unlink_task(&old);
-                }
-            }
+            AgentChange::DeleteTask(id) => self.tasks.delete(*id),
             AgentChange::PutDeparture(departure) => {
                 self.departures
                     .insert(departure.person.clone(), Arc::clone(departure));
             }
             AgentChange::DeleteDeparture(person) => {
                 self.departures.remove(person);
+            }
+            AgentChange::PutPolicies { version, .. } => {
+                let mut version = Arc::clone(version);
+                if version.changed_at != revision {
+                    Arc::make_mut(&mut version).changed_at = revision;
+                }
+                self.policies.insert(version.number, version);
+            }
+            AgentChange::DeletePolicies(number) => {
+                self.policies.remove(number);
             }
         }
     }
@@ -204,23 +216,6 @@ impl Agents {
             .filter_map(|id| self.instances.get(id))
     }
 
-    /// The task of that name.
-    pub fn task(&self, id: TaskId) -> Option<&Arc<Task>> {
-        self.tasks.get(&id)
-    }
-
-    /// The tasks of an instance, the oldest first.
-    pub fn tasks_of(&self, instance: &SpiffeId) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks_of
-            .at(instance)
-            .filter_map(|id| self.tasks.get(id))
-    }
-
-    /// The tasks directly below a task, the oldest first.
-    pub fn tasks_below(&self, task: TaskId) -> impl Iterator<Item = &Arc<Task>> {
-        self.below.at(&task).filter_map(|id| self.tasks.get(id))
-    }
-
     /// Since when a person is known to be gone, and who said so.
     pub fn departure(&self, person: &PersonId) -> Option<&Arc<Departure>> {
         self.departures.get(person)
@@ -229,6 +224,18 @@ impl Agents {
     /// Everyone who is known to be gone, by ascending name.
     pub fn departures(&self) -> impl Iterator<Item = &Arc<Departure>> {
         self.departures.values()
+    }
+
+    /// The set of policies of that number.
+    pub fn policy(&self, number: u64) -> Option<&Arc<PolicyVersion>> {
+        self.policies.get(&number)
+    }
+
+    /// Every set of policies that is kept, by ascending number.
+    pub fn policies(
+        &self,
+    ) -> impl DoubleEndedIterator<Item = &Arc<PolicyVersion>> + ExactSizeIterator {
+        self.policies.values()
     }
 
     fn put_class(&mut self, class: Arc<AgentClass>) {
@@ -268,24 +275,6 @@ impl Agents {
         self.lost_by_sight.remove(&old.last_seen, &old.id);
         if let Some(node) = &old.node {
             self.live_by_node.remove(node, &old.id);
-        }
-    }
-
-    fn put_task(&mut self, task: Arc<Task>) {
-        if let Some(old) = self.tasks.get(&task.id).cloned() {
-            self.unlink_task(&old);
-        }
-        self.tasks_of.insert(task.instance.clone(), task.id);
-        if let Some(parent) = task.parent {
-            self.below.insert(parent, task.id);
-        }
-        self.tasks.insert(task.id, task);
-    }
-
-    fn unlink_task(&mut self, old: &Task) {
-        self.tasks_of.remove(&old.instance, &old.id);
-        if let Some(parent) = &old.parent {
-            self.below.remove(parent, &old.id);
         }
     }
 }

@@ -1,14 +1,32 @@
-//! What a task may have: less than its class allows, and less than the task that it is part of.
+//! Tasks: what one may have, less than its class allows and less than the task that it is part of,
+//! and what becomes of it.
 //!
-//! Whether a caller may open one at all is for policies; that a child is narrower in everything is
-//! for no policy to change.
+//! Start at [`admit`]: whether a task may be opened; [`open`] says what it may have. Whether a caller
+//! may open one at all is for policies; that a child is narrower in everything is for no policy to
+//! change. [`entry`] is what its node sees, [`extend`], [`spend`] and [`Ends`] its course, [`follow`]
+//! what becomes of tasks because of other changes, [`due`] what is due without anybody's asking.
 
+mod admit;
+mod course;
+mod due;
+mod entry;
+mod follow;
+mod refusal;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use muster_model::{
-    AgentClass, ClassName, DataClass, Lifecycle, Permissions, Resource, Revision, Scope, Sha256,
-    SpiffeId, Task, TaskId, TaskState, Timestamp, Word,
+    AgentClass, BoundTo, DataClass, Permissions, Revision, Sha256, SpiffeId, Task, TaskId,
+    TaskState, Timestamp, Word,
 };
+
+pub use admit::{Admitted, Asked, Bounds, Given, admit, given};
+pub use course::{End, Ends, Spending, extend, spend, step};
+pub use due::{Due, Patience, due};
+pub use entry::{JWT_TTL, X509_TTL, entry, entry_id, id_of_entry};
+pub use follow::follow;
+pub use refusal::{Above, TaskError};
 
 /// The task that a caller asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,116 +47,12 @@ pub struct TaskRequest {
     pub budget: Option<u64>,
     /// When it ends at the latest; `None` is what the class and the task above give.
     pub deadline: Option<Timestamp>,
-}
-
-/// Who sets a bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Above {
-    /// The class of the agent.
-    Class,
-    /// The task that it is part of.
-    Parent,
-}
-
-impl std::fmt::Display for Above {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Class => "its class",
-            Self::Parent => "the task above",
-        })
-    }
-}
-
-/// Why a task may not be opened.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TaskError {
-    /// Its class gives no identities.
-    #[error("agent class {class} is {lifecycle}; only an active class has tasks")]
-    ClassNotActive {
-        /// The class.
-        class: ClassName,
-        /// Where it stands.
-        lifecycle: Lifecycle,
-    },
-    /// The task above is over, or paused.
-    #[error("the task above is {0}; only an open task has tasks below it")]
-    ParentNotOpen(TaskState),
-    /// It would be part of itself.
-    #[error("a task cannot be part of itself; give it a new ID")]
-    Cycle,
-    /// It would stand too deep.
-    #[error("a task at depth {depth} is deeper than {most}, which {above} allows")]
-    TooDeep {
-        /// How deep.
-        depth: u8,
-        /// How deep it may be.
-        most: u8,
-        /// Who says so.
-        above: Above,
-    },
-    /// A scope that is not allowed.
-    #[error("scope {scope} is not allowed by {above}; ask for less")]
-    Scope {
-        /// The scope.
-        scope: Scope,
-        /// Who says so.
-        above: Above,
-    },
-    /// A resource that is not allowed.
-    #[error("resource {resource} is not allowed by {above}; ask for less")]
-    Resource {
-        /// The resource.
-        resource: Resource,
-        /// Who says so.
-        above: Above,
-    },
-    /// Data that is too sensitive.
-    #[error("data class {wanted} is over {most}, which {above} allows")]
-    DataClass {
-        /// What was asked for.
-        wanted: DataClass,
-        /// What is allowed.
-        most: DataClass,
-        /// Who says so.
-        above: Above,
-    },
-    /// It would be over at once.
-    #[error("the deadline has passed already; give one that is still to come")]
-    DeadlinePassed,
-    /// It would live too long.
-    #[error("the deadline is later than {above} allows; give an earlier one, or none")]
-    DeadlineTooLate {
-        /// Who says so.
-        above: Above,
-    },
-    /// It would spend too much.
-    #[error("a budget of {wanted} is over {left}, which {above} leaves")]
-    Budget {
-        /// What was asked for.
-        wanted: u64,
-        /// What is left.
-        left: u64,
-        /// Who says so.
-        above: Above,
-    },
-}
-
-impl TaskError {
-    /// The reason in a word that programs can act on; it is stable.
-    pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::ClassNotActive { .. } => "CLASS_NOT_ACTIVE",
-            Self::ParentNotOpen(_) => "PARENT_NOT_OPEN",
-            Self::Cycle => "TASK_CYCLE",
-            Self::TooDeep { .. } => "TOO_DEEP",
-            Self::Scope { .. } => "SCOPE_NOT_ALLOWED",
-            Self::Resource { .. } => "RESOURCE_NOT_ALLOWED",
-            Self::DataClass { .. } => "DATA_CLASS_NOT_ALLOWED",
-            Self::DeadlinePassed => "DEADLINE_PASSED",
-            Self::DeadlineTooLate { .. } => "DEADLINE_TOO_LATE",
-            Self::Budget { .. } => "BUDGET_NOT_ALLOWED",
-        }
-    }
+    /// The node on which it is to run.
+    pub node: SpiffeId,
+    /// What it is bound to there.
+    pub bound_to: BoundTo,
+    /// How surely its caller was attested, 0 to 3.
+    pub level: u8,
 }
 
 /// The task that is opened for an agent of `class`, below `parent` (a task and the class of its
@@ -207,9 +121,12 @@ pub fn open(
         class: class.name.clone(),
         parent: parent.map(|(above, _)| above.id),
         root,
+        node: request.node,
+        bound_to: request.bound_to,
+        level: request.level,
         kind: request.kind,
         purpose: request.purpose,
-        permissions: request.permissions,
+        permissions: shared(&spec.permissions, &request.permissions),
         data_class: request.data_class,
         budget,
         spent: 0,
@@ -220,8 +137,21 @@ pub fn open(
         cause: None,
         ended_at: None,
         exit_status: None,
+        edition: 0,
         changed_at: Revision::default(),
     })
+}
+
+/// The same permissions, with the texts of the class: tasks are many, and their texts are few.
+fn shared(ceiling: &Permissions, wanted: &Permissions) -> Permissions {
+    fn of<T: Ord + Clone>(ceiling: &BTreeSet<T>, wanted: &BTreeSet<T>) -> BTreeSet<T> {
+        let text = |wanted| ceiling.get(wanted).unwrap_or(wanted).clone();
+        wanted.iter().map(text).collect()
+    }
+    Permissions {
+        scopes: of(&ceiling.scopes, &wanted.scopes),
+        resources: of(&ceiling.resources, &wanted.resources),
+    }
 }
 
 fn active(class: &AgentClass) -> Result<(), TaskError> {

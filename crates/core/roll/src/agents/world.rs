@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use muster_model::{
-    AgentClass, AgentInstance, Cause, ClassName, ClassSpec, Consent, DataClass, Delegation,
-    InstanceState, Lifecycle, Line, MayActFor, Note, Permissions, PersonId, Prose, Purpose,
-    Revision, RiskTier, SelectorSet, SpiffeId, TaskDefaults, Timestamp,
+    AgentClass, AgentInstance, BindingKind, BoundTo, Cause, ClassName, ClassSpec, Consent,
+    DataClass, Delegation, InstanceState, Lifecycle, Line, MayActFor, Note, Permissions, PersonId,
+    Prose, Purpose, Revision, RiskTier, SelectorSet, SpiffeId, Task, TaskDefaults, TaskId,
+    TaskState, Timestamp, Word,
 };
 
 use super::Agents;
@@ -83,6 +84,47 @@ pub(crate) fn instance(id: &SpiffeId, state: InstanceState) -> AgentInstance {
         last_seen: BEGIN,
         state,
         cause: Cause::Seen,
+        changed_at: Revision::default(),
+    }
+}
+
+pub(crate) fn bound_to() -> BoundTo {
+    BoundTo {
+        kind: BindingKind::Process,
+        pid: 7,
+        start_time: 1,
+        boot: None,
+        cgroup: 0,
+    }
+}
+
+/// A task of an agent on a node, whatever its class says.
+pub(crate) fn task(n: u8, agent: &SpiffeId, node: &SpiffeId, state: TaskState) -> Task {
+    let id = TaskId::new(BEGIN, [n; 10]);
+    let is_live = matches!(state, TaskState::Open | TaskState::Suspended);
+    Task {
+        id,
+        instance: agent.clone(),
+        class: name(ClassName::in_path(agent).unwrap_or("reader")),
+        node: node.clone(),
+        bound_to: bound_to(),
+        level: 1,
+        parent: None,
+        root: id,
+        kind: Word::parse("read").unwrap(),
+        purpose: None,
+        permissions: Permissions::default(),
+        data_class: DataClass::default(),
+        budget: None,
+        spent: 0,
+        depth: 0,
+        opened_at: BEGIN,
+        deadline: BEGIN.plus(DAY),
+        state,
+        cause: None,
+        ended_at: (!is_live).then_some(BEGIN),
+        exit_status: None,
+        edition: 0,
         changed_at: Revision::default(),
     }
 }

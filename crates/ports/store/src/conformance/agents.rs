@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use muster_model::{
-    AgentClass, AgentInstance, Cause, ClassName, ClassSpec, ClassStanding, Consent, DataClass,
-    Delegation, Departure, InstanceState, Lifecycle, Line, MayActFor, Note, Permissions, PersonId,
-    Prose, Purpose, Resource, Reviewed, Revision, RiskTier, Scope, Sha256, Task, TaskDefaults,
-    TaskId, TaskState, Timestamp, Word,
+    AgentClass, AgentInstance, BindingKind, BootId, BoundTo, Cause, ClassName, ClassSpec,
+    ClassStanding, Consent, DataClass, Delegation, Departure, InstanceState, Lifecycle, Line,
+    MayActFor, Note, Permissions, PersonId, PolicyVersion, Prose, Purpose, Resource, Reviewed,
+    Revision, RiskTier, Scope, Sha256, Task, TaskDefaults, TaskId, TaskState, Timestamp, Word,
 };
-use muster_policy::{Caller, MarkPersonGone, Permit, ReconcileAgents, ReconcileTasks, decide};
+use muster_policy::{
+    Caller, MarkPersonGone, Permit, PutPolicies, ReconcileAgents, ReconcileTasks, decide,
+};
 use muster_roll::Roll;
 
 use super::{Place, assert_same, commit, id, open, selectors, td};
@@ -32,6 +34,8 @@ async fn every_row_comes_back<P: Place>(place: &P) {
     }
     one.put_departure(&persons(), departure("mailto:olga@example.org"));
     one.put_departure(&persons(), departure("https://idp.example.org#00u1ab"));
+    one.put_policies(&author(), policies(1, None), "// one\n".into());
+    one.put_policies(&author(), policies(2, Some(1)), "// \u{e9}\n".into());
     // Replaced, and gone.
     let mut two = Transaction::new();
     let mut changed = full_class();
@@ -40,6 +44,7 @@ async fn every_row_comes_back<P: Place>(place: &P) {
     two.put_class(&permit(), changed);
     two.delete_instance(&permit(), plain_instance().id);
     two.delete_task(&tasks(), plain_task().id);
+    two.delete_policies(&author(), 1);
     two.delete_departure(&persons(), departure("mailto:olga@example.org").person);
     let mut expected = Roll::empty(td("td"));
     {
@@ -60,8 +65,13 @@ async fn every_row_comes_back<P: Place>(place: &P) {
         agents.instances.len(),
         agents.tasks.len(),
         agents.departures.len(),
+        agents.policies.len(),
     );
-    assert_eq!(counts, (2, 1, 1, 1));
+    assert_eq!(counts, (2, 1, 1, 1, 1));
+    let text = |number| store.policy_text(number);
+    assert_eq!(text(1).await.expect("an answer"), None);
+    let second = text(2).await.expect("an answer").expect("a text");
+    assert_eq!(second.as_str(), "// \u{e9}\n");
     // What another server computes that follows the log.
     let mut followed = Roll::empty(td("td"));
     let log = store.changes_after(Revision(0), 9).await.expect("changes");
@@ -81,6 +91,24 @@ fn tasks() -> Permit<ReconcileTasks> {
 
 fn persons() -> Permit<MarkPersonGone> {
     decide(&Caller::Local { pid: 1, uid: 0 }).expect("an operator may")
+}
+
+fn author() -> Permit<PutPolicies> {
+    decide(&Caller::Local { pid: 1, uid: 0 }).expect("an operator may")
+}
+
+fn policies(number: u64, again: Option<u64>) -> PolicyVersion {
+    PolicyVersion {
+        number,
+        digest: Sha256::parse(&"0b".repeat(32)).expect("a digest"),
+        policies: 3,
+        bytes: 7,
+        again,
+        at: Timestamp::from_unix_millis(1_700_000_000_001),
+        by: "uid 0".into(),
+        note: note("why"),
+        changed_at: Revision::default(),
+    }
 }
 
 fn name(text: &str) -> ClassName {
@@ -224,6 +252,15 @@ fn plain_task() -> Task {
         id: id_of,
         instance: id("/agent/plain/1"),
         class: name("plain"),
+        node: id("/spire/agent/x/1"),
+        bound_to: BoundTo {
+            kind: BindingKind::Process,
+            pid: 7,
+            start_time: 1,
+            boot: None,
+            cgroup: 0,
+        },
+        level: 0,
         parent: None,
         root: id_of,
         kind: word("read"),
@@ -239,6 +276,7 @@ fn plain_task() -> Task {
         cause: None,
         ended_at: None,
         exit_status: None,
+        edition: 0,
         changed_at: Revision::default(),
     }
 }
@@ -248,6 +286,15 @@ fn full_task() -> Task {
     Task {
         id: TaskId::new(Timestamp::from_unix_millis(2), [2; 10]),
         parent: Some(plain.id),
+        bound_to: BoundTo {
+            kind: BindingKind::Cgroup,
+            pid: u32::MAX,
+            start_time: u64::MAX,
+            boot: BootId::parse("0f8fad5b-d9cb-469f-a165-70867728950e").ok(),
+            cgroup: u64::MAX,
+        },
+        level: 3,
+        edition: 5,
         purpose: Some(Sha256::parse(&"a0".repeat(32)).expect("a digest")),
         permissions: full_class().spec.permissions,
         data_class: DataClass::MAX,
@@ -255,7 +302,7 @@ fn full_task() -> Task {
         spent: 3,
         depth: 1,
         state: TaskState::ProcessExited,
-        cause: Some(Cause::Operator),
+        cause: Some(word("killed_by_oom")),
         ended_at: Some(Timestamp::from_unix_millis(8)),
         exit_status: Some(-9),
         ..plain

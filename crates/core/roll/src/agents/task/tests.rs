@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use muster_model::{Lifecycle, Resource, Scope};
+
 use super::*;
 use crate::agents::world::{self, class, id};
 
@@ -25,6 +27,9 @@ fn request(n: u8) -> TaskRequest {
         data_class: DataClass::new(2_u8).unwrap(),
         budget: Some(50),
         deadline: None,
+        node: id("/spire/agent/0"),
+        bound_to: world::bound_to(),
+        level: 1,
     }
 }
 
