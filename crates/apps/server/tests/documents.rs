@@ -40,6 +40,7 @@ fn the_documented_file_is_valid_and_shows_the_defaults() {
         format!("{:?}", defaults.svid)
     );
     assert_eq!(documented.agents, defaults.agents);
+    assert_eq!(documented.tasks, defaults.tasks);
     assert_eq!(documented.log, defaults.log);
 }
 

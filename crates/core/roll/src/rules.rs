@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use muster_model::{
-    ClassName, Entry, EntryId, Revision, Selector, SelectorSet, SpiffeId, Timestamp, TrustDomain,
+    ClassName, Entry, EntryId, Revision, Selector, SelectorSet, SpiffeId, TaskId, Timestamp,
+    TrustDomain,
 };
 
 use crate::Roll;
+use crate::agents::task;
 
 mod dns;
 mod error;
@@ -92,6 +94,10 @@ pub fn create(
             cause,
         })?
     };
+    if task::id_of_entry(&id).is_some_and(|id| roll.agents().task(id).is_some()) {
+        let value = shown(id.as_str());
+        return Err(EntryError::TaskId { value });
+    }
     checked(Entry {
         id,
         parent_id: parent_id(roll, draft)?,
@@ -182,6 +188,11 @@ fn spiffe_id(roll: &Roll, draft: &EntryDraft) -> Result<SpiffeId, EntryError> {
     let id = member(roll, Field::SpiffeId, draft.spiffe_id.as_ref())?;
     if id.is_reserved() {
         return Err(EntryError::ReservedPath {
+            value: shown(id.as_str()),
+        });
+    }
+    if TaskId::in_path(&id).is_some() {
+        return Err(EntryError::TaskPath {
             value: shown(id.as_str()),
         });
     }

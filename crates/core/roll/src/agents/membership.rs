@@ -148,7 +148,9 @@ pub fn withheld_at<'a>(
 ) -> Option<Withheld<'a>> {
     let overdue = || {
         let task = agents.task_named(id)?;
-        (task.deadline <= now).then_some(Withheld::Overdue(task))
+        // Credentials count in whole seconds: with less than one left, there is nothing to give.
+        (task.deadline.floor_to_second() <= now.floor_to_second())
+            .then_some(Withheld::Overdue(task))
     };
     let expired = || {
         classes(agents, id, class)

@@ -163,6 +163,21 @@ pub enum EntryError {
         /// The SPIFFE ID.
         value: String,
     },
+    /// The SPIFFE ID has the form of a task's.
+    #[error(
+        "invalid SPIFFE ID {value:?}: names that end in \"/t/\" and a ULID belong to tasks, which the \
+         server opens; choose another path"
+    )]
+    TaskPath {
+        /// The SPIFFE ID.
+        value: String,
+    },
+    /// The ID that the caller wants is the ID of a task.
+    #[error("invalid entry ID {value:?}: a task has that ID; leave it empty to have one made")]
+    TaskId {
+        /// The ID.
+        value: String,
+    },
     /// There is no selector.
     #[error("invalid selectors: there are none; give at least one, such as \"unix:uid:1000\"")]
     NoSelectors,

@@ -141,7 +141,11 @@ pub fn admit(
         });
     }
     let above = parent.map(|id| above(agents, &node, id)).transpose()?;
-    let within = above.as_ref().map(|(task, class)| (&**task, &**class));
+    let bounded = above.as_ref().map(|(task, _)| bounded(agents, task));
+    let within = bounded
+        .as_ref()
+        .zip(above.as_ref())
+        .map(|(task, (_, class))| (task, &**class));
     let mut task = open(first, within, request.clone(), now)?;
     // Who is of two classes may no more than both allow.
     for other in others {
@@ -170,6 +174,25 @@ pub fn admit(
         classes,
         parent: above,
     })
+}
+
+/// A task above as a bound: with no more left to spend than the tasks above it have.
+fn bounded(agents: &Agents, task: &Task) -> Task {
+    let left = |task: &Task| task.budget.map(|budget| budget.saturating_sub(task.spent));
+    let mut least = left(task);
+    let mut next = task.parent.and_then(|id| agents.task(id));
+    while let Some(above) = next {
+        least = match (least, left(above)) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        next = above.parent.and_then(|id| agents.task(id));
+    }
+    Task {
+        budget: least,
+        spent: 0,
+        ..task.clone()
+    }
 }
 
 /// The task above, if it is of the node, with the class of its agent.
