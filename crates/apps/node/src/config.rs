@@ -6,6 +6,7 @@ mod hardening;
 mod limits;
 mod sds;
 mod state;
+mod tasks;
 mod wit;
 
 use std::collections::BTreeSet;
@@ -29,6 +30,7 @@ pub use self::broker::{Broker, BrokerConfig, PidReach, Profile, ReferenceType};
 pub use self::limits::LimitsConfig;
 pub use self::sds::SdsConfig;
 pub use self::state::StateConfig;
+pub use self::tasks::TasksConfig;
 pub use self::wit::WitConfig;
 
 /// The longest that a call may be held: beyond it no client waits any more.
@@ -74,6 +76,8 @@ pub struct Config {
     pub broker: Option<BrokerConfig>,
     /// Who may use the Delegated Identity API.
     pub delegates: BTreeSet<SpiffeId>,
+    /// Tasks of agents.
+    pub tasks: TasksConfig,
     /// Keys and caches.
     pub svid: SvidConfig,
     /// WIT-SVIDs.
@@ -264,6 +268,7 @@ impl Config {
         let sds = SdsConfig::read(&root.table("sds"));
         let broker = BrokerConfig::read(&root, &workload_socket);
         let delegates = broker::read_delegates(&root, trust_domain.as_ref());
+        let tasks = tasks::read(&root.table("tasks"), &workload_socket);
         let svid = read_svid(&root.table("svid"));
         let wit = wit::read(&root.table("wit"));
         let hardening = hardening::read(&root.table("hardening"));
@@ -285,6 +290,7 @@ impl Config {
                 sds,
                 broker,
                 delegates,
+                tasks,
                 svid,
                 wit,
                 hardening,

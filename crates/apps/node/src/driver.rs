@@ -4,6 +4,7 @@
 //! one task. The order of deeds is the roster's; what must be on the disk before anyone sees it
 //! is written first.
 
+mod entries;
 mod told;
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,6 +22,7 @@ use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use self::entries::{SELECTOR_KIND, TaskEntries};
 pub(crate) use self::told::Listener;
 use self::told::Teller;
 use crate::events::Events;
@@ -316,6 +318,7 @@ pub(crate) struct Loop {
     /// When the view was last known to be in step.
     last_in_step: Option<Timestamp>,
     keeper: Keeper,
+    tasks: mpsc::UnboundedSender<TaskEntries>,
 }
 
 /// What the loop needs besides the roster.
@@ -339,10 +342,12 @@ pub(crate) struct Parts {
 pub(crate) struct Unstarted {
     pub(crate) driver: Driver,
     commands: mpsc::UnboundedReceiver<Command>,
+    tasks: mpsc::UnboundedSender<TaskEntries>,
 }
 
 impl Unstarted {
-    pub(crate) fn new() -> Self {
+    /// `tasks` is told which tasks have an entry.
+    pub(crate) fn new(tasks: mpsc::UnboundedSender<TaskEntries>) -> Self {
         let (sender, commands) = mpsc::unbounded_channel();
         Self {
             driver: Driver {
@@ -351,6 +356,7 @@ impl Unstarted {
                 asker: Asker::Itself,
             },
             commands,
+            tasks,
         }
     }
 
@@ -374,6 +380,7 @@ impl Unstarted {
             bundles_version: 0,
             last_in_step: None,
             keeper: parts.keeper,
+            tasks: self.tasks,
         }
     }
 }
@@ -498,7 +505,12 @@ impl Loop {
         ) {
             self.keeper.changed();
         }
+        let of_tasks = TaskEntries::of(&event);
         self.roster.handle(event, self.clock.now());
+        if let Some(news) = of_tasks.filter(|news| news.is_of_link() || self.roster.is_in_step()) {
+            // Nobody may be there to hear it any more: the node is shutting down.
+            let _gone = self.tasks.send(news).is_err();
+        }
     }
 
     /// Does what is to be done, in order.

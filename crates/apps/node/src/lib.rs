@@ -33,6 +33,7 @@ mod sealed;
 mod signer;
 mod state;
 mod target;
+mod tasks;
 mod upstream;
 mod watched;
 mod words;

@@ -10,22 +10,29 @@ use muster_svid::x509::X509Svid;
 use tokio::sync::watch;
 
 use crate::driver::Driver;
+use crate::tasks::Desk;
 
 /// The gauges of this node.
 pub(crate) fn gauges(
     driver: Driver,
+    tasks: Desk,
     node: watch::Receiver<Option<X509Svid>>,
     clock: Arc<dyn Clock>,
 ) -> Gauges {
     Arc::new(move || {
-        let (driver, node, clock) = (driver.clone(), node.clone(), clock.clone());
+        let (driver, tasks) = (driver.clone(), tasks.clone());
+        let (node, clock) = (node.clone(), clock.clone());
         Box::pin(async move {
             // The loop may have ended: then there is nothing to tell.
             let Ok(stats) = driver.stats().await else {
                 return Vec::new();
             };
             let own = node.borrow().as_ref().map(|svid| svid.not_after);
-            samples(&stats, own, clock.now().wall)
+            let mut samples = samples(&stats, own, clock.now().wall);
+            if let Some(live) = tasks.count().await {
+                samples.push(Sample::count("muster_node_tasks", live));
+            }
+            samples
         })
     })
 }

@@ -21,7 +21,7 @@ use muster_rt::lifecycle::{self, Ready, Shutdown, Supervisor};
 use muster_rt::metrics::{Exporter, Gauges};
 use muster_rt::telemetry::{self, LevelControl};
 use muster_rt::{Clock, SystemClock};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -32,7 +32,7 @@ use self::sockets::{Given, Sockets};
 use crate::admin::{AdminService, DebugService, LoggerService, Settings};
 use crate::broker::{self, Broker, Most, Sockets as BrokerSockets, Surroundings};
 use crate::config::{BrokerConfig, Config};
-use crate::connections;
+use crate::connections::{self, Stack};
 use crate::delegated::{self, DelegatedIdentityApi};
 use crate::driver::{Driver, Loop, Unstarted};
 use crate::events::Events;
@@ -43,6 +43,8 @@ use crate::refusals::Refusals;
 use crate::sds::{self, Sds};
 use crate::state::State;
 use crate::target::Targets;
+use crate::tasks;
+use crate::upstream::{Trust, Upstream};
 use crate::workload_api::{self, WorkloadApi};
 
 /// How long calls that are under way may take to end.
@@ -179,13 +181,26 @@ async fn serve_as(
     let refusals = Refusals::new(events.clone(), clock.clone());
     let processes = Processes::default();
     let sockets = Sockets::open(&config, given, &refusals, &processes, &clock)?;
-    let unstarted = Unstarted::new();
+    let (entries_sender, entries) = mpsc::unbounded_channel();
+    let unstarted = Unstarted::new(entries_sender);
     let driver = unstarted.driver.clone();
     let started_at = clock.now().wall;
     let attestors = crate::attestors::all(config.unix, &config.attestors, &config.data_dir)
         .map_err(failed("workload attestors"))?;
-    let targets = Targets::new(attestors.clone(), processes);
-    let (routes, names) = workload_services(&Common {
+    let targets = Targets::new(attestors.clone(), processes.clone());
+    let upstream = upstream(&config, &clock)?;
+    let tasks = tasks::Unserved::new(tasks::Surroundings {
+        config: &config,
+        driver: driver.clone(),
+        upstream: upstream.clone(),
+        attestors: attestors.clone(),
+        events: events.clone(),
+        refusals: refusals.clone(),
+        processes,
+        clock: clock.clone(),
+        shutdown: shutdown.clone(),
+    });
+    let (routes, mut names) = workload_services(&Common {
         config: &config,
         driver: &driver,
         attestors: &attestors,
@@ -195,9 +210,23 @@ async fn serve_as(
         shutdown: &shutdown,
     });
     let (health_reporter, health) = tonic_health::server::health_reporter();
-    let workload_routes = with_reflection(routes.add_service(health.clone()), &names)?;
-    let trust_domain = config.trust_domain.clone();
+    names.push(tasks::service::NAME);
+    let routes = routes
+        .add_service(tasks.api.clone().into_server())
+        .add_service(health.clone());
     let per_connection = config.workload_api.max_calls_per_connection;
+    // The main socket and those of all tasks serve the same.
+    let workload = Stack::new(
+        with_reflection(routes, &names)?,
+        Some(tasks.shell.clone()),
+        per_connection,
+        KEEPALIVE,
+    );
+    let desk = tasks.desk.clone();
+    let tasks = tasks
+        .keeper(&config, workload.clone(), entries)
+        .map_err(failed("tasks"))?;
+    let trust_domain = config.trust_domain.clone();
     announce(&config);
     let metrics = config.metrics.listen;
     let settings = settings(&config);
@@ -207,7 +236,7 @@ async fn serve_as(
         state,
         unstarted,
         &events,
-        &clock,
+        upstream,
         pause.clone(),
         memory,
     )?;
@@ -227,7 +256,12 @@ async fn serve_as(
     let brokers = brokers
         .map(|(config, sockets)| broker(&config, sockets, around))
         .transpose()?;
-    let gauges = metrics::gauges(driver.clone(), core.node.clone(), clock.clone());
+    let gauges = metrics::gauges(
+        driver.clone(),
+        desk.clone(),
+        core.node.clone(),
+        clock.clone(),
+    );
     let admin = NodeAdminServer::new(AdminService {
         trust_domain,
         started_at,
@@ -248,10 +282,11 @@ async fn serve_as(
         serving: core.serving,
         figures: metrics.map(|address| (address, gauges)),
         health: health_reporter,
-        workload_routes,
-        admin_routes,
+        workload,
+        admin: Stack::new(admin_routes, None, per_connection, KEEPALIVE),
+        tasks,
+        desk,
         sockets,
-        per_connection,
         brokers,
         driver,
         pause,
@@ -301,10 +336,11 @@ struct Assembled {
     serving: watch::Receiver<bool>,
     figures: Option<(SocketAddr, Gauges)>,
     health: HealthReporter,
-    workload_routes: Routes,
-    admin_routes: Routes,
+    workload: Arc<Stack>,
+    admin: Arc<Stack>,
+    tasks: tasks::Keeper,
+    desk: tasks::Desk,
     sockets: Sockets,
-    per_connection: u32,
     brokers: Option<Broker>,
     driver: Driver,
     pause: Pause,
@@ -317,7 +353,6 @@ struct Assembled {
 async fn supervise(node: Assembled) -> Result<ExitCode, StartError> {
     let Assembled {
         sockets,
-        per_connection,
         inherited,
         shutdown,
         ..
@@ -326,6 +361,7 @@ async fn supervise(node: Assembled) -> Result<ExitCode, StartError> {
     let mut supervisor = Supervisor::new(shutdown.clone(), ready.clone(), DRAIN);
     supervisor.essential("roster", node.driver_loop.run(shutdown.clone()));
     supervisor.essential("server link", node.link.run(shutdown.clone()));
+    supervisor.essential("tasks", node.tasks.run(shutdown.clone()));
     if let Some((address, gauges)) = node.figures {
         let exporter = exporter(address, gauges, inherited.as_ref()).await?;
         supervisor.essential("metrics", exporter.run(shutdown.clone()));
@@ -336,7 +372,7 @@ async fn supervise(node: Assembled) -> Result<ExitCode, StartError> {
     let end = shutdown.clone();
     supervisor.essential("Workload API", async move {
         up.declare();
-        answer(node.workload_routes, sockets.workload, per_connection, end).await
+        answer(node.workload, sockets.workload, end).await
     });
     if let Some(broker) = node.brokers {
         let up = ready.expect("Broker API");
@@ -349,7 +385,7 @@ async fn supervise(node: Assembled) -> Result<ExitCode, StartError> {
     let end = shutdown.clone();
     supervisor.essential("admin socket", async move {
         up.declare();
-        answer(node.admin_routes, sockets.admin, per_connection, end).await
+        answer(node.admin, sockets.admin, end).await
     });
     if let Some(upgrade) = node.upgrade {
         let (workload, admin) = sockets.spare;
@@ -358,6 +394,7 @@ async fn supervise(node: Assembled) -> Result<ExitCode, StartError> {
             admin,
             managed: sockets.managed,
             driver: node.driver,
+            tasks: node.desk,
             pause: node.pause,
             door: sockets.door,
             shutdown,
@@ -368,6 +405,17 @@ async fn supervise(node: Assembled) -> Result<ExitCode, StartError> {
         tokio::spawn(confirm(inherited, ready));
     }
     Ok(supervisor.run().await.exit_code())
+}
+
+/// The way to the server, not used yet.
+fn upstream(config: &Config, clock: &Arc<dyn Clock>) -> Result<Upstream, StartError> {
+    Upstream::new(
+        config.server.clone(),
+        config.trust_domain.clone(),
+        clock.clone(),
+        Trust::default(),
+    )
+    .map_err(failed("TLS"))
 }
 
 /// What every service for workloads is made of.
@@ -488,12 +536,7 @@ async fn confirm(inherited: Inherited, ready: Ready) {
 /// Serves a socket until the shutdown, and until its calls have ended, but not for long: our own
 /// streams end at once (WAPI-14), and what is left then are watchers of health and the like, whose
 /// connection is closed.
-async fn answer(
-    routes: Routes,
-    socket: Door,
-    per_connection: u32,
-    shutdown: Shutdown,
-) -> Result<(), Infallible> {
+async fn answer(stack: Arc<Stack>, socket: Door, shutdown: Shutdown) -> Result<(), Infallible> {
     let end = shutdown.clone();
     let end = async move {
         end.begun().await;
@@ -503,7 +546,7 @@ async fn answer(
         tokio::time::sleep(LAST_WORDS).await;
     };
     tokio::select! {
-        () = connections::serve(routes, socket, per_connection, KEEPALIVE, end) => {}
+        () = connections::serve(stack, socket, end) => {}
         () = patience => {}
     }
     Ok(())

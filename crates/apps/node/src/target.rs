@@ -93,6 +93,7 @@ fn not_held(pid: u32, refusal: Refusal) -> TargetRefusal {
         | Refusal::Unread { .. }
         | Refusal::Displaced { .. }
         | Refusal::Full { .. }
+        | Refusal::NotBound { .. }
         | Refusal::HoldsTooMany { .. }
         | Refusal::ConnectsTooOften { .. } => TargetRefusal::Failed(refusal.to_string()),
     }

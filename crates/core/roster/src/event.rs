@@ -134,6 +134,9 @@ pub enum Event<X, J, W> {
     },
     /// The workload is gone or has ended its call.
     CallEnded(CallId),
+    /// The node itself takes an entry's identity back, before its server does: a task of its own has
+    /// ended. It stays so until the entry has left the view.
+    Withdraw(EntryId),
     /// The answer to [`Action::SignX509`]: one result for each entry of the request.
     X509Signed {
         /// The request.

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{Bundle, EntryId, Now, Revision, SelectorSet, SpiffeId, Timestamp, TrustDomain};
+use muster_model::{
+    Bundle, Entry, EntryId, Now, Revision, SelectorSet, SpiffeId, Timestamp, TrustDomain,
+};
 
 use crate::ViewDigest;
 use crate::calls::{Call, JwtCall, Kind};
@@ -20,6 +22,9 @@ use crate::view::{Changed, Difference, Step, View};
 
 /// Room for so many actions is kept from event to event.
 const FEW_ACTIONS: usize = 1024;
+
+/// So many entries that the node took back are kept in mind.
+const WITHDRAWN_MAX: usize = 65_536;
 
 /// What the machine is told once.
 #[derive(Clone, Debug)]
@@ -80,6 +85,8 @@ pub struct Roster<X: X509Material, J, W: WitMaterial> {
     pub(crate) view: View,
     entry_index: EntryIndex,
     group_index: GroupIndex,
+    /// Entries that the node itself has taken back; those that are not in the view may still come.
+    withdrawn: BTreeSet<EntryId>,
     groups_of: HashMap<EntryId, BTreeSet<GroupId>>,
     pub(crate) groups: BTreeMap<GroupId, Group<X, W>>,
     by_selectors: HashMap<(Scope, Arc<SelectorSet>), GroupId>,
@@ -115,6 +122,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             view: View::new(config.trust_domain.clone()),
             entry_index: EntryIndex::default(),
             group_index: GroupIndex::default(),
+            withdrawn: BTreeSet::new(),
             groups_of: HashMap::new(),
             groups: BTreeMap::new(),
             by_selectors: HashMap::new(),
@@ -289,6 +297,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
                 on_miss,
             } => self.on_call(call, Scope::OnBehalf, selectors, want, on_miss),
             Event::CallEnded(call) => self.end(call),
+            Event::Withdraw(entry) => self.withdraw(entry),
             Event::X509Signed { request, results } => {
                 let authorities = self
                     .view
@@ -352,8 +361,13 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             let old_groups = self.groups_of.remove(id).unwrap_or_default();
             self.entry_index.remove(id);
             let mut new_groups = BTreeSet::new();
+            if after.is_none() {
+                self.withdrawn.remove(id);
+            }
             // What an external store holds is not for the Workload API.
-            if let Some(entry) = after.as_ref().filter(|e| !e.store_svid) {
+            let usable =
+                |entry: &&Arc<Entry>| !entry.store_svid && !self.withdrawn.contains(&entry.id);
+            if let Some(entry) = after.as_ref().filter(usable) {
                 self.entry_index.add(entry);
                 new_groups = self.group_index.matching(entry);
                 new_groups.retain(|id| {
@@ -427,6 +441,23 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         if !difference.bundles.is_empty() {
             self.bundles_version += 1;
             self.stale_groups.extend(self.groups.keys());
+        }
+    }
+
+    fn withdraw(&mut self, id: EntryId) {
+        if let Some(entry) = self.view.entries.get(&id).cloned() {
+            self.on_difference(&Difference {
+                entries: vec![Changed {
+                    before: Some(entry),
+                    after: None,
+                }],
+                bundles: Vec::new(),
+            });
+        }
+        self.withdrawn.insert(id);
+        // The names of tasks sort by their time: the first is the one that is least likely to come.
+        if self.withdrawn.len() > WITHDRAWN_MAX {
+            self.withdrawn.pop_first();
         }
     }
 

@@ -44,6 +44,7 @@ mod frames;
 mod huffman;
 mod table;
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -53,7 +54,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
 pub use block::BlockError;
-pub use frames::{MAX_HEADER_BLOCK, RewriteError, Rewriter};
+pub use frames::{MAX_HEADER_BLOCK, Protocol, RewriteError, Rewriter};
 
 /// How much is read at once, in bytes.
 const CHUNK: usize = 8 * 1024;
@@ -109,6 +110,45 @@ impl<S> AuthorityRewriter<S> {
         }
     }
 
+    /// Reads until it is known what the client speaks; nothing that was read is lost. `None`: it
+    /// went away first.
+    pub async fn protocol(&mut self) -> io::Result<Option<Protocol>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        poll_fn(|cx| self.poll_protocol(cx)).await
+    }
+
+    fn poll_protocol(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Protocol>>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        loop {
+            if let Some(error) = self.failure {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+            }
+            if let Some(protocol) = self.rewriter.protocol() {
+                return Poll::Ready(Ok(Some(protocol)));
+            }
+            if self.pending.is_empty() && !ready!(self.poll_fill(cx))? {
+                return Poll::Ready(Ok(None));
+            }
+            self.rewrite();
+        }
+    }
+
+    /// Reads a chunk; `false` at the end of the stream.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        let mut chunk = [0; CHUNK];
+        let mut chunk = ReadBuf::new(&mut chunk);
+        ready!(Pin::new(&mut self.inner).poll_read(cx, &mut chunk))?;
+        self.pending.extend_from_slice(chunk.filled());
+        Poll::Ready(Ok(!chunk.filled().is_empty()))
+    }
+
     fn hand_out(&mut self, buf: &mut ReadBuf<'_>) {
         let len = self.ready.len().min(buf.remaining());
         buf.put_slice(&self.ready.split_to(len));
@@ -133,14 +173,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for AuthorityRewriter<S> {
             if let Some(error) = this.failure {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
             }
-            if this.pending.is_empty() {
-                let mut chunk = [0; CHUNK];
-                let mut chunk = ReadBuf::new(&mut chunk);
-                ready!(Pin::new(&mut this.inner).poll_read(cx, &mut chunk))?;
-                if chunk.filled().is_empty() {
-                    return Poll::Ready(Ok(()));
-                }
-                this.pending.extend_from_slice(chunk.filled());
+            if this.pending.is_empty() && !ready!(this.poll_fill(cx))? {
+                return Poll::Ready(Ok(()));
             }
             this.rewrite();
         }

@@ -8,9 +8,11 @@ use std::sync::{Arc, OnceLock};
 
 use crate::allowance::{CallPlace, Neighbour, OverLimit};
 use crate::held::{HeldProcess, Named, unidentified};
+use crate::only::Only;
 use crate::pidfd;
 use crate::processes::Processes;
 use crate::procfs::{ExecutableId, ProcDir, ProcError};
+use crate::refused::RefusedPeer;
 use crate::sys::{self, Credentials, Received, SenderPidfd};
 
 /// How firmly a caller's process is known: what this kernel could do, weakest first.
@@ -129,6 +131,12 @@ pub enum Refusal {
         /// The process that connected.
         pid: u32,
     },
+    /// The socket is for other processes: see [`Only`](crate::Only).
+    #[error("process {pid} used a socket that is for another process")]
+    NotBound {
+        /// The process.
+        pid: u32,
+    },
     /// Its user, or its user in its control group, has used up its allowance of new connections.
     #[error("the user of process {pid} connects more often than its allowance")]
     ConnectsTooOften {
@@ -153,6 +161,7 @@ impl From<Refusal> for io::Error {
             | Refusal::OtherSender { .. }
             | Refusal::OtherUser { .. }
             | Refusal::OtherProgram { .. }
+            | Refusal::NotBound { .. }
             | Refusal::NoCredentials { .. }
             | Refusal::ControlTruncated { .. }
             | Refusal::Unidentified { .. } => io::ErrorKind::PermissionDenied,
@@ -193,21 +202,45 @@ pub(crate) struct Connector {
     uid: u32,
     gid: u32,
     assurance: Assurance,
+    /// For whom the socket is, if not for everyone.
+    only: Option<Arc<dyn Only>>,
 }
 
 impl Connector {
-    /// Takes hold of who was seen: one of `processes`.
-    pub(crate) fn of(seen: Seen, processes: &Processes) -> Result<Self, Refusal> {
+    /// Takes hold of who was seen: one of `processes`, and of those that the socket is for.
+    pub(crate) fn of(
+        seen: Seen,
+        processes: &Processes,
+        only: Option<&Arc<dyn Only>>,
+    ) -> Result<Self, Refusal> {
         let named = match seen.assurance {
             Assurance::OpenedPidfd => Named::ByNumber,
             Assurance::ConnectorPidfd | Assurance::SenderPidfd => Named::ByKernel,
         };
-        Ok(Self {
+        let connector = Self {
             process: processes.hold(seen.pid, seen.pidfd, named)?,
             uid: seen.uid,
             gid: seen.gid,
             assurance: seen.assurance,
-        })
+            only: only.cloned(),
+        };
+        connector.check_bound()?;
+        Ok(connector)
+    }
+
+    /// Whether the socket is for the process, still.
+    fn check_bound(&self) -> Result<(), Refusal> {
+        match &self.only {
+            Some(only) if !only.admits(&self.process) => Err(Refusal::NotBound { pid: self.pid() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells who owns a socket that is not for everyone that somebody was refused there.
+    pub(crate) fn tell_owner(&self, peer: RefusedPeer) {
+        if let Some(only) = &self.only {
+            only.refused(peer);
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -341,10 +374,11 @@ impl Caller {
         self.process().is_alive()
     }
 
-    /// Whether it is still the process, and the program, that connected. Ask after collecting
-    /// facts about it and before believing them.
+    /// Whether it is still the process, and the program, that connected, and one that the socket
+    /// is for. Ask after collecting facts about it and before believing them.
     pub fn verify(&self) -> Result<(), Refusal> {
-        self.process().verify()
+        self.process().verify()?;
+        self.inner.connector.check_bound()
     }
 
     /// `/proc/PID`, surely of this process.
@@ -460,6 +494,7 @@ impl PeerInfo {
         if !connector.process.is_alive() {
             return Err(Refusal::Gone { pid });
         }
+        connector.check_bound()?;
         if let Some(caller) = shared.bound.get() {
             return if caller.inner.sender == sender {
                 Ok(())

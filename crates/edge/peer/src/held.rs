@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use crate::caller::Refusal;
@@ -119,6 +119,27 @@ impl HeldProcess {
     /// `/proc/PID`, surely of this process.
     pub fn proc_dir(&self) -> Result<ProcDir, ProcError> {
         self.process.proc_dir()
+    }
+
+    /// The control group that it is in, by its number in the unified hierarchy; `None` when the
+    /// kernel does not tell (before Linux 6.13), or the process has ended.
+    pub fn cgroup(&self) -> Option<u64> {
+        crate::sys::cgroup(self.pidfd().as_fd())
+    }
+
+    /// The status with which it ended, as `waitpid` gives it; `None` while it runs, where the
+    /// kernel does not tell (before Linux 6.15), and until its parent has taken note.
+    pub fn exit_status(&self) -> Option<i32> {
+        crate::sys::exit_status(self.pidfd().as_fd())
+    }
+
+    /// Whether two are one process: by the kernel's number for it where there is one, and by
+    /// number and start.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.process, &other.process)
+            || (self.pid() == other.pid()
+                && self.start_time() == other.start_time()
+                && crate::pidfd::may_be_same(self.pidfd(), other.pidfd()).unwrap_or(false))
     }
 
     /// Resolves when the process has ended, within a scheduling delay of it.

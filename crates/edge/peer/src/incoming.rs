@@ -20,6 +20,7 @@ use crate::authority::AuthorityRewriter;
 use crate::caller::{Connector, Refusal, Seen};
 use crate::gate::{Gate, Limits, Tally};
 use crate::listener::SocketFile;
+use crate::only::Only;
 use crate::processes::Processes;
 use crate::refused::{Observer, RefusedPeer};
 use crate::stream::PeerStream;
@@ -44,6 +45,7 @@ pub struct Incoming {
     io: AsyncFd<OwnedFd>,
     gate: Arc<Gate>,
     processes: Processes,
+    only: Option<Arc<dyn Only>>,
     pause: Option<Pin<Box<Sleep>>>,
     next_pause: Duration,
     ended: bool,
@@ -80,12 +82,13 @@ impl Incoming {
     pub(crate) fn new(
         socket: OwnedFd,
         file: Option<SocketFile>,
-        limits: Limits,
+        gate: Arc<Gate>,
     ) -> io::Result<Self> {
         Ok(Self {
             io: sys::watch(socket)?,
-            gate: Gate::new(limits),
+            gate,
             processes: Processes::default(),
+            only: None,
             pause: None,
             next_pause: FIRST_PAUSE,
             ended: false,
@@ -130,6 +133,13 @@ impl Incoming {
         self
     }
 
+    /// Lets nobody in whom `only` does not admit.
+    #[must_use]
+    pub fn only_for(mut self, only: Arc<dyn Only>) -> Self {
+        self.only = Some(only);
+        self
+    }
+
     fn accept(&self) -> io::Result<Accepted> {
         let socket = match sys::accept(self.io.as_fd()) {
             Ok(socket) => socket,
@@ -154,7 +164,7 @@ impl Incoming {
             Ok(neighbour) => neighbour,
             Err(refusal) => return Ok(self.over_limit(&seen, refusal)),
         };
-        let connector = match Connector::of(seen, &self.processes) {
+        let connector = match Connector::of(seen, &self.processes, self.only.as_ref()) {
             Ok(connector) => connector,
             Err(refusal) => return Ok(self.not_identified(&socket, refusal)),
         };
@@ -182,6 +192,9 @@ impl Incoming {
             tracing::warn!(pid = peer.pid, uid = peer.uid, reason = %refusal, held_back, "connection refused");
         }
         self.gate.refused(peer);
+        if let Some(only) = self.only.as_ref().filter(|_| is_about_whom(refusal)) {
+            only.refused(peer);
+        }
         Accepted::Disposed
     }
 
@@ -213,6 +226,44 @@ impl Incoming {
         }
         self.pause = Some(Box::pin(sleep(self.next_pause)));
         self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Whether somebody is refused for being somebody else.
+fn is_about_whom(refusal: Refusal) -> bool {
+    matches!(refusal, Refusal::NotBound { .. })
+}
+
+/// Limits and counters that several listeners have in common; clones are the same ones.
+#[derive(Clone, Debug)]
+pub struct SharedLimits {
+    gate: Arc<Gate>,
+}
+
+impl SharedLimits {
+    /// Limits for all of them together.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            gate: Gate::new(limits),
+        }
+    }
+
+    /// Has allowances be earned by `clock` instead of the machine's.
+    #[must_use]
+    pub fn timed_by(self, clock: Arc<dyn Clock>) -> Self {
+        self.gate.timed_by(clock);
+        self
+    }
+
+    /// Has `observer` told of every connection that is refused.
+    #[must_use]
+    pub fn observed_by(self, observer: Observer) -> Self {
+        self.gate.observe(observer);
+        self
+    }
+
+    pub(crate) fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate)
     }
 }
 

@@ -19,8 +19,8 @@ use nix::sys::socket::{
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
 
-use crate::gate::Limits;
-use crate::incoming::Incoming;
+use crate::gate::{Gate, Limits};
+use crate::incoming::{Incoming, SharedLimits};
 use crate::sys::{self, PassPidfd};
 
 /// How a socket file is made.
@@ -34,6 +34,17 @@ pub struct ListenOptions {
     pub owner: Option<Owner>,
     /// Connections that the kernel keeps for us until we accept them.
     pub backlog: u16,
+    /// What becomes of a socket of that name that somebody serves.
+    pub taken: Taken,
+}
+
+/// What becomes of a live socket whose name is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It stays, and binding fails.
+    Keep,
+    /// It loses its name: who has the folder to itself knows that its server is on its way out.
+    Replace,
 }
 
 /// A user and a group.
@@ -53,6 +64,7 @@ impl Default for ListenOptions {
             dir_mode: 0o755,
             owner: None,
             backlog: 4_096,
+            taken: Taken::Keep,
         }
     }
 }
@@ -192,7 +204,16 @@ impl Listener {
 
     /// The connections, for `tonic::transport::Server::serve_with_incoming`. Needs a tokio runtime.
     pub fn incoming(self, limits: Limits) -> io::Result<Incoming> {
-        Incoming::new(self.socket, self.file, limits)
+        Incoming::new(self.socket, self.file, Gate::new(limits))
+    }
+
+    /// The connections, within limits that other listeners share. The file is left to the caller:
+    /// no descriptor is kept for it.
+    pub fn incoming_within(self, limits: &SharedLimits) -> io::Result<Incoming> {
+        if let Some(file) = self.file {
+            file.leave();
+        }
+        Incoming::new(self.socket, None, limits.gate())
     }
 }
 
@@ -324,7 +345,7 @@ impl Folder {
             .identify(temporary)
             .map_err(|errno| self.failed("look at the file", errno))?
             .ok_or_else(|| self.failed("look at the file", Errno::ENOENT))?;
-        self.put_in_place(temporary)?;
+        self.put_in_place(temporary, options)?;
         Ok(SocketFile {
             dir: self
                 .dir
@@ -336,7 +357,7 @@ impl Folder {
         })
     }
 
-    fn put_in_place(&self, temporary: &OsString) -> Result<(), BindError> {
+    fn put_in_place(&self, temporary: &OsString, options: &ListenOptions) -> Result<(), BindError> {
         // Each round meets a change that another process made in between; they cannot go on.
         for _ in 0..8 {
             let Some(present) = self
@@ -354,7 +375,7 @@ impl Folder {
                     path: self.path.clone(),
                 });
             }
-            if self.is_served()? {
+            if options.taken == Taken::Keep && self.is_served()? {
                 continue;
             }
             match self.rename(temporary, RenameFlags::RENAME_EXCHANGE) {

@@ -129,6 +129,38 @@ impl ProcDir {
         })
     }
 
+    /// The number of its parent, in our pid namespace (field 4 of `stat`); 0 where that is not in
+    /// it.
+    pub fn parent(&self) -> Result<u32, ProcError> {
+        field(&self.read("stat")?, 4).map_err(|reason| ProcError::Malformed {
+            pid: self.pid,
+            name: "stat",
+            reason,
+        })
+    }
+
+    /// The effective user, by `status`.
+    pub fn effective_uid(&self) -> Result<u32, ProcError> {
+        let status = self.read("status")?;
+        let line = status
+            .split(|byte| *byte == b'\n')
+            .find_map(|line| line.strip_prefix(b"Uid:"));
+        line.and_then(|line| std::str::from_utf8(line).ok()?.split_whitespace().nth(1))
+            .and_then(|uid| uid.parse().ok())
+            .ok_or(ProcError::Malformed {
+                pid: self.pid,
+                name: "status",
+                reason: StatError::NotANumber,
+            })
+    }
+
+    /// The inode of a file of the directory, links followed, such as that of `ns/pid`.
+    pub fn inode_of(&self, name: &'static str) -> Result<u64, ProcError> {
+        fstatat(&self.fd, name, nix::fcntl::AtFlags::empty())
+            .map(|stat| stat.st_ino)
+            .map_err(|errno| self.failed(name, errno.into()))
+    }
+
     /// Which file the process runs.
     pub fn executable_id(&self) -> Result<ExecutableId, ProcError> {
         let stat: FileStat = fstatat(&self.fd, "exe", nix::fcntl::AtFlags::empty())
@@ -171,10 +203,10 @@ pub enum StatError {
     #[error("the program name does not end")]
     NoName,
     /// There are too few fields.
-    #[error("field 22 is missing")]
+    #[error("a field is missing")]
     Short,
-    /// Field 22 is not a number.
-    #[error("field 22 is not a number")]
+    /// The field is not a number.
+    #[error("a field is not a number")]
     NotANumber,
 }
 
@@ -183,6 +215,11 @@ pub enum StatError {
 /// The second field is the program's name in parentheses, which the process chooses and which may
 /// hold spaces and parentheses; the last `)` of the line ends it.
 pub fn start_time(stat: &[u8]) -> Result<u64, StatError> {
+    field(stat, 22)
+}
+
+/// A numeric field of `/proc/PID/stat` behind the name, counted from 1.
+fn field<T: std::str::FromStr>(stat: &[u8], number: usize) -> Result<T, StatError> {
     let end = stat
         .iter()
         .rposition(|byte| *byte == b')')
@@ -192,7 +229,7 @@ pub fn start_time(stat: &[u8]) -> Result<u64, StatError> {
     let field = rest
         .split(u8::is_ascii_whitespace)
         .filter(|field| !field.is_empty())
-        .nth(22 - 3)
+        .nth(number.saturating_sub(3))
         .ok_or(StatError::Short)?;
     std::str::from_utf8(field)
         .ok()

@@ -74,6 +74,7 @@ impl Refusal {
             Self::Full { .. } => "max_connections",
             Self::HoldsTooMany { .. } => "connections_per_user",
             Self::ConnectsTooOften { .. } => "connect_rate",
+            Self::NotBound { .. } => "not_bound",
         }
     }
 
@@ -102,6 +103,7 @@ impl Refusal {
             | Self::Unread { pid }
             | Self::Displaced { pid }
             | Self::Full { pid }
+            | Self::NotBound { pid }
             | Self::HoldsTooMany { pid }
             | Self::ConnectsTooOften { pid } => Some(pid).filter(|pid| *pid != 0),
         }

@@ -105,6 +105,7 @@ impl PeerStream {
                 | Refusal::OtherSender { .. }
                 | Refusal::OtherUser { .. }
                 | Refusal::OtherProgram { .. }
+                | Refusal::NotBound { .. }
                 | Refusal::NoCredentials { .. }
                 | Refusal::ControlTruncated { .. }
                 | Refusal::Exhausted { .. }
@@ -125,6 +126,7 @@ impl PeerStream {
                 }
             }
             self.place.gate().refused(peer);
+            connector.tell_owner(peer);
             // The other end may be gone already; then there is nothing to shut.
             shutdown_quietly(&self.io, Shutdown::Both);
         }

@@ -24,6 +24,8 @@ const PIDFS: FsType = FsType(0x5049_4446);
 const PIDFD_GET_INFO: u64 = 0xC040_FF0B;
 /// `PIDFD_INFO_CGROUPID`: the control group is asked for, and known.
 const PIDFD_INFO_CGROUPID: u64 = 1 << 2;
+/// The bit of `struct pidfd_info` that asks for the exit status, from Linux 6.15 on.
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
 
 /// The length of an integer option.
 const INT: libc::socklen_t = 4;
@@ -294,6 +296,22 @@ pub(crate) fn cgroup(pidfd: BorrowedFd<'_>) -> Option<u64> {
     (result == 0 && info.mask & PIDFD_INFO_CGROUPID != 0).then_some(info.cgroup)
 }
 
+/// The status with which a pidfd's process ended, as `waitpid` gives it; `None` when the kernel does
+/// not tell (before Linux 6.15), or its parent has not taken note of its end yet.
+pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    let mut info = PidfdInfo {
+        mask: PIDFD_INFO_EXIT,
+        ..PidfdInfo::default()
+    };
+    // SAFETY: as above.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+    let told = result == 0 && info.mask & PIDFD_INFO_EXIT != 0;
+    info.others
+        .last()
+        .filter(|_| told)
+        .map(|code| code.cast_signed())
+}
+
 /// The first version of `struct pidfd_info` (`linux/pidfd.h`), 64 bytes.
 #[repr(C)]
 #[derive(Default)]
@@ -322,6 +340,12 @@ pub(crate) fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 pub(crate) fn watch_pidfd(pidfd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     // SAFETY: as above; the descriptor stays open while any `Arc` lives, and `AsyncFd` owns one.
     unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+/// Has the runtime's event loop watch a file of the kernel's for changes, such as `cgroup.events`.
+pub(crate) fn watch_changes(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: as in `watch`.
+    unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) }.map_err(io::Error::from)
 }
 
 #[cfg(test)]

@@ -252,6 +252,7 @@ pub(super) fn still_the_same(call: &Attested) -> Result<(), Status> {
             | Refusal::Unread { .. }
             | Refusal::Displaced { .. }
             | Refusal::Full { .. }
+            | Refusal::NotBound { .. }
             | Refusal::HoldsTooMany { .. }
             | Refusal::ConnectsTooOften { .. } => {
                 tracing::warn!(reason = %refused, "a broker's workload cannot be looked at");

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::{ENVIRONMENT_VARIABLE, HandoverError, Managed, PATIENCE, READY, SOCKETS, TAKE, failed};
 use crate::driver::Driver;
 use crate::sealed;
+use crate::tasks::Desk;
 
 /// How long connections that were accepted before the successor answered may go on: long enough
 /// for each to have its first answer.
@@ -67,6 +68,8 @@ impl Upgrade {
                     tracing::error!(%error, "the handover failed; this node goes on");
                     node.driver.keep_sealing();
                     node.pause.over().await;
+                    // After that, for only now is the directory this node's again.
+                    node.tasks.go_on();
                 }
             }
         }
@@ -118,6 +121,7 @@ pub(crate) struct Predecessor {
     pub(crate) admin: OwnedFd,
     pub(crate) managed: Managed,
     pub(crate) driver: Driver,
+    pub(crate) tasks: Desk,
     pub(crate) pause: Pause,
     /// Closes the doors of both sockets.
     pub(crate) door: watch::Sender<bool>,
@@ -129,6 +133,7 @@ impl Predecessor {
     async fn let_go(&self) -> Result<zeroize::Zeroizing<Vec<u8>>, HandoverError> {
         let step = "let go of the node's state";
         self.pause.begin().await;
+        self.tasks.rest().await;
         let memory = self.driver.memory().await.map_err(|_stopped| gone())?;
         let Some(memory) = memory else {
             return Ok(zeroize::Zeroizing::default());

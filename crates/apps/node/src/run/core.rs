@@ -59,18 +59,12 @@ impl Core {
         state: State,
         unstarted: Unstarted,
         events: &Events,
-        clock: &Arc<dyn Clock>,
+        upstream: Upstream,
         pause: Pause,
         memory: Option<Zeroizing<Vec<u8>>>,
     ) -> Result<Self, StartError> {
-        let trust = Trust::default();
-        let upstream = Upstream::new(
-            config.server.clone(),
-            config.trust_domain.clone(),
-            clock.clone(),
-            trust.clone(),
-        )
-        .map_err(failed("TLS"))?;
+        let trust = upstream.trust().clone();
+        let clock = &upstream.clock().clone();
         let (node_sender, node) = watch::channel(None);
         let (verdict_sender, verdicts) = watch::channel(None);
         let (resync_sender, resync) = watch::channel(0);

@@ -19,6 +19,7 @@ use tonic::Status;
 use crate::events::Events;
 use crate::refusals::Refusals;
 use crate::target::{AttestedTarget, facts_of};
+use crate::tasks::OnTask;
 
 /// The reason of whoever gets no place among the open calls.
 pub(crate) const TOO_MANY_CALLS: &str = "too_many_calls";
@@ -35,6 +36,16 @@ static OVER_LIMIT: Sparing = Sparing::new(10, Duration::from_secs(10));
 pub(crate) struct Place {
     own: Option<CallPlace>,
     _all: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Charges the caller's user for more work than an ordinary call, in units of about a
+    /// millisecond.
+    pub(crate) fn charge(&self, units: u32) {
+        if let Some(own) = &self.own {
+            own.charge(units);
+        }
+    }
 }
 
 /// A caller whose facts are known.
@@ -116,6 +127,11 @@ impl CallerAttestor {
             }
             Status::unavailable(ATTESTATION_FAILED)
         })?;
+        // On a task's socket only those get so far to whom the task is bound: they are the task, and
+        // nothing else that they may be.
+        if let Some(on) = extensions.get::<OnTask>() {
+            return self.attest_task(caller, on);
+        }
         let facts = self.facts(&caller, place).await.map_err(|error| {
             if let Some(held_back) = NOT_ATTESTED.pass(error.word()) {
                 tracing::warn!(pid = caller.pid(), uid = caller.uid(), %error, held_back, "caller not attested");
@@ -139,6 +155,21 @@ impl CallerAttestor {
         Ok(Attested {
             caller,
             selectors: Arc::new(selectors),
+        })
+    }
+
+    fn attest_task(&self, caller: Caller, on: &OnTask) -> Result<Attested, Status> {
+        self.still_the_same(&caller)?;
+        if !on.is_live() {
+            self.refused(&caller, "task_ended");
+            return Err(Status::permission_denied(
+                "no identity issued: the task has ended",
+            ));
+        }
+        metrics::counter!("muster_node_attestations_total", "outcome" => "done").increment(1);
+        Ok(Attested {
+            caller,
+            selectors: on.selectors(),
         })
     }
 

@@ -175,7 +175,7 @@ pub(crate) fn shutting_down() -> Status {
 }
 
 /// Exactly one value, and exactly `true` (WEP-04, WEP-05).
-fn check_security_header(headers: &HeaderMap) -> Result<(), Status> {
+pub(crate) fn check_security_header(headers: &HeaderMap) -> Result<(), Status> {
     let mut values = headers.get_all(SECURITY_HEADER).iter();
     match (values.next(), values.next()) {
         (Some(value), None) if value.as_bytes() == b"true" => Ok(()),

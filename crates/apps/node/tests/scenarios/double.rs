@@ -10,6 +10,7 @@ use std::time::Duration;
 use muster_crypto::{KeyType, PrivateKey};
 use muster_model::{Bundle, Entry, EntryId, Revision, Selector, SpiffeId, Timestamp, TrustDomain};
 use muster_policy::NodeRefusal;
+use muster_proto::muster::node::v1::node_tasks_server::NodeTasksServer;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use muster_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
@@ -98,6 +99,8 @@ pub(crate) struct Mind {
     pub(crate) resumed: Vec<u64>,
     /// Public keys for which the node asked, SubjectPublicKeyInfo.
     pub(crate) node_keys: Vec<Vec<u8>>,
+    /// The node's tasks, and what it said of their ends.
+    pub(crate) tasks: crate::task_double::Tasks,
     /// Where copies of the node's directory go, one at each RPC about the node itself.
     pub(crate) photographs: Option<(PathBuf, PathBuf)>,
 }
@@ -205,6 +208,7 @@ impl Double {
             heard: watch::Sender::default(),
             resumed: Vec::new(),
             node_keys: Vec::new(),
+            tasks: crate::task_double::Tasks::default(),
             photographs: None,
         };
         let mut double = Self {
@@ -240,6 +244,7 @@ impl Double {
             .add_service(AgentServer::new(services.clone()))
             .add_service(BundleServer::new(services.clone()))
             .add_service(SvidServer::new(services.clone()))
+            .add_service(NodeTasksServer::new(services.clone()))
             .add_service(NodeViewServer::new(services))
             .serve_with_incoming_shutdown(incoming, async move {
                 let _gone = end.wait_for(|cut| *cut).await.is_err();

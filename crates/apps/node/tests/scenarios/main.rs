@@ -50,6 +50,16 @@ mod sds;
 #[cfg(test)]
 mod services;
 #[cfg(test)]
+mod task_actor;
+#[cfg(test)]
+mod task_double;
+#[cfg(test)]
+mod task_ends;
+#[cfg(test)]
+mod task_json;
+#[cfg(test)]
+mod tasks;
+#[cfg(test)]
 #[cfg(target_arch = "x86_64")]
 mod tracer;
 #[cfg(test)]

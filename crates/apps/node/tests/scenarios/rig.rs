@@ -98,7 +98,7 @@ pub(crate) type Client = SpiffeWorkloadApiClient<InterceptedService<Channel, Hea
 pub(crate) type Header = fn(Request<()>) -> Result<Request<()>, Status>;
 
 #[expect(clippy::unnecessary_wraps, reason = "an interceptor may refuse")]
-fn header(mut request: Request<()>) -> Result<Request<()>, Status> {
+pub(crate) fn header(mut request: Request<()>) -> Result<Request<()>, Status> {
     request
         .metadata_mut()
         .insert("workload.spiffe.io", MetadataValue::from_static("true"));
@@ -215,7 +215,7 @@ pub(crate) async fn client_of(path: &Path) -> Result<Client, muster_peer::Connec
     ))
 }
 
-async fn channel(path: &Path) -> Channel {
+pub(crate) async fn channel(path: &Path) -> Channel {
     within("the socket is there", async {
         loop {
             match muster_peer::connect(path).await {

@@ -32,7 +32,7 @@ pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send
 
 impl Services {
     /// The node that calls, if the double is in the mood to serve it.
-    fn node<T>(&self, request: &Request<T>) -> Result<SpiffeId, Status> {
+    pub(crate) fn node<T>(&self, request: &Request<T>) -> Result<SpiffeId, Status> {
         if let Some(refusal) = self.0.mind().refusal {
             return Err(wire_status::node_refused("refused".to_owned(), refusal));
         }

@@ -49,6 +49,39 @@ fn a_call_without_a_match_is_denied_when_its_hold_is_over() {
 }
 
 #[test]
+fn what_the_node_takes_back_stays_so_until_the_server_has() {
+    let mut world = world_with_entries(&[1]);
+    let call = world.call(1, Want::X509Svids);
+    world.advance(Duration::ZERO, true);
+    assert_eq!(world.callers[&call].told, 1);
+    world.withdraw(1);
+    assert_eq!(world.callers[&call].ended, Some(Refusal::EntitlementLost));
+    assert_eq!(world.roster.stats().x509_svids, 0, "its keys are gone");
+
+    // A change of the entry does not bring it back.
+    world.perform(Op::UpdateEntry {
+        which: 0,
+        change: 1,
+    });
+    world.perform(Op::Deliver);
+    let call = world.call(1, Want::X509Svids);
+    world.advance(HOLD, true);
+    assert_eq!(world.callers[&call].ended, Some(Refusal::NoIdentity));
+
+    world.perform(Op::RemoveEntry(0));
+    world.perform(Op::Deliver);
+    world.perform(Op::AddEntry {
+        selectors: 1,
+        hint: 0,
+        flags: 1,
+    });
+    world.perform(Op::Deliver);
+    let call = world.call(1, Want::X509Svids);
+    world.advance(Duration::ZERO, true);
+    assert_eq!(world.callers[&call].told, 1);
+}
+
+#[test]
 fn out_of_step_is_not_a_denial() {
     let mut world = world_with_entries(&[1]);
     world.perform(Op::ServerDown);

@@ -152,6 +152,7 @@ impl World {
         if self.up {
             let step = self.step();
             self.node = self.server.clone();
+            self.forget_withdrawn();
             self.in_step = true;
             self.hear(Event::Step(step));
         }

@@ -1,6 +1,6 @@
 //! The world.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +74,8 @@ pub(crate) struct World {
     pub(crate) asked: usize,
     pub(crate) asked_per_entry: BTreeMap<EntryId, usize>,
     pub(crate) wits_asked: usize,
+    /// Entries that the node itself took back.
+    pub(crate) withdrawn: BTreeSet<EntryId>,
     next: u64,
 }
 
@@ -124,6 +126,7 @@ impl World {
             asked: 0,
             asked_per_entry: BTreeMap::new(),
             wits_asked: 0,
+            withdrawn: BTreeSet::new(),
             next: 0,
         };
         world.server.bundles.insert(own(), Bundle::empty(own()));
@@ -283,6 +286,25 @@ impl World {
             }),
             _ => {}
         }
+    }
+
+    /// The node takes back the entry of callers with these selectors.
+    pub(crate) fn withdraw(&mut self, mask: u8) {
+        let of = selectors(mask);
+        let found = self.node.entries.values().find(|e| e.selectors == of);
+        let id = found.expect("there is one").id.clone();
+        self.withdrawn.insert(id.clone());
+        self.forget_withdrawn();
+        self.hear(Event::Withdraw(id));
+    }
+
+    /// What the node took back counts for it like what is for an external store: for nobody.
+    pub(crate) fn forget_withdrawn(&mut self) {
+        let entries = &mut self.node.entries;
+        self.withdrawn.retain(|id| {
+            let entry = entries.get_mut(id);
+            entry.map(|entry| entry.store_svid = true).is_some()
+        });
     }
 
     fn server_down(&mut self) {

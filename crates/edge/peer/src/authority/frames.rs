@@ -67,6 +67,15 @@ pub struct Rewriter {
     table: Table,
 }
 
+/// What a client speaks, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2, with prior knowledge.
+    Http2,
+    /// Something else: HTTP/1.1, if anything.
+    Other,
+}
+
 #[derive(Debug)]
 enum State {
     /// So many octets of the preface have come.
@@ -140,6 +149,15 @@ impl Rewriter {
             state: State::Preface(0),
             open: None,
             table: Table::new(),
+        }
+    }
+
+    /// What the client speaks; `None` until it has sent enough.
+    pub fn protocol(&self) -> Option<Protocol> {
+        match self.state {
+            State::Preface(_) => None,
+            State::Opaque => Some(Protocol::Other),
+            State::Head(_) | State::Pass(_) | State::Collect { .. } => Some(Protocol::Http2),
         }
     }
 

@@ -1,0 +1,143 @@
+//! What an earlier run of the node left, and a handover that did not come about.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use muster_model::TaskId;
+use muster_peer::{Cgroup, HeldProcess, Owner, Processes};
+use muster_rt::files::FileError;
+use muster_task::{Config, Event, LeaseId, Opened, Past, Tasks};
+
+use super::super::binding::Bound;
+use super::super::journal::{Journal, Left, Live};
+use super::super::wire;
+use super::{Keeper, Parts, Record};
+
+impl Keeper {
+    /// A loop that takes up what the journal in `directory` has: tasks whose processes still live go
+    /// on, the others end.
+    pub(crate) fn new(directory: &Path, parts: Parts) -> Result<Self, FileError> {
+        let (journal, left) = Journal::open(directory)?;
+        if let Err(error) = parts.sockets.prepare() {
+            tracing::error!(%error, "the directory of tasks' sockets cannot be made; no task can be opened");
+        }
+        let mut keeper = Self {
+            machine: Tasks::new(Config::default()),
+            parts,
+            journal,
+            records: HashMap::new(),
+            processes: HashMap::new(),
+            cgroups: HashMap::new(),
+            watchers: Vec::new(),
+            heard: Vec::new(),
+        };
+        for left in left {
+            match left {
+                Left::Ended(ended) => keeper.hear(Event::RecalledEnd(ended)),
+                Left::Live(live) => keeper.recall(&live),
+            }
+        }
+        let live: BTreeSet<TaskId> = keeper.machine.live().map(|(task, _)| task.id).collect();
+        if !live.is_empty() {
+            tracing::info!(tasks = live.len(), "tasks of an earlier run go on");
+        }
+        keeper.parts.sockets.sweep(|id| live.contains(&id));
+        Ok(keeper)
+    }
+
+    fn recall(&mut self, live: &Live) {
+        let Some(task) = live.task.clone() else {
+            return;
+        };
+        let Some(standing) = wire::standing(&task) else {
+            return;
+        };
+        let id = standing.id;
+        let found = find(live, &self.parts.processes, &self.parts.boot_id);
+        let Some((bound, past)) = found else {
+            // Nothing is left that it could be bound to in this run: all there is to do is to say so.
+            self.hear(Event::RecalledEnd(gone(id, self.now().wall)));
+            return;
+        };
+        let opened = Opened {
+            id,
+            parent: TaskId::parse(&task.parent).ok(),
+            deadline: standing.deadline,
+            spent: standing.spent,
+            opener: live.opener(),
+            binding: bound.binding(LeaseId(0)),
+        };
+        let record = Record {
+            task,
+            bound,
+            owner: Owner {
+                uid: live.uid,
+                gid: live.gid,
+            },
+            opener: live.opener(),
+            socket: None,
+            held: None,
+            waiting: None,
+            changes: None,
+            _place: None,
+        };
+        self.take_in(id, record);
+        self.hear(Event::Recalled(opened, past));
+    }
+
+    /// The successor did not come about: what it may have taken is taken back.
+    pub(super) fn go_on(&mut self) {
+        self.journal.go_on();
+        let live: Vec<TaskId> = self
+            .records
+            .iter_mut()
+            .filter_map(|(id, record)| {
+                let socket = record.socket.take()?;
+                socket.leave();
+                Some(*id)
+            })
+            .collect();
+        for id in live {
+            self.open_socket(id);
+        }
+        self.hear(Event::LinkUp);
+    }
+}
+
+fn gone(id: TaskId, at: muster_model::Timestamp) -> muster_task::Ended {
+    muster_task::Ended {
+        id,
+        end: muster_task::End {
+            state: muster_model::TaskState::ProcessExited,
+            cause: muster_task::Cause::NodeRestarted.as_str().into(),
+            at,
+            exit_status: None,
+        },
+    }
+}
+
+/// What a task of an earlier run is bound to, if that is still there: a number counts only with the
+/// start and the boot that it had.
+fn find(live: &Live, processes: &Processes, boot_id: &str) -> Option<(Bound, Past)> {
+    let task = live.task.as_ref()?;
+    let bound_to = task.bound_to.as_ref()?;
+    if bound_to.boot_id != boot_id {
+        return None;
+    }
+    if bound_to.kind == "cgroup" {
+        let group = Cgroup::open(&live.cgroup).ok()?;
+        let same = group.id() == bound_to.cgroup_id;
+        return same.then(|| (Bound::Cgroup(Arc::new(group)), Past::Lives));
+    }
+    let process = processes.by_number(bound_to.pid).ok()?;
+    let same = process.start_time() == bound_to.start_time && HeldProcess::is_alive(&process);
+    if !same {
+        return None;
+    }
+    match bound_to.kind.as_str() {
+        "process" => Some((Bound::Process(process), Past::Lives)),
+        "lease" => Some((Bound::Lease(process), Past::Gone)),
+        _ => None,
+    }
+}

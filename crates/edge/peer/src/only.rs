@@ -1,0 +1,17 @@
+//! A socket that is for some processes and not for everyone.
+
+use crate::held::HeldProcess;
+use crate::refused::RefusedPeer;
+
+/// For whom a socket is. Asked when a connection is accepted, for everything that is read from it,
+/// and before each thing that is told: who is no longer admitted has no say any more.
+///
+/// Both are called on the threads that serve: they must not block.
+pub trait Only: Send + Sync {
+    /// Whether the socket is for this process now.
+    fn admits(&self, process: &HeldProcess) -> bool;
+
+    /// Somebody was refused: the socket is not for it, or it used a connection of one for whom the
+    /// socket is.
+    fn refused(&self, peer: RefusedPeer);
+}
