@@ -336,6 +336,7 @@ const SHOWN: [&str; 9] = [
 
 fn text(record: &NumberedRecord, output: Output) -> String {
     let actor = record.actor.clone().unwrap_or_default();
+    let node = actor.spiffe_id.clone();
     let who = match (actor.spiffe_id.as_str(), actor.pid, actor.uid) {
         ("", Some(pid), Some(uid)) => format!("{} pid {pid} uid {uid}", actor.class),
         ("", _, _) => actor.class,
@@ -353,6 +354,10 @@ fn text(record: &NumberedRecord, output: Output) -> String {
     }
     for name in SHOWN {
         if let Some(value) = record.detail.get(name).filter(|text| !text.is_empty()) {
+            // A node that speaks for itself was named as the one who did it.
+            if name == "node" && *value == node {
+                continue;
+            }
             let value = match name {
                 "expires_at" => value
                     .parse()

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{assert_gone, muster, watch};
+use crate::common::{Dev, assert_gone, muster, watch};
 use crate::tasks_node::{Manner, TASK, TasksNode};
 
 fn node(manner: Manner) -> (TempDir, TasksNode) {
@@ -326,4 +326,128 @@ fn a_shell_has_the_tasks_of_its_agent() {
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
     let text = task(&node, &["list"]);
     assert!(lines(&text)[1].starts_with(TASK), "{text:?}");
+}
+
+/// A real server and a real node: the command has the task's identity, what it starts has none, the
+/// tree shows both, and the trail has every step.
+#[test]
+fn the_whole_story_of_a_task_is_lived_drawn_and_recorded() {
+    let dev = Dev::start(&["--no-demo"]);
+    dev.json(&[
+        "agent",
+        "class",
+        "create",
+        "reader",
+        "--purpose",
+        "research",
+        "--owner",
+        "mailto:olga@example.org",
+        "--sponsor",
+        "mailto:sam@example.org",
+        "--risk-tier",
+        "1",
+        "--data-ceiling",
+        "2",
+        "--scope",
+        "repo.read",
+        "--valid-until",
+        "90d",
+        "--review-by",
+        "30d",
+    ]);
+    dev.json(&["agent", "class", "approve", "reader"]);
+    let node = dev.ready["node_id"].as_str().unwrap();
+    let agent = "spiffe://example.org/agent/reader/1";
+    let uid = format!("unix:uid:{}", nix::unistd::getuid());
+    dev.json(&[
+        "entry",
+        "create",
+        "--spiffe-id",
+        agent,
+        "--parent-id",
+        node,
+        "--selector",
+        &uid,
+    ]);
+    let run = |flags: &[&str], script: &str| {
+        let mut command = muster();
+        command.arg("run").args(flags).env(
+            "SPIFFE_ENDPOINT_SOCKET",
+            format!("unix://{}", dev.path("workload_socket").display()),
+        );
+        command.args(["--", "sh", "-c", script, env!("CARGO_BIN_EXE_muster")]);
+        command
+    };
+    // The shell that the task is bound to asks through a child, which is refused; then it becomes
+    // the program that asks, and is the same process.
+    let output = run(
+        &[
+            "--task",
+            "code.review",
+            "--scope",
+            "repo.read",
+            "--ttl",
+            "2m",
+        ],
+        "\"$0\" workload fetch x509 --json >/dev/null 2>&1 && exit 99; \
+         exec \"$0\" workload fetch x509 --json",
+    )
+    .output()
+    .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let identity = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(identity.contains("/agent/reader/1/t/"), "{identity}");
+
+    let mut held = run(&["--task", "hold"], "echo up; read x; exit 3");
+    held.stdin(Stdio::piped());
+    let (mut held, mut lines) = start(held);
+    assert_eq!(lines.next().unwrap(), "up");
+    let listed = dev.json(&["agent", "task", "list", "--class", "reader"]);
+    let task = listed["tasks"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(listed["tasks"].as_array().unwrap().len(), 1, "{listed}");
+    for whom in ["reader", agent, &task] {
+        let tree = dev.json(&["agent", "tree", whom]);
+        assert_eq!(tree["class"]["spec"]["owner"], "mailto:olga@example.org");
+        assert_eq!(tree["agents"][0]["spiffe_id"], agent, "{tree}");
+        assert_eq!(
+            tree["agents"][0]["tasks"][0]["task"]["id"],
+            task.as_str(),
+            "{tree}"
+        );
+    }
+    drop(held.0.stdin.take());
+    assert_eq!(held.0.wait().unwrap().code(), Some(3));
+    let shown = dev.json(&["agent", "task", "show", &task]);
+    assert_ne!(shown["state"], "open", "{shown}");
+    let unknown = dev.ask(&["agent", "task", "show", TASK]);
+    assert_eq!(unknown.status.code(), Some(4), "{unknown:?}");
+
+    // What a wider task would be: refused, and on the record with its reason.
+    let wider = run(&["--scope", "repo.write"], "exit 0").output().unwrap();
+    assert_eq!(wider.status.code(), Some(5), "{wider:?}");
+    let trail = dev.ask(&["audit", "tail", "--task", &task, "-o", "json"]);
+    let trail = String::from_utf8_lossy(&trail.stdout).into_owned();
+    let events: Vec<String> = trail
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<Value>(line).unwrap()["event"]
+                .as_str()
+                .unwrap()
+                .into()
+        })
+        .collect();
+    assert_eq!(
+        events.first().map(String::as_str),
+        Some("task.opened"),
+        "{trail}"
+    );
+    assert!(
+        events.len() >= 2 && events.last().unwrap().starts_with("task."),
+        "{trail}"
+    );
+    let refused = dev.ask(&["audit", "tail", "--decision", "refused", "--agent", agent]);
+    assert!(
+        String::from_utf8_lossy(&refused.stdout).contains("task."),
+        "{refused:?}"
+    );
 }
