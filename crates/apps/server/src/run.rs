@@ -224,17 +224,10 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
             .await
     });
     serve_metrics(&config, &handle, &mut supervisor, &shutdown).await?;
+    let renewal = server_svid::run(Arc::clone(&server), identity, key_type, own_svid);
     let periodic = [
         ("authorities", Box::pin(authorities.run(orders)) as Work),
-        (
-            "server SVID",
-            Box::pin(server_svid::run(
-                Arc::clone(&server),
-                identity,
-                key_type,
-                own_svid,
-            )),
-        ),
+        ("server SVID", Box::pin(renewal)),
         ("upkeep of the roll", upkeep(&server, store)),
         ("refusals", Box::pin(refusals::keep(notes, handle))),
         ("holdings", Box::pin(holdings::keep(Arc::clone(&server)))),
