@@ -25,6 +25,7 @@ const FILES: &[&str] = &[
     "muster/node/v1/tasks.proto",
     "muster/node/admin/v1/admin.proto",
     "muster/server/admin/v1/admin.proto",
+    "muster/server/admin/v1/audit.proto",
     "envoy/service/secret/v3/sds.proto",
     "envoy/extensions/transport_sockets/tls/v3/secret.proto",
     "muster/plugin/v1/workload.proto",
@@ -96,6 +97,8 @@ fn main() -> Result<(), Box<dyn error::Error>> {
         .bytes(".")
         .codec_path("crate::codec::LeanCodec")
         .skip_debug(SECRET)
+        // The other variants are numbers.
+        .boxed(".muster.server.admin.v1.TailResponse.told.record")
         .include_file("packages.rs")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())

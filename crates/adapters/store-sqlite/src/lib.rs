@@ -109,6 +109,16 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn audit_before(
+        &self,
+        sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Record)>, StoreError> {
+        self.reader
+            .run(move |connection| read::audit_before(connection, sequence, limit))
+            .await
+    }
+
     async fn policy_text(&self, number: u64) -> Result<Option<PolicyText>, StoreError> {
         self.reader
             .run(move |connection| agents::policy_text(connection, number))

@@ -269,9 +269,28 @@ pub(crate) fn audit_after(
     sequence: u64,
     limit: usize,
 ) -> Result<Vec<(u64, Record)>, Fault> {
-    let mut statement = connection.prepare_cached(
-        "SELECT sequence, record FROM audit WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
-    )?;
+    let newer = "SELECT sequence, record FROM audit WHERE sequence > ?1 ORDER BY sequence LIMIT ?2";
+    audit_records(connection, newer, sequence, limit)
+}
+
+/// The audit records before a number, newest first.
+pub(crate) fn audit_before(
+    connection: &mut Connection,
+    sequence: u64,
+    limit: usize,
+) -> Result<Vec<(u64, Record)>, Fault> {
+    let older =
+        "SELECT sequence, record FROM audit WHERE sequence < ?1 ORDER BY sequence DESC LIMIT ?2";
+    audit_records(connection, older, sequence, limit)
+}
+
+fn audit_records(
+    connection: &Connection,
+    query: &str,
+    sequence: u64,
+    limit: usize,
+) -> Result<Vec<(u64, Record)>, Fault> {
+    let mut statement = connection.prepare_cached(query)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut rows = statement.query(params![sequence.min(i64::MAX.unsigned_abs()), limit])?;
     let mut found = Vec::new();

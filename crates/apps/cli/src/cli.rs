@@ -10,7 +10,8 @@ use muster_rt::telemetry::{self, Level};
 use crate::failure::Failure;
 use crate::output::{self, Output};
 use crate::{
-    agent, authority, bundle, config_check, daemon, dev, entry, mint, node, policy, token, workload,
+    agent, audit, authority, bundle, config_check, daemon, dev, entry, mint, node, policy, run,
+    task, token, workload,
 };
 
 /// Identities for AI agents and other workloads: attested, short-lived, rotated.
@@ -28,7 +29,7 @@ use crate::{
   3  the server or node cannot be reached, or is not ready
   4  what was named does not exist
   5  permission denied, or no identity for this process
-`muster workload run` ends with the exit code of its command."
+`muster run` and `muster workload run` end with the exit code of their command."
 )]
 pub(crate) struct Cli {
     /// Answer in JSON: one document, or one a line from commands that stay
@@ -51,6 +52,13 @@ enum Command {
     /// AI agents: their classes, and who answers for them
     #[command(subcommand)]
     Agent(agent::Command),
+    Run(Box<run::Run>),
+    /// The tasks of the process that asks, at its node
+    #[command(subcommand)]
+    Task(task::Command),
+    /// What was done, and what is being done
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Policies: what agents and their tasks may do
     #[command(subcommand)]
     Policy(policy::Command),
@@ -95,6 +103,10 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     if let Command::Node(node::Command::Run(run)) = &cli.command {
         return run.node();
     }
+    // The command's process is forked while there is one thread.
+    if let Command::Run(command) = &cli.command {
+        return run::run(command);
+    }
     let output = Output::new(cli.json);
     lifecycle::block_on(async move {
         match obey(cli.command, output).await {
@@ -120,6 +132,8 @@ async fn obey(command: Command, output: Output) -> Result<ExitCode, Failure> {
         Command::Token(command) => token::run(command, output).await?,
         Command::Entry(command) => entry::run(command, output).await?,
         Command::Agent(command) => agent::run(command, output).await?,
+        Command::Task(command) => task::run(command, output).await?,
+        Command::Audit(command) => audit::run(command, output).await?,
         Command::Policy(command) => policy::run(command, output).await?,
         Command::Node(command) => node::run(command, output).await?,
         Command::Bundle(command) => bundle::run(command, output).await?,
@@ -130,6 +144,7 @@ async fn obey(command: Command, output: Output) -> Result<ExitCode, Failure> {
         Command::DemoWorkload(demo) => dev::demo::run(demo).await?,
         Command::Completions { shell } => completions(shell)?,
         Command::Server(_) => return Err(Failure::usage("`muster server run` stands alone")),
+        Command::Run(_) => return Err(Failure::usage("`muster run` stands alone")),
     }
     Ok(ExitCode::SUCCESS)
 }

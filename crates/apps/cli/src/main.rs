@@ -7,6 +7,7 @@
 //! the server or the node would decide.
 
 mod agent;
+mod audit;
 mod authority;
 mod bundle;
 mod cli;
@@ -21,7 +22,10 @@ mod node;
 mod output;
 mod pem;
 mod policy;
+mod process;
+mod run;
 mod server_api;
+mod task;
 mod time;
 mod token;
 mod workload;

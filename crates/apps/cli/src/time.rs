@@ -4,6 +4,12 @@ use std::time::Duration;
 
 use muster_model::Timestamp;
 use muster_rt::duration::{self, DurationError, Shown};
+use muster_rt::{Clock, SystemClock};
+
+/// The time at which a command looks.
+pub(crate) fn now() -> Timestamp {
+    SystemClock::new().now().wall
+}
 
 /// RFC 3339 in UTC, whole seconds; the empty text for a time that is not set.
 pub(crate) fn rfc3339(unix_seconds: i64) -> String {

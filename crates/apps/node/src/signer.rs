@@ -319,9 +319,10 @@ fn read_x509(
 
 /// The same of one item of a batch, where the node itself was let in: it is a policy that refuses.
 fn fault_of_item(code: Code) -> SignFault {
-    match fault_of(code) {
-        SignFault::Refused if code == Code::PermissionDenied => SignFault::Denied,
-        other => other,
+    if code == Code::PermissionDenied {
+        SignFault::Denied
+    } else {
+        fault_of(code)
     }
 }
 

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_audit::{Decision, Event, Record};
+use muster_audit::{Event, Record, identity};
 use muster_model::{
-    AgentClass, Cause, ClassName, Entry, InstanceState, Lifecycle, SpiffeId, Task, TaskId,
+    AgentClass, Cause, ClassName, Entry, EntryId, InstanceState, Lifecycle, SpiffeId, Task, TaskId,
     Timestamp,
 };
 use muster_policy::{
@@ -25,7 +25,7 @@ use muster_wire::error_info::{MUSTER_DOMAIN, status_of};
 use tonic::{Code, Status};
 
 use crate::errors;
-use crate::operation::record;
+use crate::operation::{Operation, record};
 use crate::server::Server;
 use crate::writer::WriteError;
 
@@ -141,6 +141,25 @@ impl Issued {
         }
     }
 
+    /// Says in the record where it goes, and of which agent and task it is.
+    fn describe(&mut self, roll: &Roll) {
+        let (agent, class) = self.agent(roll);
+        let class = membership::classes(roll.agents(), agent, class).next();
+        let class = class.map(|class| class.name.to_string());
+        let mut add = |name: &str, value: &str| {
+            self.record.detail.insert(name.to_owned(), value.to_owned());
+        };
+        if let Some(node) = &self.node {
+            add("node", node.as_str());
+        }
+        if let Some(class) = class {
+            add("class", &class);
+            if let Some(task) = identity::task_of(self.id.as_str()) {
+                add("task", task);
+            }
+        }
+    }
+
     /// Whose it is: of a task, its agent's.
     fn agent<'a>(&'a self, roll: &'a Roll) -> (&'a SpiffeId, Option<&'a ClassName>) {
         match roll.agents().task_named(&self.id) {
@@ -175,11 +194,10 @@ pub(crate) async fn put_on_record(
         .roll
         .write(move |roll, transaction| {
             let mut withheld = Vec::new();
-            for one in issued {
+            for mut one in issued {
+                one.describe(roll);
                 if let Err(why) = one.check(roll, now) {
-                    let mut refused = one.record.with("reason", why.message());
-                    refused.decision = Decision::Refused;
-                    transaction.audit(refused);
+                    transaction.audit(one.record.refused(why.message()));
                     withheld.push((one.place, why));
                     continue;
                 }
@@ -202,6 +220,30 @@ pub(crate) async fn put_one_on_record(server: &Server, issued: Issued) -> Result
         .into_iter()
         .next()
         .map_or(Ok(()), |(_, why)| Err(why))
+}
+
+/// Notes that nothing was signed for an entry, unless that may pass or is our own fault.
+pub(crate) fn note_unsigned<A>(
+    server: &Server,
+    op: &Operation<A>,
+    (event, entry_id): (Event, &str),
+    why: &Status,
+) {
+    let decided = matches!(
+        why.code(),
+        Code::NotFound | Code::FailedPrecondition | Code::PermissionDenied | Code::InvalidArgument
+    );
+    if !decided {
+        return;
+    }
+    let id = EntryId::parse(entry_id).ok();
+    let entry = id.as_ref().and_then(|id| op.roll.entry(id));
+    let subject = entry.map_or(entry_id, |entry| entry.spiffe_id.as_str());
+    let mut record = op.record(event, subject).with("entry_id", entry_id);
+    if let Some(node) = &op.permit.principal().id {
+        record = record.with("node", node.as_str());
+    }
+    server.refusals.note(record.refused(why.message()));
 }
 
 /// Notes that an agent received an SVID, if it is one.

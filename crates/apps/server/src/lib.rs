@@ -9,12 +9,14 @@
 mod admission;
 mod agents;
 mod api;
+mod audit_log;
 mod authority;
 mod caller;
 pub mod config;
 mod crowd;
 mod dispatch;
 mod errors;
+mod holdings;
 mod listen;
 mod metrics;
 mod operation;
@@ -26,6 +28,7 @@ mod server;
 mod server_svid;
 mod signer;
 mod tasks;
+mod trace;
 mod writer;
 
 pub use run::run;

@@ -17,6 +17,7 @@ use tracing::Instrument;
 use crate::caller::{Identified, identify};
 use crate::metrics;
 use crate::server::Server;
+use crate::trace::TraceId;
 
 /// A permitted action under way.
 pub(crate) struct Operation<A> {
@@ -26,6 +27,8 @@ pub(crate) struct Operation<A> {
     pub now: Timestamp,
     /// The roll as it was then.
     pub roll: Arc<Roll>,
+    /// What the log lines and the audit records of this operation have in common.
+    pub trace: TraceId,
 }
 
 impl<A> Operation<A> {
@@ -41,6 +44,7 @@ impl<A> Operation<A> {
     /// The audit record of something that this operation did to `subject`.
     pub(crate) fn record(&self, event: Event, subject: impl Into<String>) -> Record {
         record(self.permit.principal(), self.now, event, subject)
+            .with("trace_id", self.trace.to_string())
     }
 }
 
@@ -90,13 +94,15 @@ where
     Middle: AsyncFnOnce(Operation<A>, Message) -> Result<Answer, Status>,
 {
     let started = server.clock.now().mono;
+    let trace = TraceId::of(request.metadata());
     let span = tracing::debug_span!(
         "operation",
         method = A::ROW.method,
+        trace_id = %trace,
         spiffe_id = tracing::field::Empty
     );
     async {
-        let operation = begin::<A>(server, request.extensions()).await;
+        let operation = begin_in::<A>(server, request.extensions(), trace).await;
         let outcome = match operation {
             Ok(operation) => middle(operation, request.into_inner()).await,
             Err(status) => Err(status),
@@ -107,7 +113,7 @@ where
         match &outcome {
             Ok(_) => tracing::debug!(elapsed_us, "done"),
             Err(status) => {
-                tracing::info!(elapsed_us, code = ?status.code(), error = status.message(), method = A::ROW.method, "refused or failed");
+                tracing::info!(elapsed_us, trace_id = %trace, code = ?status.code(), error = status.message(), method = A::ROW.method, "refused or failed");
             }
         }
         outcome.map(Response::new)
@@ -121,6 +127,14 @@ pub(crate) async fn begin<A: Action + 'static>(
     server: &Arc<Server>,
     extensions: &tonic::Extensions,
 ) -> Result<Operation<A>, Status> {
+    begin_in(server, extensions, TraceId::new()).await
+}
+
+async fn begin_in<A: Action + 'static>(
+    server: &Arc<Server>,
+    extensions: &tonic::Extensions,
+    trace: TraceId,
+) -> Result<Operation<A>, Status> {
     let now = server.clock.now().wall;
     let roll = server.roll.snapshot();
     let Identified { caller, promote } = identify(extensions, &roll, server, now)?;
@@ -132,10 +146,18 @@ pub(crate) async fn begin<A: Action + 'static>(
             if let (Some(serial), Some(id)) = (promote, &permit.principal().id) {
                 promote_node(server, id.clone(), serial).await?;
             }
-            Ok(Operation { permit, now, roll })
+            Ok(Operation {
+                permit,
+                now,
+                roll,
+                trace,
+            })
         }
         Err(denial) => {
-            server.refusals.note(refusal_record(&caller, &denial, now));
+            let refusal = refusal_record(&caller, &denial, now);
+            server
+                .refusals
+                .note(refusal.with("trace_id", trace.to_string()));
             Err(muster_wire::status::denied(&denial))
         }
     }

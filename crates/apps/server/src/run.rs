@@ -22,6 +22,7 @@ use muster_proto::muster::agent::v1::registry_server::RegistryServer;
 use muster_proto::muster::agent::v1::task_ledger_server::TaskLedgerServer;
 use muster_proto::muster::node::v1::node_tasks_server::NodeTasksServer;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
+use muster_proto::muster::server::admin::v1::audit_server::AuditServer;
 use muster_proto::muster::server::admin::v1::server_admin_server::ServerAdminServer;
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use muster_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
@@ -46,6 +47,7 @@ use tonic::service::Routes;
 use crate::admission::Admission;
 use crate::api::admin::ServerAdminService;
 use crate::api::agent::AgentService;
+use crate::api::audit::AuditService;
 use crate::api::bundle::BundleService;
 use crate::api::debug::DebugService;
 use crate::api::entry::EntryService;
@@ -57,9 +59,11 @@ use crate::api::policies::PoliciesService;
 use crate::api::registry::RegistryService;
 use crate::api::svid::SvidService;
 use crate::api::task_ledger::TaskLedgerService;
+use crate::audit_log;
 use crate::authority::{Authorities, Desk};
 use crate::config::{Config, KeysConfig};
 use crate::crowd::Crowd;
+use crate::holdings::{self, Holdings};
 use crate::policies::{self, Policies};
 use crate::refusals::{self, Refusals};
 use crate::server::Server;
@@ -140,7 +144,8 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
 
     let keys = open_keys(&config.keys).await?;
     let (store, roll) = open_roll(&config).await?;
-    let (writer, handle) = RollWriter::new(Arc::clone(&store), roll);
+    let (publisher, audit) = audit_log::open(&store).await.map_err(failed("audit log"))?;
+    let (writer, handle) = RollWriter::new(Arc::clone(&store), roll, publisher);
 
     let policies = Policies::open(Arc::clone(&store), &handle.snapshot(), config.policy)
         .await
@@ -150,6 +155,8 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         trust_domain: config.trust_domain.clone(),
         clock: Arc::clone(&clock),
         roll: handle.clone(),
+        audit,
+        holdings: Holdings::default(),
         signer: signer(&config, &keys),
         authorities: desk,
         own_authority: Notify::new(),
@@ -216,19 +223,13 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
             .await
     });
     serve_metrics(&config, &handle, &mut supervisor, &shutdown).await?;
+    let renewal = server_svid::run(Arc::clone(&server), identity, key_type, own_svid);
     let periodic = [
         ("authorities", Box::pin(authorities.run(orders)) as Work),
-        (
-            "server SVID",
-            Box::pin(server_svid::run(
-                Arc::clone(&server),
-                identity,
-                key_type,
-                own_svid,
-            )),
-        ),
+        ("server SVID", Box::pin(renewal)),
         ("upkeep of the roll", upkeep(&server, store)),
         ("refusals", Box::pin(refusals::keep(notes, handle))),
+        ("holdings", Box::pin(holdings::keep(Arc::clone(&server)))),
     ];
     for (name, work) in periodic {
         supervisor.essential(name, until_end(&shutdown, work));
@@ -447,6 +448,7 @@ fn api(server: &Arc<Server>) -> Routes {
             server,
         ))))
         .add_service(RegistryServer::new(RegistryService(Arc::clone(server))))
+        .add_service(AuditServer::new(AuditService(Arc::clone(server))))
         .add_service(PoliciesServer::new(PoliciesService(Arc::clone(server))))
 }
 
@@ -471,6 +473,7 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
             .with_service_name("spire.api.server.debug.v1.Debug")
             .with_service_name("spire.api.server.logger.v1.Logger")
             .with_service_name("muster.server.admin.v1.ServerAdmin")
+            .with_service_name("muster.server.admin.v1.Audit")
             .with_service_name("muster.agent.v1.Registry")
             .with_service_name("muster.agent.v1.TaskLedger")
             .with_service_name("muster.agent.v1.Policies")

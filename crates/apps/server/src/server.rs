@@ -13,9 +13,11 @@ use muster_rt::lifecycle::Shutdown;
 use tokio::sync::Notify;
 
 use crate::admission::Admission;
+use crate::audit_log::AuditLog;
 use crate::authority::Desk;
 use crate::config::SvidConfig;
 use crate::crowd::Crowd;
+use crate::holdings::Holdings;
 use crate::policies::Policies;
 use crate::refusals::Refusals;
 use crate::server_svid::OwnSvid;
@@ -31,6 +33,10 @@ pub(crate) struct Server {
     pub clock: Arc<dyn Clock>,
     /// The roll.
     pub roll: RollHandle,
+    /// What was done, and what is being done.
+    pub audit: AuditLog,
+    /// What agents and tasks hold.
+    pub holdings: Holdings,
     /// The authorities.
     pub signer: Signer,
     /// Where orders about the authorities are left.

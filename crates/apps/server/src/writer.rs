@@ -17,6 +17,7 @@ use muster_roll::{Change, Concern, Roll};
 use muster_store::{Disposition, Store, StoreError, Transaction};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::audit_log::Publisher;
 use crate::dispatch::{Dispatch, Subscription};
 use crate::tasks;
 
@@ -167,13 +168,14 @@ pub(crate) struct RollWriter {
     jobs: mpsc::Receiver<Job>,
     dispatch: Arc<Dispatch>,
     window: Arc<Mutex<Window>>,
+    log: Publisher,
     /// The last commit may or may not have happened.
     in_doubt: bool,
 }
 
 impl RollWriter {
-    /// A writer that goes on from `roll`, and the handle to it.
-    pub(crate) fn new(store: Arc<dyn Store>, roll: Roll) -> (Self, RollHandle) {
+    /// A writer that goes on from `roll`, tells `log` of each record, and the handle to it.
+    pub(crate) fn new(store: Arc<dyn Store>, roll: Roll, log: Publisher) -> (Self, RollHandle) {
         let head = roll.head();
         let (jobs, queue) = mpsc::channel(QUEUE);
         let dispatch = Arc::new(Dispatch::default());
@@ -195,6 +197,7 @@ impl RollWriter {
                 jobs: queue,
                 dispatch,
                 window,
+                log,
                 in_doubt: false,
             },
             handle,
@@ -270,6 +273,7 @@ impl RollWriter {
         let roll = Arc::new(roll);
         self.current.store(Arc::clone(&roll));
         self.dispatch.publish(&Concern::everyone(), &roll);
+        self.log.start_over().await.map_err(Arc::new)?;
         self.in_doubt = false;
         tracing::warn!(revision = %head, "the roll was loaded afresh after a commit in doubt");
         Ok(())
@@ -289,11 +293,17 @@ impl RollWriter {
             return Err(Arc::new(error));
         }
         metrics::counter!("muster_server_commits_total", "outcome" => "done").increment(1);
-        if working.head() == before.head() {
-            return Ok(());
+        if working.head() != before.head() {
+            self.publish_roll(&before, working, &transactions);
         }
+        // After the roll: whoever hears of a record finds what it is about.
+        self.log.publish(transactions);
+        Ok(())
+    }
+
+    fn publish_roll(&self, before: &Roll, working: Roll, transactions: &[Arc<Transaction>]) {
         let concern = Concern::of(
-            &before,
+            before,
             &working,
             transactions
                 .iter()
@@ -303,14 +313,13 @@ impl RollWriter {
         {
             let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
             let mut revision = before.head();
-            for transaction in transactions.into_iter().filter(|t| !t.is_audit_only()) {
+            for transaction in transactions.iter().filter(|t| !t.is_audit_only()) {
                 revision = revision.next();
-                window.push(revision, seen_by_views(&before, transaction.changes()));
+                window.push(revision, seen_by_views(before, transaction.changes()));
             }
         }
         let working = Arc::new(working);
         self.current.store(Arc::clone(&working));
         self.dispatch.publish(&concern, &working);
-        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! One record of the audit log.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -168,6 +169,13 @@ pub enum Event {
     AccessRefuse,
 }
 
+/// The name, as records have it.
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
 /// Whether it was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -176,6 +184,13 @@ pub enum Decision {
     Allowed,
     /// Refused, by policy or by evidence.
     Refused,
+}
+
+/// The word, as records have it.
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// Who did it.
@@ -218,6 +233,18 @@ impl Record {
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.detail.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// The same record of something that was not done.
+    #[must_use]
+    pub fn refused(mut self, reason: impl Into<String>) -> Self {
+        self.decision = Decision::Refused;
+        self.with("reason", reason)
+    }
+
+    /// A detail; the empty text where there is none of this name.
+    pub(crate) fn said(&self, name: &str) -> &str {
+        self.detail.get(name).map_or("", String::as_str)
     }
 }
 

@@ -192,6 +192,13 @@ actions! {
     /// Ask what a workload is entitled to on a node.
     ExplainNode = "/muster.server.admin.v1.ServerAdmin/ExplainNode" [Local, Admin];
 
+    /// Look up what was done.
+    ListAuditRecords = "/muster.server.admin.v1.Audit/ListRecords" [Local, Admin];
+    /// Follow what is being done.
+    TailAudit = "/muster.server.admin.v1.Audit/Tail" [Local, Admin];
+    /// List what agents and tasks hold.
+    ListHeld = "/muster.server.admin.v1.Audit/ListHeld" [Local, Admin];
+
     /// Propose an agent class.
     CreateClass = "/muster.agent.v1.Registry/CreateClass" [Local, Admin] writes Classes;
     /// Change what is written about an agent class.

@@ -34,5 +34,6 @@ pub use actions::{
     TaintX509UpstreamAuthority, Tasks, Tokens, UpdateClass, ValidatePolicies, WatchNodeView,
     Writes,
 };
+pub use actions::{ListAuditRecords, ListHeld, TailAudit};
 pub use caller::{Caller, Class, NodeCheck, NodeRefusal};
 pub use decide::{Denial, Permit, Principal, decide};

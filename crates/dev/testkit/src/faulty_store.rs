@@ -124,6 +124,14 @@ impl Store for FaultyStore {
         self.inner.audit_after(sequence, limit).await
     }
 
+    async fn audit_before(
+        &self,
+        sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Record)>, StoreError> {
+        self.inner.audit_before(sequence, limit).await
+    }
+
     async fn policy_text(&self, number: u64) -> Result<Option<PolicyText>, StoreError> {
         self.inner.policy_text(number).await
     }

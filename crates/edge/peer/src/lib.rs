@@ -25,7 +25,8 @@
 //! - Any `:authority` is accepted ([`authority`]).
 //!
 //! Deliberately not here: what the facts about a caller mean (`adapters/attest`), and who may call
-//! (`apps`). This is the only crate with `unsafe`, all of it in `sys.rs`.
+//! (`apps`). This is the only crate with `unsafe`, all of it in `sys.rs` and,
+//! for what stands between `fork` and `execve`, `child.rs`.
 
 mod activation;
 mod allowance;
@@ -33,6 +34,7 @@ mod ancestry;
 pub mod authority;
 mod caller;
 mod cgroup;
+pub mod child;
 mod connect;
 pub mod descriptors;
 mod gate;

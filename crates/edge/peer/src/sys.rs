@@ -1,4 +1,5 @@
-//! The kernel interfaces that no safe wrapper offers. All `unsafe` of the house is in this file.
+//! The kernel interfaces that no safe wrapper offers. All `unsafe` of the house is in
+//! this file and in `child.rs`.
 
 use std::io;
 use std::mem::{size_of, zeroed};

@@ -287,6 +287,11 @@ async fn audit_records_are_numbered<P: Place>(place: &P) {
         expected[2..3]
     );
     assert_eq!(store.audit_after(4, 9).await.expect("audit"), []);
+    let newest = store.audit_before(u64::MAX, 2).await.expect("audit");
+    assert_eq!(newest, [expected[3].clone(), expected[2].clone()]);
+    let older = store.audit_before(3, 9).await.expect("audit");
+    assert_eq!(older, [expected[1].clone(), expected[0].clone()]);
+    assert_eq!(store.audit_before(1, 9).await.expect("audit"), []);
 }
 
 async fn a_batch_is_all_or_nothing<P: Place>(place: &P) {

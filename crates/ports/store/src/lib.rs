@@ -68,6 +68,14 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<(u64, Record)>, StoreError>;
 
+    /// The audit records before the one numbered `sequence`, newest first, at most `limit`; those
+    /// before [`u64::MAX`] are the newest of all.
+    async fn audit_before(
+        &self,
+        sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Record)>, StoreError>;
+
     /// The text of the set of policies of that number; `None` where it is not kept. The roll has all
     /// that is known of the sets but their texts, which may be long and are seldom asked for.
     async fn policy_text(&self, number: u64) -> Result<Option<PolicyText>, StoreError>;

@@ -4,6 +4,8 @@ mod class;
 mod fields;
 mod file;
 mod shape;
+mod task;
+mod tree;
 mod view;
 
 use clap::{Args, Subcommand};
@@ -36,6 +38,11 @@ pub(crate) enum Command {
     Release(Step),
     /// End one agent for good: its identity is never given again
     Retire(Step),
+    /// Tasks of all agents on all nodes
+    #[command(subcommand)]
+    Task(task::Command),
+    /// Draw who answers for an agent, its tasks and theirs, what each holds and until when
+    Tree(tree::Tree),
     /// Persons who own and sponsor classes
     #[command(subcommand)]
     Person(Person),
@@ -129,6 +136,8 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
             let answer = client.retire_instance(step.request()).await;
             told(answer, "retire the agent", output)
         }
+        Command::Task(command) => task::run(command, output).await,
+        Command::Tree(tree) => tree.run(output).await,
         Command::Person(Person::Gone(mark)) => gone(&mark, output).await,
         Command::Person(Person::Back(mark)) => back(&mark, output).await,
         Command::Person(Person::List(persons)) => self::persons(&persons, output).await,
@@ -136,7 +145,11 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
 }
 
 async fn client(server: &ServerArgs) -> Result<RegistryClient<Channel>, Failure> {
-    Ok(RegistryClient::new(server.connect().await?).max_decoding_message_size(MAX_MESSAGE))
+    Ok(registry(server.connect().await?))
+}
+
+fn registry(channel: Channel) -> RegistryClient<Channel> {
+    RegistryClient::new(channel).max_decoding_message_size(MAX_MESSAGE)
 }
 
 async fn list(list: &List, output: Output) -> Result<(), Failure> {

@@ -73,13 +73,12 @@ pub(crate) struct WorkloadArgs {
     timeout: Ttl,
 }
 
+/// What puts the security header into each call (WEP-04).
+pub(crate) type Header = fn(Request<()>) -> Result<Request<()>, Status>;
+
 /// A client that sends the security header with each call (WEP-04).
-pub(crate) type Client = SpiffeWorkloadApiClient<
-    tonic::service::interceptor::InterceptedService<
-        Channel,
-        fn(Request<()>) -> Result<Request<()>, Status>,
-    >,
->;
+pub(crate) type Client =
+    SpiffeWorkloadApiClient<tonic::service::interceptor::InterceptedService<Channel, Header>>;
 
 /// The exit code is a child's own where there is one.
 pub(crate) async fn run(command: Command, output: Output) -> Result<ExitCode, Failure> {
@@ -107,15 +106,21 @@ impl WorkloadArgs {
     }
 
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        let channel = match &self.socket {
+        let header: Header = security_header;
+        Ok(
+            SpiffeWorkloadApiClient::with_interceptor(self.channel().await?, header)
+                .max_decoding_message_size(MAX_MESSAGE),
+        )
+    }
+
+    /// A channel to the node, without the security header.
+    pub(crate) async fn channel(&self) -> Result<Channel, Failure> {
+        match &self.socket {
             Endpoint::Unix(path) => muster_peer::connect(path)
                 .await
-                .map_err(|error| Failure::of_connect(&error, "muster-node", "--socket"))?,
-            Endpoint::Tcp(address) => tcp(*address).await?,
-        };
-        let header: fn(Request<()>) -> Result<Request<()>, Status> = security_header;
-        Ok(SpiffeWorkloadApiClient::with_interceptor(channel, header)
-            .max_decoding_message_size(MAX_MESSAGE))
+                .map_err(|error| Failure::of_connect(&error, "muster-node", "--socket")),
+            Endpoint::Tcp(address) => tcp(*address).await,
+        }
     }
 }
 
@@ -141,7 +146,7 @@ async fn tcp(address: std::net::SocketAddr) -> Result<Channel, Failure> {
     clippy::unnecessary_wraps,
     reason = "the signature is that of an interceptor"
 )]
-fn security_header(mut request: Request<()>) -> Result<Request<()>, Status> {
+pub(crate) fn security_header(mut request: Request<()>) -> Result<Request<()>, Status> {
     request
         .metadata_mut()
         .insert("workload.spiffe.io", MetadataValue::from_static("true"));

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod authority;
 #[cfg(test)]
 mod commands;
@@ -16,3 +18,7 @@ mod files;
 mod plugin;
 #[cfg(test)]
 mod policies;
+#[cfg(test)]
+mod run;
+#[cfg(test)]
+mod tasks_node;

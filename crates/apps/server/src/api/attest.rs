@@ -23,7 +23,7 @@ use crate::api::node_svid::{self, Signed};
 use crate::api::svid::parse_csr;
 use crate::errors;
 use crate::metrics;
-use crate::operation::{Operation, record};
+use crate::operation::Operation;
 use crate::server::Server;
 
 /// How long a node may take from opening the stream to its last word.
@@ -219,7 +219,7 @@ fn again(roll: &Roll, id: &SpiffeId, key: &str, now: Timestamp) -> Option<Timest
 
 fn refusal(op: &Operation<policy::AttestAgent>, token: &str, why: &str) -> muster_audit::Record {
     let digest = digest::hex(&digest::sha256(token.as_bytes()));
-    let mut refused = record(op.permit.principal(), op.now, Event::NodeAttest, digest);
+    let mut refused = op.record(Event::NodeAttest, digest);
     refused.decision = Decision::Refused;
     refused
         .with("attestation_type", JOIN_TOKEN)

@@ -4,6 +4,7 @@
 pub(crate) mod admin;
 pub(crate) mod agent;
 pub(crate) mod attest;
+pub(crate) mod audit;
 pub(crate) mod bundle;
 pub(crate) mod debug;
 mod downstream;

@@ -88,7 +88,11 @@ impl svid_server::Svid for SvidService {
                                     status: Some(status::ok()),
                                     svid: Some(svid),
                                 },
-                                Err(fault) => refused(&fault),
+                                Err(fault) => {
+                                    let what = (Event::SvidIssueX509, params.entry_id.as_str());
+                                    agents::note_unsigned(server, &op, what, &fault);
+                                    refused(&fault)
+                                }
                             });
                         }
                         // A large batch must not keep other tasks from their turn.
@@ -127,7 +131,12 @@ impl svid_server::Svid for SvidService {
                     return Err(Status::invalid_argument("missing entry ID"));
                 }
                 let node = op.caller_id()?;
-                let entry = entry_of_node(&op.roll, node, &message.entry_id, op.now)?;
+                let entry = entry_of_node(&op.roll, node, &message.entry_id, op.now).inspect_err(
+                    |why| {
+                        let what = (Event::SvidIssueJwt, message.entry_id.as_str());
+                        agents::note_unsigned(server, &op, what, why);
+                    },
+                )?;
                 let ttl = entry.jwt_svid_ttl.unwrap_or(server.lifetimes.jwt_ttl);
                 let token_id = entry.jwt_svid_include_jti.then(random::uuid_bytes);
                 let given = (&entry.spiffe_id, Some((&*entry, node)));

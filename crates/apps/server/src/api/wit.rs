@@ -108,7 +108,11 @@ pub(super) async fn batch_new(
                                 status: Some(status::ok()),
                                 svid: Some(svid),
                             },
-                            Err(fault) => refused(&fault),
+                            Err(fault) => {
+                                let what = (Event::SvidIssueWit, params.entry_id.as_str());
+                                agents::note_unsigned(server, &op, what, &fault);
+                                refused(&fault)
+                            }
                         });
                     }
                     // A large batch must not keep others from their turn.

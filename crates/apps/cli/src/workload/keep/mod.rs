@@ -42,6 +42,7 @@ use self::source::{Source, Update};
 use super::WorkloadArgs;
 use crate::failure::{Exit, Failure};
 use crate::output;
+use crate::process;
 use crate::time::{rfc3339, rough};
 
 /// How long the engine sleeps at most: a clock that is set forward is noticed by then.
@@ -171,7 +172,7 @@ impl Engine {
     }
 
     async fn run(&mut self, mut source: Source, until: Until) -> Result<ExitCode, Failure> {
-        let mut signals = child::signals()?;
+        let mut signals = process::signals()?;
         // Ends with this function.
         let mut tasks = JoinSet::new();
         if let Some(address) = self.settings.health_listen {
@@ -248,7 +249,7 @@ impl Engine {
             Happening::ChildEnded(status) => {
                 self.child = None;
                 if self.kill_at.take().is_none() {
-                    return Ok(Some(ExitCode::from(child::exit_code(status))));
+                    return Ok(Some(ExitCode::from(process::exit_code(status))));
                 }
                 self.start_child()?;
                 self.health.hook_ended(&Ok(()));
@@ -309,7 +310,7 @@ impl Engine {
         let ends = matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT);
         match &self.child {
             Some(child) => {
-                if !child::sent_by_terminal(signal) {
+                if !process::sent_by_terminal(signal) {
                     child.signal(signal);
                 }
                 // A restart that is under way becomes the end.

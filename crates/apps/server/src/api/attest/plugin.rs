@@ -24,7 +24,7 @@ use tonic::{Status, Streaming};
 
 use super::{BANNED, Signed, admitted, sign};
 use crate::errors;
-use crate::operation::{Operation, record};
+use crate::operation::Operation;
 use crate::server::Server;
 
 /// How long a node may take for each response: it holds one of the program's places meanwhile.
@@ -188,7 +188,7 @@ fn refused(
     error: &NodeAttestError,
 ) -> Status {
     tracing::warn!(attestor = kind, %error, "a node is not attested");
-    let mut note: Record = record(op.permit.principal(), op.now, Event::NodeAttest, subject);
+    let mut note: Record = op.record(Event::NodeAttest, subject);
     note.decision = Decision::Refused;
     server.refusals.note(
         note.with("attestation_type", kind)

@@ -391,7 +391,8 @@ async fn write<A: Action + Writes<Classes> + Send + 'static>(
         .roll
         .write(move |roll, transaction| match decide(roll.agents(), &op) {
             Ok(class) => {
-                let mut record = of_class(op.permit.principal(), &class, event, op.now);
+                let mut record = of_class(op.permit.principal(), &class, event, op.now)
+                    .with("trace_id", op.trace.to_string());
                 for (name, value) in details {
                     record = record.with(name, value);
                 }
