@@ -331,6 +331,7 @@ fn a_shell_has_the_tasks_of_its_agent() {
 /// A real server and a real node: the command has the task's identity, what it starts has none, the
 /// tree shows both, and the trail has every step.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 fn the_whole_story_of_a_task_is_lived_drawn_and_recorded() {
     let dev = Dev::start(&["--no-demo"]);
     dev.json(&[
