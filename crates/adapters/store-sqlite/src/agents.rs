@@ -5,7 +5,7 @@ use muster_roll::agents::{AgentChange, LoadedAgents};
 use rusqlite::{Connection, params};
 
 use crate::codec::agents as codec;
-use crate::codec::{self as rows_codec, Row};
+use crate::codec::{self as rows_codec, Row, sightings};
 use crate::error::Fault;
 use crate::read::rows;
 
@@ -63,6 +63,18 @@ pub(crate) fn write(
             logged("person_gone", person, None),
             "DELETE FROM persons_gone WHERE person = ?1",
         ),
+        AgentChange::PutSighting(sighting) => (
+            logged(
+                "sighting",
+                &sighting.id(),
+                Some(sightings::write(sighting)?),
+            ),
+            "INSERT OR REPLACE INTO sightings (id, revision, doc) VALUES (?1, ?2, ?3)",
+        ),
+        AgentChange::DeleteSighting(id) => (
+            logged("sighting", id, None),
+            "DELETE FROM sightings WHERE id = ?1",
+        ),
     };
     let mut statement = connection.prepare_cached(statement)?;
     match &logged.doc {
@@ -93,6 +105,11 @@ pub(crate) fn load(snapshot: &Connection) -> Result<LoadedAgents, Fault> {
         loaded.departures.push(codec::read_departure(row)?);
         Ok(())
     })?;
+    let query = "SELECT id, revision, doc FROM sightings";
+    rows(snapshot, query, |row| {
+        loaded.sightings.push(sightings::read(row)?);
+        Ok(())
+    })?;
     Ok(loaded)
 }
 
@@ -118,6 +135,8 @@ pub(crate) fn read_change(
         ("person_gone", None) => AgentChange::DeleteDeparture(
             PersonId::parse(key).map_err(|why| fault(why.to_string()))?,
         ),
+        ("sighting", Some(row)) => AgentChange::PutSighting(sightings::read(row)?),
+        ("sighting", None) => AgentChange::DeleteSighting(sightings::read_id(key).map_err(fault)?),
         _ => return Ok(None),
     }))
 }

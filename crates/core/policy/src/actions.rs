@@ -34,6 +34,10 @@ pub enum Tasks {}
 #[derive(Debug)]
 pub enum Departures {}
 
+/// Processes that look like agents, as nodes found them.
+#[derive(Debug)]
+pub enum Sightings {}
+
 /// Something that a caller may or may not do.
 pub trait Action {
     /// The row of the table.
@@ -226,6 +230,15 @@ actions! {
     /// List the persons who are known to be gone.
     ListPersonsGone = "/muster.agent.v1.Registry/ListPersonsGone" [Local, Admin];
 
+    /// List what looks like agents on nodes.
+    ListSightings = "/muster.agent.v1.Sightings/ListSightings" [Local, Admin];
+    /// Read one such sighting.
+    GetSighting = "/muster.agent.v1.Sightings/GetSighting" [Local, Admin];
+    /// Note that a sighting is known, and why it is left as it is.
+    AcknowledgeSighting = "/muster.agent.v1.Sightings/AcknowledgeSighting" [Local, Admin] writes Sightings;
+    /// Tell what looks like agents on the calling node.
+    ReportSightings = "/muster.node.v1.NodeSightings/ReportSightings" [Node] writes Sightings;
+
     /// Follow the calling node's view of the roll.
     WatchNodeView = "/muster.node.v1.NodeView/Watch" [Node] writes Nodes;
 
@@ -239,6 +252,8 @@ actions! {
     ReconcileTasks = "reconcile-tasks" [System] writes Tasks;
     /// Note that an agent received an SVID.
     SeeAgents = "see-agents" [System] writes Instances;
+    /// Forget sightings that are gone for long, and note those whose node is.
+    PruneSightings = "prune-sightings" [System] writes Sightings;
     /// Remove what has expired.
     Prune = "prune" [System] writes Entries, Nodes, Tokens, Bundles;
 }

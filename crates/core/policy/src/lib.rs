@@ -30,5 +30,8 @@ pub use actions::{
     SuspendClass, SyncAuthorizedEntries, TaintJwtAuthority, TaintWitAuthority, TaintX509Authority,
     TaintX509UpstreamAuthority, Tasks, Tokens, UpdateClass, WatchNodeView, Writes,
 };
+pub use actions::{
+    AcknowledgeSighting, GetSighting, ListSightings, PruneSightings, ReportSightings, Sightings,
+};
 pub use caller::{Caller, Class, NodeCheck, NodeRefusal};
 pub use decide::{Denial, Permit, Principal, decide};

@@ -147,7 +147,9 @@ fn regranted<'a>(before: &Roll, after: &'a Roll, change: &'a AgentChange) -> Vec
         AgentChange::PutTask(_)
         | AgentChange::DeleteTask(_)
         | AgentChange::PutDeparture(_)
-        | AgentChange::DeleteDeparture(_) => Vec::new(),
+        | AgentChange::DeleteDeparture(_)
+        | AgentChange::PutSighting(_)
+        | AgentChange::DeleteSighting(_) => Vec::new(),
     }
 }
 

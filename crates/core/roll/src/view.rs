@@ -181,7 +181,9 @@ impl NodeView {
                 AgentChange::PutTask(_)
                 | AgentChange::DeleteTask(_)
                 | AgentChange::PutDeparture(_)
-                | AgentChange::DeleteDeparture(_),
+                | AgentChange::DeleteDeparture(_)
+                | AgentChange::PutSighting(_)
+                | AgentChange::DeleteSighting(_),
             )
             | Change::PutJournal { .. } => false,
         })

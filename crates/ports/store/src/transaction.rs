@@ -6,11 +6,11 @@ use std::sync::Arc;
 use muster_audit::Record;
 use muster_model::{
     AgentClass, AgentInstance, Bundle, Departure, Entry, EntryId, JoinToken, Node, PersonId,
-    Revision, SpiffeId, Task, TaskId, TrustDomain,
+    Revision, Sighting, SightingId, SpiffeId, Task, TaskId, TrustDomain,
 };
 use muster_policy::{
-    Bundles, Classes, Departures, Entries, Instances, Journals, Nodes, Permit, Tasks, Tokens,
-    Writes,
+    Bundles, Classes, Departures, Entries, Instances, Journals, Nodes, Permit, Sightings, Tasks,
+    Tokens, Writes,
 };
 use muster_roll::Change;
 use muster_roll::agents::AgentChange;
@@ -163,6 +163,16 @@ impl Transaction {
         person: PersonId,
     ) {
         self.agent(AgentChange::DeleteDeparture(person));
+    }
+
+    /// Writes a sighting, new or in place of the one of the same node and key.
+    pub fn put_sighting<A: Writes<Sightings>>(&mut self, _permit: &Permit<A>, sighting: Sighting) {
+        self.agent(AgentChange::PutSighting(Arc::new(sighting)));
+    }
+
+    /// Forgets a sighting.
+    pub fn delete_sighting<A: Writes<Sightings>>(&mut self, _permit: &Permit<A>, id: SightingId) {
+        self.agent(AgentChange::DeleteSighting(id));
     }
 
     fn agent(&mut self, change: AgentChange) {

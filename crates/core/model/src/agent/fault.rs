@@ -57,6 +57,9 @@ pub enum TextFault {
     /// Not the SHA-256 of something.
     #[error("a SHA-256 has 64 lower-case hexadecimal digits")]
     Sha256,
+    /// Not the key of a sighting.
+    #[error("the key of a sighting has 32 lower-case hexadecimal digits")]
+    SightingKey,
     /// Not the ID of a task.
     #[error("a task ID is a ULID: 26 of 0-9 and A-Z without I, L, O and U, the first at most 7")]
     TaskId,

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use muster_model::{
-    AgentClass, AgentInstance, Departure, PersonId, Revision, SpiffeId, Task, TaskId,
+    AgentClass, AgentInstance, Departure, PersonId, Revision, Sighting, SightingId, SpiffeId, Task,
+    TaskId,
 };
 
 use super::Agents;
@@ -26,6 +27,10 @@ pub enum AgentChange {
     PutDeparture(Arc<Departure>),
     /// A person is back.
     DeleteDeparture(PersonId),
+    /// A sighting is new, or replaces the one of the same node and key.
+    PutSighting(Arc<Sighting>),
+    /// A sighting is forgotten.
+    DeleteSighting(SightingId),
 }
 
 impl AgentChange {
@@ -40,7 +45,9 @@ impl AgentChange {
             Self::PutTask(_)
             | Self::DeleteTask(_)
             | Self::PutDeparture(_)
-            | Self::DeleteDeparture(_) => false,
+            | Self::DeleteDeparture(_)
+            | Self::PutSighting(_)
+            | Self::DeleteSighting(_) => false,
         }
     }
 
@@ -62,10 +69,16 @@ impl AgentChange {
                     row.changed_at = revision;
                 }
             }
+            Self::PutSighting(row) => {
+                if let Some(row) = Arc::get_mut(row) {
+                    row.changed_at = revision;
+                }
+            }
             Self::DeleteInstance(_)
             | Self::DeleteTask(_)
             | Self::PutDeparture(_)
-            | Self::DeleteDeparture(_) => {}
+            | Self::DeleteDeparture(_)
+            | Self::DeleteSighting(_) => {}
         }
     }
 }
@@ -81,4 +94,6 @@ pub struct LoadedAgents {
     pub tasks: Vec<Arc<Task>>,
     /// Who is known to be gone.
     pub departures: Vec<Arc<Departure>>,
+    /// What nodes found.
+    pub sightings: Vec<Arc<Sighting>>,
 }

@@ -2,7 +2,8 @@
 //!
 //! Start at [`Agents`], the memory image; [`lifecycle`] says what leads where, [`rules`] what may
 //! be written about a class, [`task`] what a child task may have, [`membership`] which identities a
-//! class has in its hand, [`reconcile`] what is due without anybody's asking.
+//! class has in its hand, [`sightings`] what becomes of what nodes find, [`reconcile`] what is due
+//! without anybody's asking.
 
 mod change;
 pub mod instance;
@@ -11,6 +12,7 @@ mod list;
 pub mod membership;
 pub mod reconcile;
 pub mod rules;
+pub mod sightings;
 pub mod task;
 #[cfg(test)]
 pub(crate) mod world;
@@ -75,6 +77,7 @@ pub struct Agents {
     tasks_of: Multi<SpiffeId, TaskId>,
     below: Multi<TaskId, TaskId>,
     departures: OrdMap<PersonId, Arc<Departure>>,
+    sightings: sightings::Sightings,
 }
 
 impl Default for Agents {
@@ -91,6 +94,7 @@ impl Default for Agents {
             tasks_of: Multi::new(),
             below: Multi::new(),
             departures: OrdMap::new(),
+            sightings: sightings::Sightings::default(),
         }
     }
 }
@@ -113,6 +117,9 @@ impl Agents {
                 .departures
                 .insert(departure.person.clone(), departure);
         }
+        for sighting in loaded.sightings {
+            agents.sightings.put(sighting);
+        }
         agents
     }
 
@@ -123,6 +130,7 @@ impl Agents {
             instances: self.instances.values().cloned().collect(),
             tasks: self.tasks.values().cloned().collect(),
             departures: self.departures.values().cloned().collect(),
+            sightings: self.sightings.all().cloned().collect(),
         }
     }
 
@@ -167,6 +175,14 @@ impl Agents {
             AgentChange::DeleteDeparture(person) => {
                 self.departures.remove(person);
             }
+            AgentChange::PutSighting(sighting) => {
+                let mut sighting = Arc::clone(sighting);
+                if sighting.changed_at != revision {
+                    Arc::make_mut(&mut sighting).changed_at = revision;
+                }
+                self.sightings.put(sighting);
+            }
+            AgentChange::DeleteSighting(id) => self.sightings.remove(id),
         }
     }
 
@@ -229,6 +245,11 @@ impl Agents {
     /// Everyone who is known to be gone, by ascending name.
     pub fn departures(&self) -> impl Iterator<Item = &Arc<Departure>> {
         self.departures.values()
+    }
+
+    /// What nodes found that looks like agents.
+    pub fn sightings(&self) -> &sightings::Sightings {
+        &self.sightings
     }
 
     fn put_class(&mut self, class: Arc<AgentClass>) {
@@ -297,6 +318,7 @@ impl fmt::Debug for Agents {
             .field("instances", &self.instances.len())
             .field("tasks", &self.tasks.len())
             .field("departures", &self.departures.len())
+            .field("sightings", &self.sightings.len())
             .finish_non_exhaustive()
     }
 }

@@ -8,9 +8,12 @@ use muster_model::{
     Prose, Purpose, Resource, Reviewed, Revision, RiskTier, Scope, Sha256, Task, TaskDefaults,
     TaskId, TaskState, Timestamp, Word,
 };
-use muster_policy::{Caller, MarkPersonGone, Permit, ReconcileAgents, ReconcileTasks, decide};
+use muster_policy::{
+    Caller, MarkPersonGone, Permit, PruneSightings, ReconcileAgents, ReconcileTasks, decide,
+};
 use muster_roll::Roll;
 
+use super::sightings::{full_sighting, plain_sighting};
 use super::{Place, assert_same, commit, id, open, selectors, td};
 use crate::Transaction;
 
@@ -30,6 +33,9 @@ async fn every_row_comes_back<P: Place>(place: &P) {
     for task in [plain_task(), full_task()] {
         one.put_task(&tasks(), task);
     }
+    for sighting in [plain_sighting(), full_sighting()] {
+        one.put_sighting(&sightings(), sighting);
+    }
     one.put_departure(&persons(), departure("mailto:olga@example.org"));
     one.put_departure(&persons(), departure("https://idp.example.org#00u1ab"));
     // Replaced, and gone.
@@ -40,6 +46,7 @@ async fn every_row_comes_back<P: Place>(place: &P) {
     two.put_class(&permit(), changed);
     two.delete_instance(&permit(), plain_instance().id);
     two.delete_task(&tasks(), plain_task().id);
+    two.delete_sighting(&sightings(), plain_sighting().id());
     two.delete_departure(&persons(), departure("mailto:olga@example.org").person);
     let mut expected = Roll::empty(td("td"));
     {
@@ -60,8 +67,9 @@ async fn every_row_comes_back<P: Place>(place: &P) {
         agents.instances.len(),
         agents.tasks.len(),
         agents.departures.len(),
+        agents.sightings.len(),
     );
-    assert_eq!(counts, (2, 1, 1, 1));
+    assert_eq!(counts, (2, 1, 1, 1, 1));
     // What another server computes that follows the log.
     let mut followed = Roll::empty(td("td"));
     let log = store.changes_after(Revision(0), 9).await.expect("changes");
@@ -77,6 +85,10 @@ fn permit() -> Permit<ReconcileAgents> {
 
 fn tasks() -> Permit<ReconcileTasks> {
     decide(&Caller::System("conformance")).expect("the server may reconcile")
+}
+
+fn sightings() -> Permit<PruneSightings> {
+    decide(&Caller::System("conformance")).expect("the server may prune")
 }
 
 fn persons() -> Permit<MarkPersonGone> {
