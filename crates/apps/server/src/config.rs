@@ -5,6 +5,7 @@
 mod agents;
 mod hardening;
 mod node;
+mod sightings;
 mod wit;
 
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ use muster_svid::x509::Subject;
 
 pub use self::hardening::HardeningConfig;
 pub use self::node::NodeConfig;
+pub use self::sightings::SightingsConfig;
 pub use self::wit::WitConfig;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -56,6 +58,8 @@ pub struct Config {
     pub hardening: HardeningConfig,
     /// How patient the server is with agents.
     pub agents: Settings,
+    /// How much is kept of what nodes find.
+    pub sightings: SightingsConfig,
     /// What nodes may do beyond the ordinary.
     pub node: NodeConfig,
     /// Where the figures are served.
@@ -155,6 +159,7 @@ impl Config {
         );
         let hardening = HardeningConfig::read(&root.table("hardening"));
         let agents = agents::read(&root.table("agents"));
+        let sightings = SightingsConfig::read(&root.table("sightings"));
         let node = NodeConfig::read(&root.table("node"));
         let metrics = metrics::Settings::read(&root.table("metrics"));
         let log = telemetry::Settings::read(&root.table("log"));
@@ -173,6 +178,7 @@ impl Config {
                 database,
                 hardening,
                 agents,
+                sightings,
                 node,
                 metrics,
                 log,

@@ -23,6 +23,7 @@ mod refusals;
 mod run;
 mod server;
 mod server_svid;
+mod sightings;
 mod signer;
 mod writer;
 

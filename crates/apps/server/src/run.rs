@@ -18,6 +18,8 @@ use muster_peer::{Incoming, ListenOptions, Listener};
 use muster_plugin::keys::KeyManager;
 use muster_plugin::node::ServerNodeAttestor;
 use muster_proto::muster::agent::v1::registry_server::RegistryServer;
+use muster_proto::muster::agent::v1::sightings_server::SightingsServer;
+use muster_proto::muster::node::v1::node_sightings_server::NodeSightingsServer;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
 use muster_proto::muster::server::admin::v1::server_admin_server::ServerAdminServer;
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
@@ -50,6 +52,7 @@ use crate::api::local_authority::LocalAuthorityService;
 use crate::api::logger::LoggerService;
 use crate::api::node_view::NodeViewService;
 use crate::api::registry::RegistryService;
+use crate::api::sightings::{NodeSightingsService, SightingsService};
 use crate::api::svid::SvidService;
 use crate::authority::{Authorities, Desk};
 use crate::config::{Config, KeysConfig};
@@ -58,7 +61,7 @@ use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
 use crate::writer::{RollHandle, RollWriter};
-use crate::{agents, listen, metrics, prune, server_svid};
+use crate::{agents, listen, metrics, prune, server_svid, sightings};
 
 /// How long requests that are under way may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -150,6 +153,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         admission: Admission::new(),
         crowd: Crowd::default(),
         agents: config.agents,
+        sightings: config.sightings,
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
         node_attestors: node_attestors(&config)?,
@@ -434,6 +438,10 @@ fn api(server: &Arc<Server>) -> Routes {
             server,
         ))))
         .add_service(RegistryServer::new(RegistryService(Arc::clone(server))))
+        .add_service(SightingsServer::new(SightingsService(Arc::clone(server))))
+        .add_service(NodeSightingsServer::new(NodeSightingsService(Arc::clone(
+            server,
+        ))))
 }
 
 /// The same for operators on the host, with health and reflection.
@@ -455,6 +463,7 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
             .with_service_name("spire.api.server.logger.v1.Logger")
             .with_service_name("muster.server.admin.v1.ServerAdmin")
             .with_service_name("muster.agent.v1.Registry")
+            .with_service_name("muster.agent.v1.Sightings")
             .with_service_name("grpc.health.v1.Health")
     };
     let logger = LoggerService::new(Arc::clone(server), level);
@@ -477,11 +486,13 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
 /// What goes over the roll again and again.
 fn upkeep(server: &Arc<Server>, store: Arc<dyn Store>) -> Work {
     let (pruned, reconciled) = (Arc::clone(server), Arc::clone(server));
+    let sighted = Arc::clone(server);
     Box::pin(async move {
         tokio::join!(
             prune::shorten_change_log(store),
             prune::run(pruned),
             agents::reconcile(reconciled),
+            sightings::prune(sighted),
         );
     })
 }

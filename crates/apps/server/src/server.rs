@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::admission::Admission;
 use crate::authority::Desk;
-use crate::config::SvidConfig;
+use crate::config::{SightingsConfig, SvidConfig};
 use crate::crowd::Crowd;
 use crate::refusals::Refusals;
 use crate::server_svid::OwnSvid;
@@ -49,6 +49,8 @@ pub(crate) struct Server {
     pub wit: bool,
     /// How patient it is with agents.
     pub agents: Settings,
+    /// How much is kept of what nodes find.
+    pub sightings: SightingsConfig,
     /// Identities that administer over TLS.
     pub admin_ids: BTreeSet<SpiffeId>,
     /// How nodes prove themselves, beside join tokens.

@@ -15,5 +15,6 @@ pub mod id;
 pub mod log_level;
 pub mod node;
 pub mod selector;
+pub mod sighting;
 pub mod status;
 pub mod urgency;

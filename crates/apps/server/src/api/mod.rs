@@ -15,6 +15,7 @@ pub(crate) mod logger;
 mod node_svid;
 pub(crate) mod node_view;
 pub(crate) mod registry;
+pub(crate) mod sightings;
 pub(crate) mod svid;
 pub(crate) mod wit;
 
