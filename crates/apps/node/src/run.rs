@@ -14,6 +14,7 @@ use muster_model::TrustDomain;
 use muster_peer::{Activated, Processes, harden};
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
+use muster_proto::muster::node::admin::v1::node_sightings_server::NodeSightingsServer;
 use muster_proto::spire::agent::debug::v1::debug_server::DebugServer;
 use muster_proto::spire::api::agent::delegatedidentity::v1::delegated_identity_server::DelegatedIdentityServer;
 use muster_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
@@ -41,6 +42,7 @@ use crate::link::Link;
 use crate::metrics;
 use crate::refusals::Refusals;
 use crate::sds::{self, Sds};
+use crate::sightings::{self, SightingsApi, Sweeper};
 use crate::state::State;
 use crate::target::Targets;
 use crate::workload_api::{self, WorkloadApi};
@@ -201,6 +203,7 @@ async fn serve_as(
     announce(&config);
     let metrics = config.metrics.listen;
     let settings = settings(&config);
+    let sought = config.sightings.clone();
     let (most, authorized) = (most(&config), config.delegates.clone());
     let core = Core::new(
         config,
@@ -227,6 +230,17 @@ async fn serve_as(
     let brokers = brokers
         .map(|(config, sockets)| broker(&config, sockets, around))
         .transpose()?;
+    let (sweeper, sighted) = Sweeper::new(
+        &sought,
+        sightings::Parts {
+            driver: driver.clone(),
+            targets: targets.clone(),
+            upstream: core.upstream,
+            clock: clock.clone(),
+            node: core.node.clone(),
+        },
+    )
+    .map_err(failed("sightings"))?;
     let gauges = metrics::gauges(driver.clone(), core.node.clone(), clock.clone());
     let admin = NodeAdminServer::new(AdminService {
         trust_domain,
@@ -240,11 +254,12 @@ async fn serve_as(
         clock,
         shutdown: shutdown.clone(),
     });
-    let admin_routes = operators(admin, debug, level, delegation, health)?;
+    let admin_routes = operators(admin, debug, level, sighted, delegation, health)?;
 
     supervise(Assembled {
         driver_loop: core.driver_loop,
         link: core.link,
+        sweeper,
         serving: core.serving,
         figures: metrics.map(|address| (address, gauges)),
         health: health_reporter,
@@ -281,6 +296,7 @@ fn operators(
     admin: NodeAdminServer<AdminService>,
     debug: DebugServer<DebugService>,
     level: LevelControl,
+    sighted: SightingsApi,
     delegation: DelegatedIdentityServer<DelegatedIdentityApi>,
     health: HealthServer<impl Health>,
 ) -> Result<Routes, StartError> {
@@ -288,9 +304,17 @@ fn operators(
         Routes::new(admin)
             .add_service(debug)
             .add_service(LoggerServer::new(LoggerService::new(level)))
+            .add_service(NodeSightingsServer::new(sighted))
             .add_service(delegation)
             .add_service(health),
-        &[ADMIN, DEBUG, LOGGER, delegated::NAME, HEALTH],
+        &[
+            ADMIN,
+            DEBUG,
+            LOGGER,
+            sightings::NAME,
+            delegated::NAME,
+            HEALTH,
+        ],
     )
 }
 
@@ -298,6 +322,7 @@ fn operators(
 struct Assembled {
     driver_loop: Loop,
     link: Link,
+    sweeper: Sweeper,
     serving: watch::Receiver<bool>,
     figures: Option<(SocketAddr, Gauges)>,
     health: HealthReporter,
@@ -326,6 +351,7 @@ async fn supervise(node: Assembled) -> Result<ExitCode, StartError> {
     let mut supervisor = Supervisor::new(shutdown.clone(), ready.clone(), DRAIN);
     supervisor.essential("roster", node.driver_loop.run(shutdown.clone()));
     supervisor.essential("server link", node.link.run(shutdown.clone()));
+    supervisor.essential("sightings", node.sweeper.run(shutdown.clone()));
     if let Some((address, gauges)) = node.figures {
         let exporter = exporter(address, gauges, inherited.as_ref()).await?;
         supervisor.essential("metrics", exporter.run(shutdown.clone()));
