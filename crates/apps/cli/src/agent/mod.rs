@@ -4,6 +4,7 @@ mod class;
 mod fields;
 mod file;
 mod shape;
+pub(crate) mod sightings;
 mod view;
 
 use clap::{Args, Subcommand};
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     Release(Step),
     /// End one agent for good: its identity is never given again
     Retire(Step),
+    /// What looks like an agent on the nodes, and how to register it
+    Sightings(sightings::Sightings),
     /// Persons who own and sponsor classes
     #[command(subcommand)]
     Person(Person),
@@ -129,6 +132,7 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
             let answer = client.retire_instance(step.request()).await;
             told(answer, "retire the agent", output)
         }
+        Command::Sightings(wanted) => sightings::run(&wanted, output).await,
         Command::Person(Person::Gone(mark)) => gone(&mark, output).await,
         Command::Person(Person::Back(mark)) => back(&mark, output).await,
         Command::Person(Person::List(persons)) => self::persons(&persons, output).await,

@@ -14,3 +14,5 @@ mod dev;
 mod files;
 #[cfg(test)]
 mod plugin;
+#[cfg(test)]
+mod sightings;
