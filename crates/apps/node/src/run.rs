@@ -32,7 +32,7 @@ use self::core::Core;
 use self::sockets::{Given, Sockets};
 use crate::admin::{AdminService, DebugService, LoggerService, Settings};
 use crate::broker::{self, Broker, Most, Sockets as BrokerSockets, Surroundings};
-use crate::config::{BrokerConfig, Config};
+use crate::config::{BrokerConfig, Config, SightingsConfig};
 use crate::connections;
 use crate::delegated::{self, DelegatedIdentityApi};
 use crate::driver::{Driver, Loop, Unstarted};
@@ -215,6 +215,7 @@ async fn serve_as(
         memory,
     )?;
     let debug = core.debug(started_at, &driver, &clock);
+    let (sweeper, sighted) = search(&sought, &core, &driver, &targets, &clock)?;
     let around = Surroundings {
         driver: driver.clone(),
         targets: targets.clone(),
@@ -230,17 +231,6 @@ async fn serve_as(
     let brokers = brokers
         .map(|(config, sockets)| broker(&config, sockets, around))
         .transpose()?;
-    let (sweeper, sighted) = Sweeper::new(
-        &sought,
-        sightings::Parts {
-            driver: driver.clone(),
-            targets: targets.clone(),
-            upstream: core.upstream,
-            clock: clock.clone(),
-            node: core.node.clone(),
-        },
-    )
-    .map_err(failed("sightings"))?;
     let gauges = metrics::gauges(driver.clone(), core.node.clone(), clock.clone());
     let admin = NodeAdminServer::new(AdminService {
         trust_domain,
@@ -275,6 +265,24 @@ async fn serve_as(
         shutdown,
     })
     .await
+}
+
+/// The search for agents, and the service that tells of it.
+fn search(
+    config: &SightingsConfig,
+    core: &Core,
+    driver: &Driver,
+    targets: &Targets,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Sweeper, SightingsApi), StartError> {
+    let parts = sightings::Parts {
+        driver: driver.clone(),
+        targets: targets.clone(),
+        upstream: core.upstream.clone(),
+        clock: clock.clone(),
+        node: core.node.clone(),
+    };
+    Sweeper::new(config, parts).map_err(failed("sightings"))
 }
 
 /// Says what is served where, and warns of what is served to more than this host.

@@ -235,9 +235,10 @@ impl Signatures {
         let Some(text) = text else { return };
         let found = self.exact.get(&(rules, Arc::from(text)));
         for rule in found.into_iter().flatten() {
-            let weight = match clue {
-                SightingClue::Title => rule.weight - rule.weight / 3,
-                _ => rule.weight,
+            let weight = if clue == SightingClue::Title {
+                rule.weight - rule.weight / 3
+            } else {
+                rule.weight
             };
             tally.count(rule, clue, weight);
         }

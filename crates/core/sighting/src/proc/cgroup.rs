@@ -1,7 +1,8 @@
 //! `/proc/PID/cgroup`: of it, the unit of systemd in which a process runs.
 
-/// The kinds of units in which processes are.
-const UNITS: [&str; 3] = [".service", ".scope", ".slice"];
+/// The kinds of units in which processes are themselves, and those that hold such units.
+const UNITS: [&str; 2] = [".service", ".scope"];
+const SLICE: &str = ".slice";
 
 /// The unit, as it can be compared over restarts: in the name of a scope, parts with digits in them
 /// (sessions, terminals, containers) are `*`.
@@ -15,11 +16,11 @@ pub fn unit(cgroup: &[u8]) -> Option<String> {
     };
     let of = |hierarchy: &str| lines().find_map(|line| line.split_once(hierarchy));
     let (_, path) = of("0::").or_else(|| of(":name=systemd:"))?;
-    let named = |kind: &str| path.rsplit('/').find(|part| part.ends_with(kind));
+    let is_unit = |part: &&str| UNITS.iter().any(|kind| part.ends_with(kind));
     let unit = path
         .rsplit('/')
-        .find(|part| part.ends_with(".service") || part.ends_with(".scope"))
-        .or_else(|| UNITS.iter().find_map(|kind| named(kind)))?;
+        .find(is_unit)
+        .or_else(|| path.rsplit('/').find(|part| part.ends_with(SLICE)))?;
     match unit.strip_suffix(".scope") {
         None => Some(unit.to_owned()),
         Some(name) => {
