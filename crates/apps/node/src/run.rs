@@ -182,8 +182,7 @@ async fn serve_as(
     let processes = Processes::default();
     let sockets = Sockets::open(&config, given, &refusals, &processes, &clock)?;
     let unstarted = Unstarted::new();
-    let driver = unstarted.driver.clone();
-    let started_at = clock.now().wall;
+    let (driver, started_at) = (unstarted.driver.clone(), clock.now().wall);
     let attestors = crate::attestors::all(config.unix, &config.attestors, &config.data_dir)
         .map_err(failed("workload attestors"))?;
     let targets = Targets::new(attestors.clone(), processes);
@@ -201,8 +200,7 @@ async fn serve_as(
     let trust_domain = config.trust_domain.clone();
     let per_connection = config.workload_api.max_calls_per_connection;
     announce(&config);
-    let metrics = config.metrics.listen;
-    let settings = settings(&config);
+    let (metrics, settings) = (config.metrics.listen, settings(&config));
     let sought = config.sightings.clone();
     let (most, authorized) = (most(&config), config.delegates.clone());
     let core = Core::new(

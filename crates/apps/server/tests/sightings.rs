@@ -1,10 +1,4 @@
 //! What nodes report that looks like agents, over the server's own sockets.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "the helpers of a test fail by panicking"
-)]
-
 use muster_audit::Event;
 use muster_proto::muster::agent::v1;
 use muster_proto::muster::agent::v1::sightings_client::SightingsClient;

@@ -129,8 +129,8 @@ fn a_listener_by_its_socket() {
     let port = listener.local_addr().unwrap().port();
     let mut looker = Looker::new(Signatures::new(&[]).unwrap(), Processes::default());
     let own = stat::parse(&std::fs::read("/proc/self/stat").unwrap()).unwrap();
-    let looked = looker.look(std::process::id(), own.start_time).unwrap();
-    assert!(looked.place.ports.contains(&port), "{:?}", looked.place);
+    let seen = looker.look(std::process::id(), own.start_time).unwrap();
+    assert!(seen.place.ports.contains(&port), "{:?}", seen.place);
     // A socket that a child is given is the child's too.
     nix::fcntl::fcntl(
         &listener,
