@@ -5,7 +5,7 @@ use muster_roll::agents::{AgentChange, LoadedAgents};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::codec::agents as codec;
-use crate::codec::{self as rows_codec, Row};
+use crate::codec::{self as rows_codec, Row, sightings};
 use crate::error::Fault;
 use crate::read::rows;
 
@@ -81,6 +81,18 @@ pub(crate) fn write(
             logged("policies", number, None),
             "DELETE FROM policies WHERE number = ?1",
         ),
+        AgentChange::PutSighting(sighting) => (
+            logged(
+                "sighting",
+                &sighting.id(),
+                Some(sightings::write(sighting)?),
+            ),
+            "INSERT OR REPLACE INTO sightings (id, revision, doc) VALUES (?1, ?2, ?3)",
+        ),
+        AgentChange::DeleteSighting(id) => (
+            logged("sighting", id, None),
+            "DELETE FROM sightings WHERE id = ?1",
+        ),
     };
     let mut statement = connection.prepare_cached(statement)?;
     match (&logged.doc, &logged.text) {
@@ -119,6 +131,11 @@ pub(crate) fn load(snapshot: &Connection) -> Result<LoadedAgents, Fault> {
         loaded.policies.push(codec::read_policies(row)?);
         Ok(())
     })?;
+    let query = "SELECT id, revision, doc FROM sightings";
+    rows(snapshot, query, |row| {
+        loaded.sightings.push(sightings::read(row)?);
+        Ok(())
+    })?;
     Ok(loaded)
 }
 
@@ -151,6 +168,8 @@ pub(crate) fn read_change(
                 .into(),
         },
         ("policies", None) => AgentChange::DeletePolicies(codec::number(key).map_err(fault)?),
+        ("sighting", Some(row)) => AgentChange::PutSighting(sightings::read(row)?),
+        ("sighting", None) => AgentChange::DeleteSighting(sightings::read_id(key).map_err(fault)?),
         _ => return Ok(None),
     }))
 }

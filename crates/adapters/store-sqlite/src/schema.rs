@@ -118,6 +118,12 @@ const MIGRATIONS: &[&str] = &[
         revision INTEGER NOT NULL,
         doc TEXT NOT NULL,
         text TEXT NOT NULL
+    );
+    -- What nodes found that looks like agents; the key is the node's ID and the node's key for it.
+    CREATE TABLE sightings (
+        id TEXT PRIMARY KEY,
+        revision INTEGER NOT NULL,
+        doc TEXT NOT NULL
     ) STRICT;
 ",
 ];

@@ -5,6 +5,7 @@ mod broker;
 mod hardening;
 mod limits;
 mod sds;
+mod sightings;
 mod state;
 mod tasks;
 mod wit;
@@ -29,6 +30,7 @@ pub use self::attest::MoreAttestors;
 pub use self::broker::{Broker, BrokerConfig, PidReach, Profile, ReferenceType};
 pub use self::limits::LimitsConfig;
 pub use self::sds::SdsConfig;
+pub use self::sightings::SightingsConfig;
 pub use self::state::StateConfig;
 pub use self::tasks::TasksConfig;
 pub use self::wit::WitConfig;
@@ -84,6 +86,8 @@ pub struct Config {
     pub wit: WitConfig,
     /// What the daemon gives up at its start.
     pub hardening: harden::Options,
+    /// What looks like agents, and how often that is looked for.
+    pub sightings: SightingsConfig,
     /// What of the node's memory outlives its process.
     pub state: StateConfig,
     /// Where the figures are served.
@@ -272,6 +276,7 @@ impl Config {
         let svid = read_svid(&root.table("svid"));
         let wit = wit::read(&root.table("wit"));
         let hardening = hardening::read(&root.table("hardening"));
+        let sightings = SightingsConfig::read(&root.table("sightings"));
         let state = StateConfig::read(&root.table("state"));
         let metrics = metrics::Settings::read(&root.table("metrics"));
         let log = telemetry::Settings::read(&root.table("log"));
@@ -294,6 +299,7 @@ impl Config {
                 svid,
                 wit,
                 hardening,
+                sightings,
                 state,
                 metrics,
                 log,

@@ -29,7 +29,7 @@ mod refusals;
 mod run;
 mod sds;
 mod sealed;
-
+mod sightings;
 mod signer;
 mod state;
 mod target;

@@ -14,6 +14,7 @@ use muster_model::TrustDomain;
 use muster_peer::{Activated, Processes, harden};
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
+use muster_proto::muster::node::admin::v1::node_sightings_server::NodeSightingsServer;
 use muster_proto::spire::agent::debug::v1::debug_server::DebugServer;
 use muster_proto::spire::api::agent::delegatedidentity::v1::delegated_identity_server::DelegatedIdentityServer;
 use muster_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
@@ -31,7 +32,7 @@ use self::core::Core;
 use self::sockets::{Given, Sockets};
 use crate::admin::{AdminService, DebugService, LoggerService, Settings};
 use crate::broker::{self, Broker, Most, Sockets as BrokerSockets, Surroundings};
-use crate::config::{BrokerConfig, Config};
+use crate::config::{BrokerConfig, Config, SightingsConfig};
 use crate::connections::{self, Stack};
 use crate::delegated::{self, DelegatedIdentityApi};
 use crate::driver::{Driver, Loop, Unstarted};
@@ -41,6 +42,7 @@ use crate::link::Link;
 use crate::metrics;
 use crate::refusals::Refusals;
 use crate::sds::{self, Sds};
+use crate::sightings::{self, SightingsApi, Sweeper};
 use crate::state::State;
 use crate::target::Targets;
 use crate::tasks;
@@ -187,8 +189,7 @@ async fn serve_as(
     let sockets = Sockets::open(&config, given, &refusals, &processes, &clock)?;
     let (entries_sender, entries) = mpsc::unbounded_channel();
     let unstarted = Unstarted::new(entries_sender);
-    let driver = unstarted.driver.clone();
-    let started_at = clock.now().wall;
+    let (driver, started_at) = (unstarted.driver.clone(), clock.now().wall);
     let attestors = crate::attestors::all(config.unix, &config.attestors, &config.data_dir)
         .map_err(failed("workload attestors"))?;
     let targets = Targets::new(attestors.clone(), processes.clone());
@@ -232,8 +233,8 @@ async fn serve_as(
         .map_err(failed("tasks"))?;
     let trust_domain = config.trust_domain.clone();
     announce(&config);
-    let metrics = config.metrics.listen;
-    let settings = settings(&config);
+    let (metrics, settings) = (config.metrics.listen, settings(&config));
+    let sought = config.sightings.clone();
     let (most, authorized) = (most(&config), config.delegates.clone());
     let core = Core::new(
         config,
@@ -245,6 +246,7 @@ async fn serve_as(
         memory,
     )?;
     let debug = core.debug(started_at, &driver, &clock);
+    let (sweeper, sighted) = search(&sought, &core, &driver, &targets, &clock)?;
     let around = Surroundings {
         driver: driver.clone(),
         targets: targets.clone(),
@@ -278,12 +280,13 @@ async fn serve_as(
         clock,
         shutdown: shutdown.clone(),
     });
-    let admin_routes = operators(admin, debug, level, delegation, health)?;
+    let admin_routes = operators(admin, debug, level, sighted, delegation, health)?;
 
     // In a box: what assembles a node need not be carried along while it runs.
     Box::pin(supervise(Assembled {
         driver_loop: core.driver_loop,
         link: core.link,
+        sweeper,
         serving: core.serving,
         figures: metrics.map(|address| (address, gauges)),
         health: health_reporter,
@@ -300,6 +303,24 @@ async fn serve_as(
         shutdown,
     }))
     .await
+}
+
+/// The search for agents, and the service that tells of it.
+fn search(
+    config: &SightingsConfig,
+    core: &Core,
+    driver: &Driver,
+    targets: &Targets,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Sweeper, SightingsApi), StartError> {
+    let parts = sightings::Parts {
+        driver: driver.clone(),
+        targets: targets.clone(),
+        upstream: core.upstream.clone(),
+        clock: clock.clone(),
+        node: core.node.clone(),
+    };
+    Sweeper::new(config, parts).map_err(failed("sightings"))
 }
 
 /// Says what is served where, and warns of what is served to more than this host.
@@ -321,6 +342,7 @@ fn operators(
     admin: NodeAdminServer<AdminService>,
     debug: DebugServer<DebugService>,
     level: LevelControl,
+    sighted: SightingsApi,
     delegation: DelegatedIdentityServer<DelegatedIdentityApi>,
     health: HealthServer<impl Health>,
 ) -> Result<Routes, StartError> {
@@ -328,9 +350,17 @@ fn operators(
         Routes::new(admin)
             .add_service(debug)
             .add_service(LoggerServer::new(LoggerService::new(level)))
+            .add_service(NodeSightingsServer::new(sighted))
             .add_service(delegation)
             .add_service(health),
-        &[ADMIN, DEBUG, LOGGER, delegated::NAME, HEALTH],
+        &[
+            ADMIN,
+            DEBUG,
+            LOGGER,
+            sightings::NAME,
+            delegated::NAME,
+            HEALTH,
+        ],
     )
 }
 
@@ -338,6 +368,7 @@ fn operators(
 struct Assembled {
     driver_loop: Loop,
     link: Link,
+    sweeper: Sweeper,
     serving: watch::Receiver<bool>,
     figures: Option<(SocketAddr, Gauges)>,
     health: HealthReporter,
@@ -367,6 +398,7 @@ async fn supervise(node: Assembled) -> Result<ExitCode, StartError> {
     supervisor.essential("roster", node.driver_loop.run(shutdown.clone()));
     supervisor.essential("server link", node.link.run(shutdown.clone()));
     supervisor.essential("tasks", node.tasks.run(shutdown.clone()));
+    supervisor.essential("sightings", node.sweeper.run(shutdown.clone()));
     if let Some((address, gauges)) = node.figures {
         let exporter = exporter(address, gauges, inherited.as_ref()).await?;
         supervisor.essential("metrics", exporter.run(shutdown.clone()));

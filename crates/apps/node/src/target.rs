@@ -77,6 +77,24 @@ impl Targets {
     }
 }
 
+impl Targets {
+    /// Attests the process that has the number `pid` and started then, in clock ticks since boot.
+    pub(crate) async fn attest_one(
+        &self,
+        pid: u32,
+        start_time: u64,
+    ) -> Result<AttestedTarget, TargetRefusal> {
+        let process = self
+            .processes
+            .by_number(pid)
+            .map_err(|refusal| not_held(pid, refusal))?;
+        if process.start_time() != start_time {
+            return Err(TargetRefusal::NotRunning { pid });
+        }
+        attest_held(&self.attestors, process).await
+    }
+}
+
 fn not_held(pid: u32, refusal: Refusal) -> TargetRefusal {
     match refusal {
         Refusal::Gone { .. } => TargetRefusal::NotRunning { pid },

@@ -6,6 +6,7 @@ mod agents;
 mod hardening;
 mod node;
 mod policy;
+mod sightings;
 mod wit;
 
 use std::collections::BTreeSet;
@@ -25,6 +26,7 @@ use crate::tasks;
 pub use self::hardening::HardeningConfig;
 pub use self::node::NodeConfig;
 pub use self::policy::PolicyConfig;
+pub use self::sightings::SightingsConfig;
 pub use self::wit::WitConfig;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -64,6 +66,8 @@ pub struct Config {
     pub tasks: tasks::Settings,
     /// What is kept of decisions about agents.
     pub policy: PolicyConfig,
+    /// How much is kept of what nodes find.
+    pub sightings: SightingsConfig,
     /// What nodes may do beyond the ordinary.
     pub node: NodeConfig,
     /// Where the figures are served.
@@ -165,6 +169,7 @@ impl Config {
         let agents = agents::read(&root.table("agents"));
         let tasks = agents::read_tasks(&root.table("agents"));
         let policy = policy::read(&root.table("policy"));
+        let sightings = SightingsConfig::read(&root.table("sightings"));
         let node = NodeConfig::read(&root.table("node"));
         let metrics = metrics::Settings::read(&root.table("metrics"));
         let log = telemetry::Settings::read(&root.table("log"));
@@ -185,6 +190,7 @@ impl Config {
                 agents,
                 tasks,
                 policy,
+                sightings,
                 node,
                 metrics,
                 log,

@@ -26,6 +26,7 @@ mod refusals;
 mod run;
 mod server;
 mod server_svid;
+mod sightings;
 mod signer;
 mod tasks;
 mod trace;

@@ -12,6 +12,7 @@ use crate::writer::RollHandle;
 pub(crate) fn gauges(roll: RollHandle) -> Gauges {
     Arc::new(move || {
         let roll = roll.snapshot();
+        crate::sightings::gauge(&roll);
         Box::pin(async move {
             let head = approximate(roll.head().0);
             let (tasks, live) = roll.agents().task_counts();

@@ -19,7 +19,9 @@ use muster_plugin::keys::KeyManager;
 use muster_plugin::node::ServerNodeAttestor;
 use muster_proto::muster::agent::v1::policies_server::PoliciesServer;
 use muster_proto::muster::agent::v1::registry_server::RegistryServer;
+use muster_proto::muster::agent::v1::sightings_server::SightingsServer;
 use muster_proto::muster::agent::v1::task_ledger_server::TaskLedgerServer;
+use muster_proto::muster::node::v1::node_sightings_server::NodeSightingsServer;
 use muster_proto::muster::node::v1::node_tasks_server::NodeTasksServer;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
 use muster_proto::muster::server::admin::v1::audit_server::AuditServer;
@@ -57,6 +59,7 @@ use crate::api::node_tasks::NodeTasksService;
 use crate::api::node_view::NodeViewService;
 use crate::api::policies::PoliciesService;
 use crate::api::registry::RegistryService;
+use crate::api::sightings::{NodeSightingsService, SightingsService};
 use crate::api::svid::SvidService;
 use crate::api::task_ledger::TaskLedgerService;
 use crate::audit_log;
@@ -69,7 +72,7 @@ use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
 use crate::writer::{RollHandle, RollWriter};
-use crate::{agents, listen, metrics, prune, server_svid, tasks};
+use crate::{agents, listen, metrics, prune, server_svid, sightings, tasks};
 
 /// How long requests that are under way may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -168,6 +171,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         policies,
         agents: config.agents,
         tasks: config.tasks,
+        sightings: config.sightings,
         lifetimes: config.svid,
         admin_ids: config.admin_ids.clone(),
         node_attestors: node_attestors(&config)?,
@@ -450,6 +454,10 @@ fn api(server: &Arc<Server>) -> Routes {
         .add_service(RegistryServer::new(RegistryService(Arc::clone(server))))
         .add_service(AuditServer::new(AuditService(Arc::clone(server))))
         .add_service(PoliciesServer::new(PoliciesService(Arc::clone(server))))
+        .add_service(SightingsServer::new(SightingsService(Arc::clone(server))))
+        .add_service(NodeSightingsServer::new(NodeSightingsService(Arc::clone(
+            server,
+        ))))
 }
 
 /// The same for operators on the host, with health and reflection.
@@ -477,6 +485,7 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
             .with_service_name("muster.agent.v1.Registry")
             .with_service_name("muster.agent.v1.TaskLedger")
             .with_service_name("muster.agent.v1.Policies")
+            .with_service_name("muster.agent.v1.Sightings")
             .with_service_name("grpc.health.v1.Health")
     };
     let logger = LoggerService::new(Arc::clone(server), level);
@@ -498,8 +507,12 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
 
 /// What goes over the roll again and again.
 fn upkeep(server: &Arc<Server>, store: Arc<dyn Store>) -> Work {
-    let (pruned, reconciled, decides) =
-        (Arc::clone(server), Arc::clone(server), Arc::clone(server));
+    let (pruned, reconciled, decides, sighted) = (
+        Arc::clone(server),
+        Arc::clone(server),
+        Arc::clone(server),
+        Arc::clone(server),
+    );
     Box::pin(async move {
         tokio::join!(
             prune::shorten_change_log(store),
@@ -507,6 +520,7 @@ fn upkeep(server: &Arc<Server>, store: Arc<dyn Store>) -> Work {
             agents::reconcile(Arc::clone(&reconciled)),
             tasks::reconcile(reconciled),
             policies::reconcile(decides),
+            sightings::prune(sighted),
         );
     })
 }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use crate::admission::Admission;
 use crate::audit_log::AuditLog;
 use crate::authority::Desk;
-use crate::config::SvidConfig;
+use crate::config::{SightingsConfig, SvidConfig};
 use crate::crowd::Crowd;
 use crate::holdings::Holdings;
 use crate::policies::Policies;
@@ -61,6 +61,8 @@ pub(crate) struct Server {
     pub agents: Settings,
     /// How many tasks there may be, and how long they are remembered.
     pub tasks: tasks::Settings,
+    /// How much is kept of what nodes find.
+    pub sightings: SightingsConfig,
     /// Identities that administer over TLS.
     pub admin_ids: BTreeSet<SpiffeId>,
     /// How nodes prove themselves, beside join tokens.

@@ -134,6 +134,15 @@ pub enum Event {
     /// Nobody answers for an agent class any longer.
     #[serde(rename = "agent.orphaned")]
     AgentOrphaned,
+    /// A node found what looks like an agent, or how it stands to the roll has changed.
+    #[serde(rename = "agent.sighted")]
+    AgentSighted,
+    /// An operator knows of a sighting, and leaves it as it is.
+    #[serde(rename = "agent.sighting_acknowledged")]
+    AgentSightingAcknowledged,
+    /// What looked like an agent runs no longer.
+    #[serde(rename = "agent.sighting_gone")]
+    AgentSightingGone,
     /// A person is known to be gone.
     #[serde(rename = "person.gone")]
     PersonGone,

@@ -11,6 +11,7 @@ mod binding;
 mod class;
 mod fault;
 mod instance;
+mod sighting;
 mod task;
 mod text;
 
@@ -21,6 +22,10 @@ pub use class::{
 };
 pub use fault::{FieldError, TextFault};
 pub use instance::{AgentInstance, InstanceState};
+pub use sighting::{
+    Acknowledged, Confidence, Shown, Sighted, Sighting, SightingClue, SightingEvidence, SightingId,
+    SightingKey, SightingKind, SightingStanding, SightingState, Starter,
+};
 pub use task::{Task, TaskId, TaskState};
 pub use text::{
     ClassName, DataClass, Line, Note, PersonId, Prose, Resource, RiskTier, Scope, Sha256, Word,

@@ -37,6 +37,10 @@ pub enum Departures {}
 #[derive(Debug)]
 pub enum Policies {}
 
+/// Processes that look like agents, as nodes found them.
+#[derive(Debug)]
+pub enum Sightings {}
+
 /// Something that a caller may or may not do.
 pub trait Action {
     /// The row of the table.
@@ -273,6 +277,15 @@ actions! {
     /// Read the decisions on record.
     ReadPolicyRecord = "/muster.agent.v1.Policies/ReadRecord" [Local, Admin];
 
+    /// List what looks like agents on nodes.
+    ListSightings = "/muster.agent.v1.Sightings/ListSightings" [Local, Admin];
+    /// Read one such sighting.
+    GetSighting = "/muster.agent.v1.Sightings/GetSighting" [Local, Admin];
+    /// Note that a sighting is known, and why it is left as it is.
+    AcknowledgeSighting = "/muster.agent.v1.Sightings/AcknowledgeSighting" [Local, Admin] writes Sightings;
+    /// Tell what looks like agents on the calling node.
+    ReportSightings = "/muster.node.v1.NodeSightings/ReportSightings" [Node] writes Sightings;
+
     /// Follow the calling node's view of the roll.
     WatchNodeView = "/muster.node.v1.NodeView/Watch" [Node] writes Nodes;
 
@@ -288,6 +301,8 @@ actions! {
     FollowTasks = "follow-tasks" [System] writes Tasks;
     /// Note that an agent received an SVID.
     SeeAgents = "see-agents" [System] writes Instances;
+    /// Forget sightings that are gone for long, and note those whose node is.
+    PruneSightings = "prune-sightings" [System] writes Sightings;
     /// Remove what has expired.
     Prune = "prune" [System] writes Entries, Nodes, Tokens, Bundles;
 }

@@ -34,6 +34,9 @@ pub use actions::{
     TaintX509UpstreamAuthority, Tasks, Tokens, UpdateClass, ValidatePolicies, WatchNodeView,
     Writes,
 };
+pub use actions::{
+    AcknowledgeSighting, GetSighting, ListSightings, PruneSightings, ReportSightings, Sightings,
+};
 pub use actions::{ListAuditRecords, ListHeld, TailAudit};
 pub use caller::{Caller, Class, NodeCheck, NodeRefusal};
 pub use decide::{Denial, Permit, Principal, decide};

@@ -140,7 +140,9 @@ impl Concern {
             AgentChange::PutDeparture(_)
             | AgentChange::DeleteDeparture(_)
             | AgentChange::PutPolicies { .. }
-            | AgentChange::DeletePolicies(_) => {}
+            | AgentChange::DeletePolicies(_)
+            | AgentChange::PutSighting(_)
+            | AgentChange::DeleteSighting(_) => {}
         }
     }
 
@@ -198,7 +200,9 @@ fn regranted<'a>(before: &Roll, after: &'a Roll, change: &'a AgentChange) -> Vec
         | AgentChange::PutDeparture(_)
         | AgentChange::DeleteDeparture(_)
         | AgentChange::PutPolicies { .. }
-        | AgentChange::DeletePolicies(_) => Vec::new(),
+        | AgentChange::DeletePolicies(_)
+        | AgentChange::PutSighting(_)
+        | AgentChange::DeleteSighting(_) => Vec::new(),
     }
 }
 

@@ -188,7 +188,9 @@ impl NodeView {
                 | AgentChange::PutDeparture(_)
                 | AgentChange::DeleteDeparture(_)
                 | AgentChange::PutPolicies { .. }
-                | AgentChange::DeletePolicies(_),
+                | AgentChange::DeletePolicies(_)
+                | AgentChange::PutSighting(_)
+                | AgentChange::DeleteSighting(_),
             )
             | Change::PutJournal { .. } => false,
         })
@@ -353,7 +355,9 @@ impl NodeView {
             | AgentChange::PutDeparture(_)
             | AgentChange::DeleteDeparture(_)
             | AgentChange::PutPolicies { .. }
-            | AgentChange::DeletePolicies(_) => return,
+            | AgentChange::DeletePolicies(_)
+            | AgentChange::PutSighting(_)
+            | AgentChange::DeleteSighting(_) => return,
         };
         for id in touched {
             self.settle_task(roll, id, before);

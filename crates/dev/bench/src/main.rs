@@ -49,7 +49,7 @@ struct Arguments {
     /// Small counts, for a run under a minute. The figures are coarse.
     #[arg(long)]
     quick: bool,
-    /// Only these: arrival, signing, connections, neighbours, gone, streams, tokens, entries, policy; and, only when named,
+    /// Only these: arrival, signing, connections, neighbours, gone, streams, tokens, entries, sightings, policy; and, only when named,
     /// swarm-idle, swarm-churn, swarm-storm, swarm-streams, restart. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,

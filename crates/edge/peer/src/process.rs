@@ -23,6 +23,11 @@ pub fn keep_pages_small() -> Result<(), Errno> {
     prctl::set_thp_disable(true)
 }
 
+/// Lets every other thread of the machine go first, for the calling thread alone and for good.
+pub fn yield_to_others() -> std::io::Result<()> {
+    crate::sys::lower_priority()
+}
+
 /// Keeps other processes of the same user from reading this one's memory (ptrace, `/proc/PID/mem`),
 /// and the kernel from writing it to a core file. Call it before any secret is in memory.
 pub fn keep_memory_private() -> Result<(), Errno> {

@@ -411,6 +411,17 @@ mod tests {
     }
 }
 
+/// Gives the calling thread the lowest priority of ordinary ones (`setpriority(2)`: on Linux it is
+/// the thread's own).
+pub(crate) fn lower_priority() -> io::Result<()> {
+    // SAFETY: it takes numbers only.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// What is asked of `keyctl(2)`.
 #[derive(Debug)]
 pub(crate) enum Keyctl<'a> {

@@ -15,6 +15,7 @@ pub mod id;
 pub mod log_level;
 pub mod node;
 pub mod selector;
+pub mod sighting;
 pub mod status;
 pub mod task;
 pub mod urgency;

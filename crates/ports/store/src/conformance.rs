@@ -6,6 +6,7 @@
 )]
 
 mod agents;
+mod sightings;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use muster_audit::Record;
 use muster_model::{
     AgentClass, AgentInstance, Bundle, Departure, Entry, EntryId, JoinToken, Node, PersonId,
-    PolicyText, PolicyVersion, Revision, SpiffeId, Task, TaskId, TrustDomain,
+    PolicyText, PolicyVersion, Revision, Sighting, SightingId, SpiffeId, Task, TaskId, TrustDomain,
 };
 use muster_policy::{
-    Bundles, Classes, Departures, Entries, Instances, Journals, Nodes, Permit, Policies, Tasks,
-    Tokens, Writes,
+    Bundles, Classes, Departures, Entries, Instances, Journals, Nodes, Permit, Policies, Sightings,
+    Tasks, Tokens, Writes,
 };
 use muster_roll::Change;
 use muster_roll::agents::AgentChange;
@@ -181,6 +181,16 @@ impl Transaction {
     /// Forgets a set of policies.
     pub fn delete_policies<A: Writes<Policies>>(&mut self, _permit: &Permit<A>, number: u64) {
         self.agent(AgentChange::DeletePolicies(number));
+    }
+
+    /// Writes a sighting, new or in place of the one of the same node and key.
+    pub fn put_sighting<A: Writes<Sightings>>(&mut self, _permit: &Permit<A>, sighting: Sighting) {
+        self.agent(AgentChange::PutSighting(Arc::new(sighting)));
+    }
+
+    /// Forgets a sighting.
+    pub fn delete_sighting<A: Writes<Sightings>>(&mut self, _permit: &Permit<A>, id: SightingId) {
+        self.agent(AgentChange::DeleteSighting(id));
     }
 
     fn agent(&mut self, change: AgentChange) {

@@ -8,6 +8,7 @@ pub(crate) fn without_agents(connection: &rusqlite::Connection) {
         "tasks",
         "persons_gone",
         "policies",
+        "sightings",
     ] {
         connection
             .execute(&format!("DROP TABLE {table}"), [])

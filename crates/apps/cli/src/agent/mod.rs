@@ -4,6 +4,7 @@ mod class;
 mod fields;
 mod file;
 mod shape;
+pub(crate) mod sightings;
 mod task;
 mod tree;
 mod view;
@@ -43,6 +44,8 @@ pub(crate) enum Command {
     Task(task::Command),
     /// Draw who answers for an agent, its tasks and theirs, what each holds and until when
     Tree(tree::Tree),
+    /// What looks like an agent on the nodes, and how to register it
+    Sightings(sightings::Sightings),
     /// Persons who own and sponsor classes
     #[command(subcommand)]
     Person(Person),
@@ -138,6 +141,7 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
         }
         Command::Task(command) => task::run(command, output).await,
         Command::Tree(tree) => tree.run(output).await,
+        Command::Sightings(wanted) => sightings::run(&wanted, output).await,
         Command::Person(Person::Gone(mark)) => gone(&mark, output).await,
         Command::Person(Person::Back(mark)) => back(&mark, output).await,
         Command::Person(Person::List(persons)) => self::persons(&persons, output).await,

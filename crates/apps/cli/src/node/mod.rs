@@ -3,6 +3,7 @@
 mod debug;
 mod explain;
 mod local;
+mod sightings;
 
 use clap::{Args, Subcommand};
 use muster_model::{SpiffeId, Timestamp};
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     Explain(explain::Explain),
     /// Show how the node on this host stands, and what it holds
     Debug(debug::Debug),
+    /// Show what looks like an agent on this host
+    Sightings(sightings::Sightings),
     /// The node's daemon, as `muster dev` runs it
     #[command(hide = true)]
     Run(daemon::Run),
@@ -71,6 +74,7 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
         }
         Command::Explain(explain) => explain::run(&explain, output).await,
         Command::Debug(debug) => debug::run(&debug, output).await,
+        Command::Sightings(wanted) => sightings::run(&wanted, output).await,
         Command::Run(_) => Err(Failure::usage("`muster node run` stands alone")),
         Command::Evict(one) => {
             let id = Some(id::write(&one.id));

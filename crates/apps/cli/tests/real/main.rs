@@ -21,4 +21,6 @@ mod policies;
 #[cfg(test)]
 mod run;
 #[cfg(test)]
+mod sightings;
+#[cfg(test)]
 mod tasks_node;

@@ -29,6 +29,8 @@ use crate::upstream::{Trust, Upstream};
 pub(super) struct Core {
     pub(super) driver_loop: Loop,
     pub(super) link: Link,
+    /// The way to the server.
+    pub(super) upstream: Upstream,
     /// The node's own SVID.
     pub(super) node: watch::Receiver<Option<X509Svid>>,
     pub(super) trust: Trust,
@@ -119,7 +121,7 @@ impl Core {
         )
         .map_err(failed("node attestor"))?;
         let link = Link {
-            upstream,
+            upstream: upstream.clone(),
             state,
             attestor,
             join: config.join,
@@ -134,6 +136,7 @@ impl Core {
         Ok(Self {
             driver_loop: unstarted.start(roster, parts),
             link,
+            upstream,
             node,
             trust,
             bundles,

@@ -18,6 +18,7 @@ pub(crate) mod node_tasks;
 pub(crate) mod node_view;
 pub(crate) mod policies;
 pub(crate) mod registry;
+pub(crate) mod sightings;
 pub(crate) mod svid;
 pub(crate) mod task_ledger;
 pub(crate) mod wit;

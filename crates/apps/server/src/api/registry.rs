@@ -218,7 +218,7 @@ impl registry_server::Registry for RegistryService {
 }
 
 /// Who did something, as a class keeps it.
-pub(super) fn by(principal: &Principal) -> String {
+pub(crate) fn by(principal: &Principal) -> String {
     match (&principal.id, principal.process) {
         (Some(id), _) => id.to_string(),
         (None, Some((_, uid))) => format!("uid {uid}"),

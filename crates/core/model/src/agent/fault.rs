@@ -63,6 +63,9 @@ pub enum TextFault {
     /// Not the ID of a boot.
     #[error("a boot is a UUID in lower case, as /proc/sys/kernel/random/boot_id has it")]
     BootId,
+    /// Not the key of a sighting.
+    #[error("the key of a sighting has 32 lower-case hexadecimal digits")]
+    SightingKey,
     /// Not the ID of a task.
     #[error("a task ID is a ULID: 26 of 0-9 and A-Z without I, L, O and U, the first at most 7")]
     TaskId,

@@ -54,6 +54,7 @@ macro_rules! texts {
         }
     )+};
 }
+pub(super) use texts;
 
 texts! {
     /// The name of an agent class: one segment of a SPIFFE ID, lower case, at most 63 characters,

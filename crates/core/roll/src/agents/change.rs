@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use muster_model::{
-    AgentClass, AgentInstance, Departure, PersonId, PolicyText, PolicyVersion, Revision, SpiffeId,
-    Task, TaskId,
+    AgentClass, AgentInstance, Departure, PersonId, PolicyText, PolicyVersion, Revision, Sighting,
+    SightingId, SpiffeId, Task, TaskId,
 };
 
 use super::Agents;
@@ -36,6 +36,10 @@ pub enum AgentChange {
     },
     /// A set of policies is no longer kept.
     DeletePolicies(u64),
+    /// A sighting is new, or replaces the one of the same node and key.
+    PutSighting(Arc<Sighting>),
+    /// A sighting is forgotten.
+    DeleteSighting(SightingId),
 }
 
 impl AgentChange {
@@ -56,7 +60,9 @@ impl AgentChange {
             Self::PutDeparture(_)
             | Self::DeleteDeparture(_)
             | Self::PutPolicies { .. }
-            | Self::DeletePolicies(_) => false,
+            | Self::DeletePolicies(_)
+            | Self::PutSighting(_)
+            | Self::DeleteSighting(_) => false,
         }
     }
 
@@ -83,11 +89,17 @@ impl AgentChange {
                     row.changed_at = revision;
                 }
             }
+            Self::PutSighting(row) => {
+                if let Some(row) = Arc::get_mut(row) {
+                    row.changed_at = revision;
+                }
+            }
             Self::DeleteInstance(_)
             | Self::DeleteTask(_)
             | Self::PutDeparture(_)
             | Self::DeleteDeparture(_)
-            | Self::DeletePolicies(_) => {}
+            | Self::DeletePolicies(_)
+            | Self::DeleteSighting(_) => {}
         }
     }
 }
@@ -105,4 +117,6 @@ pub struct LoadedAgents {
     pub departures: Vec<Arc<Departure>>,
     /// The sets of policies, without their texts.
     pub policies: Vec<Arc<PolicyVersion>>,
+    /// What nodes found.
+    pub sightings: Vec<Arc<Sighting>>,
 }

@@ -2,7 +2,8 @@
 //!
 //! Start at [`Agents`], the memory image; [`lifecycle`] says what leads where, [`rules`] what may
 //! be written about a class, [`task`] what a child task may have, [`membership`] which identities a
-//! class has in its hand, [`policies`] which sets of policies there are, [`reconcile`] what is due without anybody's asking.
+//! class has in its hand, [`policies`] which sets of policies there are, [`sightings`] what becomes of
+//! what nodes find, [`reconcile`] what is due without anybody's asking.
 
 mod change;
 pub mod instance;
@@ -12,6 +13,7 @@ pub mod membership;
 pub mod policies;
 pub mod reconcile;
 pub mod rules;
+pub mod sightings;
 pub mod task;
 mod tasks;
 #[cfg(test)]
@@ -78,6 +80,7 @@ pub struct Agents {
     tasks: TaskTable,
     departures: OrdMap<PersonId, Arc<Departure>>,
     policies: OrdMap<u64, Arc<PolicyVersion>>,
+    sightings: sightings::Sightings,
 }
 
 impl Default for Agents {
@@ -93,6 +96,7 @@ impl Default for Agents {
             tasks: TaskTable::default(),
             departures: OrdMap::new(),
             policies: OrdMap::new(),
+            sightings: sightings::Sightings::default(),
         }
     }
 }
@@ -118,6 +122,9 @@ impl Agents {
         for version in loaded.policies {
             agents.policies.insert(version.number, version);
         }
+        for sighting in loaded.sightings {
+            agents.sightings.put(sighting);
+        }
         agents
     }
 
@@ -129,6 +136,7 @@ impl Agents {
             tasks: self.tasks.rows().cloned().collect(),
             departures: self.departures.values().cloned().collect(),
             policies: self.policies.values().cloned().collect(),
+            sightings: self.sightings.all().cloned().collect(),
         }
     }
 
@@ -179,6 +187,14 @@ impl Agents {
             AgentChange::DeletePolicies(number) => {
                 self.policies.remove(number);
             }
+            AgentChange::PutSighting(sighting) => {
+                let mut sighting = Arc::clone(sighting);
+                if sighting.changed_at != revision {
+                    Arc::make_mut(&mut sighting).changed_at = revision;
+                }
+                self.sightings.put(sighting);
+            }
+            AgentChange::DeleteSighting(id) => self.sightings.remove(id),
         }
     }
 
@@ -238,6 +254,11 @@ impl Agents {
         self.policies.values()
     }
 
+    /// What nodes found that looks like agents.
+    pub fn sightings(&self) -> &sightings::Sightings {
+        &self.sightings
+    }
+
     fn put_class(&mut self, class: Arc<AgentClass>) {
         if let Some(old) = self.classes.get(&class.name).cloned() {
             for person in [&old.spec.owner, &old.spec.sponsor] {
@@ -286,6 +307,7 @@ impl fmt::Debug for Agents {
             .field("instances", &self.instances.len())
             .field("tasks", &self.tasks.len())
             .field("departures", &self.departures.len())
+            .field("sightings", &self.sightings.len())
             .finish_non_exhaustive()
     }
 }

@@ -6,6 +6,7 @@ mod entries;
 mod gone;
 mod neighbours;
 mod policy;
+mod sightings;
 mod signing;
 mod streams;
 mod swarm;
@@ -22,7 +23,7 @@ use crate::clock::Stopwatch;
 use crate::subject::Kind;
 
 /// The measurements, by the names that `--only` takes.
-pub(crate) const NAMES: [&str; 14] = [
+pub(crate) const NAMES: [&str; 15] = [
     "arrival",
     "signing",
     "connections",
@@ -31,6 +32,7 @@ pub(crate) const NAMES: [&str; 14] = [
     "streams",
     "tokens",
     "entries",
+    "sightings",
     "policy",
     "swarm-idle",
     "swarm-churn",
@@ -70,6 +72,8 @@ pub(crate) struct Sizes {
     pub(crate) peer_entries: Duration,
     /// Decisions by each set of policies, one after another.
     pub(crate) decisions: usize,
+    /// Processes among which a node looks for agents.
+    pub(crate) sighted: usize,
     /// How many a swarm has.
     pub(crate) swarm: Swarm,
 }
@@ -98,6 +102,7 @@ impl Sizes {
         entries: 100_000,
         peer_entries: Duration::from_mins(2),
         decisions: 20_000,
+        sighted: 500,
         swarm: Swarm::Full,
     };
     /// The same in under a minute.
@@ -112,6 +117,7 @@ impl Sizes {
         entries: 5000,
         peer_entries: Duration::from_secs(10),
         decisions: 2000,
+        sighted: 100,
         swarm: Swarm::Quick,
     };
 }
@@ -209,6 +215,7 @@ pub(crate) async fn all(
         "gone",
         "streams",
         "swarm-streams",
+        "sightings",
         "tokens",
     ];
     if domain_names.iter().any(|name| wanted(name)) {
@@ -217,7 +224,7 @@ pub(crate) async fn all(
         // Signing comes before there are a thousand entries, tokens last: they kill the server.
         for name in domain_names {
             // SPIRE's agent knows no neighbours, and would only show how long a flood lasts.
-            let ours_only = matches!(name, "neighbours" | "gone") && !kind.is_ours();
+            let ours_only = matches!(name, "neighbours" | "gone" | "sightings") && !kind.is_ours();
             if !wanted(name) || ours_only {
                 continue;
             }
@@ -229,6 +236,7 @@ pub(crate) async fn all(
                 "neighbours" => neighbours::measure(&domain, sizes).await,
                 "gone" => gone::measure(&domain, sizes).await,
                 "streams" => streams::measure(kind, &domain, sizes).await,
+                "sightings" => sightings::measure(&domain, sizes).await,
                 "swarm-streams" => swarm::streams(kind, &domain, sizes).await,
                 _ => tokens::measure(&domain, sizes).await,
             };

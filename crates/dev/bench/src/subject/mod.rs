@@ -81,6 +81,8 @@ pub(crate) struct Domain {
     pub(crate) node: Pid,
     pub(crate) node_id: SpiffeId,
     pub(crate) workload_socket: PathBuf,
+    /// The node's operator's socket, where it is ours.
+    pub(crate) admin_socket: Option<PathBuf>,
     // Killed when dropped.
     _processes: Vec<Child>,
     // Removed last.

@@ -20,6 +20,7 @@ struct Ready {
     server_address: String,
     server_admin_socket: PathBuf,
     workload_socket: PathBuf,
+    node_admin_socket: PathBuf,
     node_id: String,
     server_pid: i32,
     node_pid: i32,
@@ -61,6 +62,7 @@ pub(super) async fn start(muster: &Path) -> Result<Domain, Failure> {
         node: Pid(ready.node_pid),
         node_id: SpiffeId::parse(&ready.node_id)?,
         workload_socket: ready.workload_socket,
+        admin_socket: Some(ready.node_admin_socket),
         _processes: vec![dev],
         _folder: folder,
     })

@@ -99,6 +99,7 @@ plugins {{
         node: pid(&agent)?,
         node_id: id::any(agent_id)?,
         workload_socket,
+        admin_socket: None,
         _processes: vec![agent, server],
         _folder: folder,
     })

@@ -9,10 +9,12 @@ use muster_model::{
     Revision, RiskTier, Scope, Sha256, Task, TaskDefaults, TaskId, TaskState, Timestamp, Word,
 };
 use muster_policy::{
-    Caller, MarkPersonGone, Permit, PutPolicies, ReconcileAgents, ReconcileTasks, decide,
+    Caller, MarkPersonGone, Permit, PruneSightings, PutPolicies, ReconcileAgents, ReconcileTasks,
+    decide,
 };
 use muster_roll::Roll;
 
+use super::sightings::{full_sighting, plain_sighting};
 use super::{Place, assert_same, commit, id, open, selectors, td};
 use crate::Transaction;
 
@@ -32,6 +34,9 @@ async fn every_row_comes_back<P: Place>(place: &P) {
     for task in [plain_task(), full_task()] {
         one.put_task(&tasks(), task);
     }
+    for sighting in [plain_sighting(), full_sighting()] {
+        one.put_sighting(&sightings(), sighting);
+    }
     one.put_departure(&persons(), departure("mailto:olga@example.org"));
     one.put_departure(&persons(), departure("https://idp.example.org#00u1ab"));
     one.put_policies(&author(), policies(1, None), "// one\n".into());
@@ -45,6 +50,7 @@ async fn every_row_comes_back<P: Place>(place: &P) {
     two.delete_instance(&permit(), plain_instance().id);
     two.delete_task(&tasks(), plain_task().id);
     two.delete_policies(&author(), 1);
+    two.delete_sighting(&sightings(), plain_sighting().id());
     two.delete_departure(&persons(), departure("mailto:olga@example.org").person);
     let mut expected = Roll::empty(td("td"));
     {
@@ -66,8 +72,9 @@ async fn every_row_comes_back<P: Place>(place: &P) {
         agents.tasks.len(),
         agents.departures.len(),
         agents.policies.len(),
+        agents.sightings.len(),
     );
-    assert_eq!(counts, (2, 1, 1, 1, 1));
+    assert_eq!(counts, (2, 1, 1, 1, 1, 1));
     let text = |number| store.policy_text(number);
     assert_eq!(text(1).await.expect("an answer"), None);
     let second = text(2).await.expect("an answer").expect("a text");
@@ -87,6 +94,10 @@ fn permit() -> Permit<ReconcileAgents> {
 
 fn tasks() -> Permit<ReconcileTasks> {
     decide(&Caller::System("conformance")).expect("the server may reconcile")
+}
+
+fn sightings() -> Permit<PruneSightings> {
+    decide(&Caller::System("conformance")).expect("the server may prune")
 }
 
 fn persons() -> Permit<MarkPersonGone> {

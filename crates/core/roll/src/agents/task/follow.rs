@@ -51,7 +51,9 @@ pub fn follow(roll: &Roll, changes: &[Change], now: Timestamp) -> Vec<Task> {
                 | AgentChange::PutDeparture(_)
                 | AgentChange::DeleteDeparture(_)
                 | AgentChange::PutPolicies { .. }
-                | AgentChange::DeletePolicies(_),
+                | AgentChange::DeletePolicies(_)
+                | AgentChange::PutSighting(_)
+                | AgentChange::DeleteSighting(_),
             ) => {}
         }
     }

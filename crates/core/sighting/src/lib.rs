@@ -1,0 +1,28 @@
+//! From what a process shows to what it looks like.
+//!
+//! Start at [`Look`], what was seen of one process, and [`Signatures::judge`], which makes a
+//! [`Finding`] of it. The table of signatures is data, in one file (`table.rs`); an operator adds to
+//! it with [`Custom`]. [`proc`] reads the formats of `/proc`. [`standing`] says how a finding stands
+//! to the classes of the identities that the process has.
+//!
+//! What holds: a finding has no text of the process in it. Arguments are compared word by word, and
+//! what is kept is the rule that matched and the shape of the command line ([`shape_of`]). Of the
+//! environment only names that a rule knows are kept, and the bytes are wiped
+//! ([`proc::environ::take_names`]).
+//!
+//! Deliberately not here: reading `/proc` (`apps/node/sightings`), what is done about a finding
+//! (`core/roll/agents/sightings.rs`).
+
+mod judge;
+mod look;
+mod pattern;
+pub mod proc;
+mod signature;
+mod standing;
+mod table;
+
+pub use judge::{Finding, Match, Signatures};
+pub use look::{Look, shape_of};
+pub use signature::{Custom, CustomFault};
+pub use standing::standing;
+pub use table::is_product;
