@@ -1,5 +1,7 @@
 //! The parsers of `/proc` on anything at all: nothing panics, and what comes out was in there.
 
+use std::collections::BTreeSet;
+
 use muster_sighting::proc::{cgroup, cmdline, environ, maps, net, stat, status};
 use muster_sighting::{Look, Signatures};
 use proptest::prelude::*;
@@ -49,8 +51,8 @@ proptest! {
             executable: executable.as_deref(),
             words: &words,
             libraries: &libraries,
-            variables: &Default::default(),
-            ports: &Default::default(),
+            variables: &BTreeSet::default(),
+            ports: &BTreeSet::default(),
         };
         if let Some(finding) = signatures.judge(&look) {
             prop_assert!(finding.shape.bytes().all(|b| b.is_ascii_uppercase() || b" -=.".contains(&b)));

@@ -206,7 +206,7 @@ fn how_it_stands() {
     );
     let mut table = String::new();
     let mut tell = |roll: &Roll, when: &str| {
-        let _ = writeln!(table, "{when}");
+        writeln!(table, "{when}").unwrap();
         for identities in [
             &[][..],
             &["/web"],
@@ -223,11 +223,12 @@ fn how_it_stands() {
             let row = &settled.changed[0].0;
             let classes: Vec<&str> = row.classes.iter().map(ClassName::as_str).collect();
             let expected = row.expected.as_ref().map_or("-", ClassName::as_str);
-            let _ = writeln!(
+            writeln!(
                 table,
                 "  {identities:?}: {}, of {classes:?}, expected {expected}",
                 row.standing
-            );
+            )
+            .unwrap();
         }
     };
     tell(&roll, "a class is called as the product is:");
