@@ -21,11 +21,12 @@ use muster_roll::agents::membership::{self, Withheld};
 use muster_roll::agents::reconcile::{self, Due, Settings};
 use muster_roll::agents::task::{self, Limits};
 use muster_store::Transaction;
-use muster_wire::error_info::{MUSTER_DOMAIN, status_of};
+use muster_wire::error_info::{MUSTER_DOMAIN, reason_of, status_of};
 use tonic::{Code, Status};
 
 use crate::errors;
 use crate::operation::{Operation, record};
+use crate::policies;
 use crate::server::Server;
 use crate::writer::WriteError;
 
@@ -222,7 +223,8 @@ pub(crate) async fn put_one_on_record(server: &Server, issued: Issued) -> Result
         .map_or(Ok(()), |(_, why)| Err(why))
 }
 
-/// Notes that nothing was signed for an entry, unless that may pass or is our own fault.
+/// Notes that nothing was signed for an entry, unless that may pass or is our own fault. What a policy
+/// refuses is on record with its decision.
 pub(crate) fn note_unsigned<A>(
     server: &Server,
     op: &Operation<A>,
@@ -233,7 +235,8 @@ pub(crate) fn note_unsigned<A>(
         why.code(),
         Code::NotFound | Code::FailedPrecondition | Code::PermissionDenied | Code::InvalidArgument
     );
-    if !decided {
+    let by_policy = reason_of(MUSTER_DOMAIN, why).is_some_and(|word| word == policies::REFUSED);
+    if !decided || by_policy {
         return;
     }
     let id = EntryId::parse(entry_id).ok();
@@ -500,7 +503,7 @@ mod tests {
         assert_eq!(within(hour, &roll, &other, None, BEGIN), hour);
         // Before the reconciler has come by.
         let refused = check(&roll, &agent, None, end).unwrap_err();
-        let reason = muster_wire::error_info::reason_of(MUSTER_DOMAIN, &refused);
+        let reason = reason_of(MUSTER_DOMAIN, &refused);
         assert_eq!(reason.as_deref(), Some("CLASS_EXPIRED"));
         assert!(check(&roll, &other, None, end).is_ok());
     }

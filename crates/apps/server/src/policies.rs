@@ -36,6 +36,9 @@ use self::record::{Repeats, Ring};
 use crate::config::PolicyConfig;
 use crate::metrics;
 
+/// The reason of what policies refuse, in a word.
+pub(crate) const REFUSED: &str = "POLICY_REFUSED";
+
 /// What is in force until a set has been stored: everything that the guards let pass.
 pub(crate) const BUILT_IN: &str = "// What is in force until a set is put in force: everything that the guards let pass.\n\
      @id(\"default.permit\")\npermit (principal, action, resource);\n";
@@ -272,7 +275,7 @@ impl Answer {
             MUSTER_DOMAIN,
             Code::PermissionDenied,
             message,
-            "POLICY_REFUSED",
+            REFUSED,
             &details,
         )
     }

@@ -118,7 +118,7 @@ mod tests {
         let mut shell = Command::new("sh")
             .args([
                 "-c",
-                "cat >/dev/null <&3 & echo $!; read done; kill $!; wait",
+                "tail -f /dev/null & echo $!; read done; kill $!; wait",
             ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
