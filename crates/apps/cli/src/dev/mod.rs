@@ -190,10 +190,12 @@ async fn demonstrate(
                 }
                 if let Some(rotation) = show.rotation(&happening)? {
                     match rotation {
-                        Rotation::Seen if dev.once => return Ok(()),
-                        Rotation::Seen => {}
+                        Rotation::Seen => show.seen = true,
                         Rotation::DueBy(by) => deadline.as_mut().reset(Instant::now() + by),
                     }
+                }
+                if dev.once && show.is_over() {
+                    return Ok(());
                 }
             }
             () = &mut held, if !show.registered => {
@@ -223,6 +225,10 @@ struct Show {
     registered: bool,
     /// Serial number of the workload's SVID.
     serial: Option<String>,
+    /// The workload holds another SVID than its first.
+    seen: bool,
+    /// The node told of the rotation, or of having left out what it had to tell.
+    told: bool,
 }
 
 /// What a report means for `--once`.
@@ -238,7 +244,14 @@ impl Show {
         Self {
             registered: dev.no_demo,
             serial: None,
+            seen: false,
+            told: false,
         }
+    }
+
+    /// Whether the rotation was shown from both sides, which come by ways of their own.
+    fn is_over(&self) -> bool {
+        self.seen && self.told
     }
 
     /// The entry is written once the workload waits for it: its call is held, not denied.
@@ -256,6 +269,11 @@ impl Show {
 
     /// What a report of the workload means; an SVID that does not verify is a failure.
     fn rotation(&mut self, happening: &Happening) -> Result<Option<Rotation>, Failure> {
+        self.told |= match happening {
+            Happening::Issued { what, .. } => !what.previous_serial_number.is_empty(),
+            Happening::Missed { .. } => true,
+            Happening::Attested { .. } | Happening::Refused { .. } | Happening::Demo(_) => false,
+        };
         let Happening::Demo(Report::Received {
             spiffe_id,
             serial_number,
@@ -315,6 +333,8 @@ mod tests {
         Show {
             registered: false,
             serial: None,
+            seen: false,
+            told: false,
         }
     }
 
