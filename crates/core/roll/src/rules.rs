@@ -99,7 +99,7 @@ pub fn create(
         let value = shown(id.as_str());
         return Err(EntryError::TaskId { value });
     }
-    if naming::is_entry_of_rule(&id) {
+    if naming::rule_of_entry(&id).is_some() {
         let value = shown(id.as_str());
         return Err(EntryError::RuleId { value });
     }

@@ -162,7 +162,7 @@ fn template(roll: &Roll, rule: &Rule) -> Result<(), Fault> {
     }
     path(rule)?;
     // What its classes ask for pins facts as its own selectors do.
-    let asked = super::with_classes(roll.agents(), rule);
+    let asked = super::asked(roll.agents(), rule);
     for part in template.parts() {
         if let Placeholder::Fact { kind, key } = &part.placeholder {
             let pinned = asked.pinned(kind, key).take(2).count();

@@ -25,7 +25,7 @@ use muster_model::{AgentClass, ClassName, Placeholder, Rule, RuleSpec};
 
 use crate::agents::Agents;
 
-pub use derive::{NoName, derive, entry, is_entry_of_rule};
+pub use derive::{NoName, derive, entry, rule_of_entry};
 pub use digest::{digest_text, withheld_text};
 pub use error::{RuleError, TemplateWrong};
 pub use escape::escape;
@@ -76,28 +76,32 @@ pub fn in_force(agents: &Agents, rule: &Arc<Rule>) -> Option<Arc<Rule>> {
     if withheld(agents, rule).is_some() {
         return None;
     }
-    let spec = with_classes(agents, rule);
-    match spec {
-        Cow::Borrowed(_) => Some(Arc::clone(rule)),
-        Cow::Owned(spec) => Some(Arc::new(Rule {
+    Some(with_classes(agents, rule))
+}
+
+/// A rule with what its classes ask of a process among its selectors, whether they are active or not.
+pub fn with_classes(agents: &Agents, rule: &Arc<Rule>) -> Arc<Rule> {
+    match asked(agents, rule) {
+        Cow::Borrowed(_) => Arc::clone(rule),
+        Cow::Owned(spec) => Arc::new(Rule {
             spec,
             ..Rule::clone(rule)
-        })),
+        }),
     }
 }
 
 /// What operators wrote, with what the classes ask of a process among the selectors.
-fn with_classes<'a>(agents: &Agents, rule: &'a Rule) -> Cow<'a, RuleSpec> {
-    let asked: Vec<_> = classes(rule)
+fn asked<'a>(agents: &Agents, rule: &'a Rule) -> Cow<'a, RuleSpec> {
+    let more: Vec<_> = classes(rule)
         .filter_map(|name| agents.class(name))
         .flat_map(|class| class.spec.attestation.iter())
         .filter(|selector| !rule.spec.selectors.contains(selector))
         .cloned()
         .collect();
-    if asked.is_empty() {
+    if more.is_empty() {
         return Cow::Borrowed(&rule.spec);
     }
     let mut spec = rule.spec.clone();
-    spec.selectors.extend(asked);
+    spec.selectors.extend(more);
     Cow::Owned(spec)
 }
