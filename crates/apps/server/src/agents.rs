@@ -19,7 +19,7 @@ use muster_roll::agents::instance::{self, Sight};
 use muster_roll::agents::membership::{self, Withheld};
 use muster_roll::agents::reconcile::{self, Due, Settings};
 use muster_roll::agents::task::{self, Limits};
-use muster_roll::{Roll, naming};
+use muster_roll::{Roll, matching, naming};
 use muster_store::Transaction;
 use muster_wire::error_info::{MUSTER_DOMAIN, reason_of, status_of};
 use tonic::{Code, Status};
@@ -63,11 +63,10 @@ pub(crate) fn check(
     }
 }
 
-/// The same for an identity that an operator names: entries that give it may name a class.
+/// The same for an identity that an operator names: entries and rules that give it may name a class.
 pub(crate) fn check_minted(roll: &Roll, id: &SpiffeId, now: Timestamp) -> Result<(), Status> {
     check(roll, id, None, now)?;
-    roll.named(id)
-        .try_for_each(|entry| check(roll, id, entry.class.as_ref(), now))
+    matching::classes_named(roll, id).try_for_each(|class| check(roll, id, Some(class), now))
 }
 
 /// A lifetime that does not go beyond the end of the class.

@@ -9,8 +9,8 @@ use muster_audit::{Event, Record};
 use muster_cedar::facts::{Binding, NodeFacts, Situation};
 use muster_cedar::{Action, PrincipalFacts, ResourceFacts};
 use muster_model::{AgentClass, ClassName, Entry, SelectorSet, SpiffeId, Task, Timestamp};
-use muster_roll::Roll;
 use muster_roll::agents::membership;
+use muster_roll::{Roll, matching};
 use tonic::Status;
 
 use super::{Answer, Question, facts};
@@ -73,7 +73,7 @@ pub(crate) fn may_mint<A>(
     id: &SpiffeId,
     lifetime: Duration,
 ) -> Result<Permitted, Status> {
-    let named = op.roll.named(id).map(|entry| entry.class.as_ref());
+    let named = matching::classes_named(&op.roll, id).map(Some);
     let classes = classes_of(&op.roll, id, std::iter::once(None).chain(named));
     if classes.is_empty() {
         return Ok(Permitted(None));
