@@ -355,6 +355,7 @@ async fn write<A: Action + Writes<Rules> + Send + 'static>(
             Ok(rule) => {
                 transaction.audit(described(op.record(event, rule.name.as_str()), &rule));
                 transaction.put_rule(&op.permit, rule.clone());
+                // The answer says which class keeps it back, for which the roll before it will do.
                 Ok((Arc::new(rule), roll.clone()))
             }
             Err(refused) => {
