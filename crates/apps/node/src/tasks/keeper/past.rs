@@ -179,10 +179,17 @@ mod tests {
         // The stream that held it ended with the node.
         assert_eq!(found(|bound| bound.kind = "lease".into()), Some(Past::Gone));
         let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        assert_eq!(found(|bound| bound.pid = other.id()), None);
-        other.kill().unwrap();
         let pid = other.id();
+        let start = Processes::default().by_number(pid).unwrap().start_time();
+        let of_other = |start| {
+            move |bound: &mut api::BoundTo| {
+                (bound.pid, bound.start_time) = (pid, start);
+            }
+        };
+        assert_eq!(found(of_other(start)), Some(Past::Lives));
+        assert_eq!(found(of_other(start + 1)), None);
+        other.kill().unwrap();
         other.wait().unwrap();
-        assert_eq!(found(|bound| bound.pid = pid), None);
+        assert_eq!(found(of_other(start)), None);
     }
 }
