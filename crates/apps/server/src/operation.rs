@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use muster_audit::{Actor, Decision, Event, Record};
+use muster_audit::{Actor, Decision, Event, Record, SvidKind};
 use muster_model::{NodeStanding, SerialNumber, SpiffeId, Timestamp};
 use muster_policy::{Action, Caller, Class, Denial, Permit, Principal, PromoteNode, decide};
 use muster_roll::Roll;
@@ -45,6 +45,12 @@ impl<A> Operation<A> {
     pub(crate) fn record(&self, event: Event, subject: impl Into<String>) -> Record {
         record(self.permit.principal(), self.now, event, subject)
             .with("trace_id", self.trace.to_string())
+    }
+
+    /// The audit record of an SVID that is issued to `subject`, or is not.
+    pub(crate) fn svid_record(&self, kind: SvidKind, subject: impl Into<String>) -> Record {
+        self.record(Event::SvidIssued, subject)
+            .with("svid", kind.word())
     }
 }
 
@@ -175,7 +181,7 @@ fn refusal_record(caller: &Caller, denial: &Denial, now: Timestamp) -> Record {
         process,
         work: None,
     };
-    let mut record = record(&principal, now, Event::AccessRefuse, denial.method);
+    let mut record = record(&principal, now, Event::AccessRefused, denial.method);
     record.decision = Decision::Refused;
     match denial.node {
         Some(why) => record.with("reason", why.to_string()),

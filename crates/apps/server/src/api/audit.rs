@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use muster_audit::{Decision, Filter, Record, Subtree, identity, ocsf};
+use muster_audit::{Decision, Filter, Record, Subtree, SvidKind, identity, ocsf};
 use muster_model::TaskId;
 use muster_policy as policy;
 use muster_proto::muster::server::admin::v1::{
@@ -15,7 +15,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use crate::audit_log::Follower;
-use crate::holdings::Kind;
 use crate::metrics;
 use crate::operation::{Operation, begin, operate};
 use crate::server::Server;
@@ -336,10 +335,7 @@ fn held<A>(
     })
 }
 
-fn read_token(token: &str) -> Option<(String, Kind)> {
+fn read_token(token: &str) -> Option<(String, SvidKind)> {
     let (word, id) = token.split_once(' ')?;
-    let kind = [Kind::X509, Kind::Jwt, Kind::Wit]
-        .into_iter()
-        .find(|kind| kind.word() == word)?;
-    Some((id.to_owned(), kind))
+    Some((id.to_owned(), SvidKind::parse(word)?))
 }

@@ -316,7 +316,7 @@ fn create_all(
                 Err(outcome) => return outcome,
             };
             let record = op
-                .record(Event::EntryCreate, entry.id.as_str())
+                .record(Event::EntryCreated, entry.id.as_str())
                 .with("spiffe_id", entry.spiffe_id.as_str())
                 .with("parent_id", entry.parent_id.as_str());
             transaction.audit(record);
@@ -401,7 +401,7 @@ fn update_all(
                 );
             }
             let record = op
-                .record(Event::EntryUpdate, entry.id.as_str())
+                .record(Event::EntryUpdated, entry.id.as_str())
                 .with("spiffe_id", entry.spiffe_id.as_str())
                 .with("revision_number", entry.revision_number.to_string());
             transaction.audit(record);
@@ -431,7 +431,7 @@ fn delete_one(
         return status::item(Code::NotFound, "entry not found");
     };
     transaction.audit(
-        op.record(Event::EntryDelete, id)
+        op.record(Event::EntryDeleted, id)
             .with("spiffe_id", existing.spiffe_id.as_str()),
     );
     transaction.delete_entry(&op.permit, existing.id.clone());
