@@ -322,7 +322,7 @@ fn shape(record: &NumberedRecord) -> Value {
 }
 
 /// What of a record's details a line shows after the reason, where they are there.
-const SHOWN: [&str; 10] = [
+const SHOWN: [&str; 14] = [
     "svid",
     "class",
     "task",
@@ -332,6 +332,10 @@ const SHOWN: [&str; 10] = [
     "expires_at",
     "audience",
     "policies",
+    "pid",
+    "uid",
+    "executable",
+    "count",
     "node",
 ];
 

@@ -11,13 +11,13 @@ use muster_audit::{Actor, Decision, Event, Record, SvidKind};
 use muster_model::{NodeStanding, SerialNumber, SpiffeId, Timestamp};
 use muster_policy::{Action, Caller, Class, Denial, Permit, Principal, PromoteNode, decide};
 use muster_roll::Roll;
+use muster_wire::trace::TraceId;
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 
 use crate::caller::{Identified, identify};
 use crate::metrics;
 use crate::server::Server;
-use crate::trace::TraceId;
 
 /// A permitted action under way.
 pub(crate) struct Operation<A> {
@@ -108,7 +108,7 @@ where
         spiffe_id = tracing::field::Empty
     );
     async {
-        let operation = begin_in::<A>(server, request.extensions(), trace).await;
+        let operation = begin::<A>(server, request.extensions(), trace).await;
         let outcome = match operation {
             Ok(operation) => middle(operation, request.into_inner()).await,
             Err(status) => Err(status),
@@ -130,13 +130,6 @@ where
 
 /// Authenticates and authorizes; the refusal, if it comes to that, is on the record.
 pub(crate) async fn begin<A: Action + 'static>(
-    server: &Arc<Server>,
-    extensions: &tonic::Extensions,
-) -> Result<Operation<A>, Status> {
-    begin_in(server, extensions, TraceId::new()).await
-}
-
-async fn begin_in<A: Action + 'static>(
     server: &Arc<Server>,
     extensions: &tonic::Extensions,
     trace: TraceId,

@@ -7,6 +7,8 @@
     reason = "the helpers of a test fail by panicking, and a story is told in one piece"
 )]
 
+#[path = "tasks/denials.rs"]
+mod denials;
 #[path = "tasks/many.rs"]
 mod many;
 #[path = "tasks/rig.rs"]

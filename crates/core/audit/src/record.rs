@@ -142,6 +142,15 @@ pub enum Event {
     /// What looked like an agent runs no longer.
     #[serde(rename = "agent.sighting_gone")]
     AgentSightingGone,
+    /// A node refused a process.
+    #[serde(rename = "workload.denied")]
+    WorkloadDenied,
+    /// A process spoke where only another one may, and its node refused it.
+    #[serde(rename = "workload.impersonation_attempt")]
+    WorkloadImpersonationAttempt,
+    /// Another program ran in a process than the one that its node had attested.
+    #[serde(rename = "workload.exe_changed")]
+    WorkloadExeChanged,
     /// A person is known to be gone.
     #[serde(rename = "person.gone")]
     PersonGone,

@@ -16,6 +16,7 @@ use muster_proto::spire::api::server::agent::v1::{
 use muster_proto::spire::api::types;
 use muster_roll::rules::{self, EntryDraft, RawId};
 use muster_roll::{Roll, node as lifecycle};
+use muster_wire::trace::TraceId;
 use muster_wire::{id, node as wire_node, status};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -170,7 +171,12 @@ impl agent_server::Agent for AgentService {
         &self,
         request: Request<Streaming<AttestAgentRequest>>,
     ) -> Result<Response<Self::AttestAgentStream>, Status> {
-        let op = begin::<policy::AttestAgent>(&self.0, request.extensions()).await?;
+        let op = begin::<policy::AttestAgent>(
+            &self.0,
+            request.extensions(),
+            TraceId::of(request.metadata()),
+        )
+        .await?;
         Ok(Response::new(attest::start(
             Arc::clone(&self.0),
             op,

@@ -10,6 +10,7 @@ use muster_proto::muster::server::admin::v1::{
     Missed, NumberedRecord, RecordFilter, TailRequest, TailResponse, audit_server, tail_response,
 };
 use muster_roll::Roll;
+use muster_wire::trace::TraceId;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
@@ -66,15 +67,19 @@ impl audit_server::Audit for AuditService {
         request: Request<TailRequest>,
     ) -> Result<Response<Self::TailStream>, Status> {
         let method = <policy::TailAudit as policy::Action>::ROW.method;
-        let begun = begin::<policy::TailAudit>(&self.0, request.extensions())
-            .await
-            .and_then(|op| {
-                let message = request.get_ref();
-                Ok((
-                    read_filter(message.filter.as_ref(), &op.roll)?,
-                    message.ocsf,
-                ))
-            });
+        let begun = begin::<policy::TailAudit>(
+            &self.0,
+            request.extensions(),
+            TraceId::of(request.metadata()),
+        )
+        .await
+        .and_then(|op| {
+            let message = request.get_ref();
+            Ok((
+                read_filter(message.filter.as_ref(), &op.roll)?,
+                message.ocsf,
+            ))
+        });
         let code = begun.as_ref().err().map_or(Code::Ok, Status::code);
         metrics::answered(method, code);
         let (filter, ocsf) = begun?;

@@ -18,6 +18,7 @@ use muster_proto::spire::api::server::entry::v1::{
 use muster_proto::spire::api::types;
 use muster_roll::{Roll, matching, rules};
 use muster_store::Transaction;
+use muster_wire::trace::TraceId;
 use muster_wire::{entry as wire_entry, status};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -248,7 +249,12 @@ impl entry_server::Entry for EntryService {
         &self,
         request: Request<Streaming<SyncAuthorizedEntriesRequest>>,
     ) -> Result<Response<Self::SyncAuthorizedEntriesStream>, Status> {
-        let op = begin::<policy::SyncAuthorizedEntries>(&self.0, request.extensions()).await?;
+        let op = begin::<policy::SyncAuthorizedEntries>(
+            &self.0,
+            request.extensions(),
+            TraceId::of(request.metadata()),
+        )
+        .await?;
         let entries = matching::authorized_entries(&op.roll, op.caller_id()?);
         let (sender, receiver) = mpsc::channel(4);
         let requests = request.into_inner();
