@@ -40,6 +40,7 @@ pub(super) enum Place {
 
 #[derive(Debug)]
 struct Row {
+    kind: DenialKind,
     executable: Shown,
     /// How many times since it was told.
     count: u64,
@@ -81,6 +82,8 @@ pub(super) struct Table {
     next: u64,
     /// Refusals for which there was no place.
     unreported: u64,
+    /// How many rows have nothing to tell: so that nobody looks for one in vain, in a flood.
+    quiet: usize,
     ration: Ration,
 }
 
@@ -90,6 +93,7 @@ impl Table {
             rows: BTreeMap::new(),
             next: 0,
             unreported: 0,
+            quiet: 0,
             ration: RATION,
         }
     }
@@ -99,6 +103,7 @@ impl Table {
     /// others.
     pub(super) fn place(&mut self, who: &Refused, at: Timestamp) -> Place {
         if let Some(row) = self.rows.get_mut(who) {
+            self.quiet -= usize::from(row.count == 0);
             row.count = row.count.saturating_add(1);
             row.last = at;
             return Place::Counted;
@@ -117,6 +122,7 @@ impl Table {
             return;
         }
         let row = Row {
+            kind: DenialKind::of(who.reason),
             executable,
             count: 1,
             last: at,
@@ -129,20 +135,20 @@ impl Table {
 
     /// Forgets one that was told and is quiet, or else the last of those that are less than `kind`.
     fn make_room(&mut self, kind: DenialKind) -> bool {
-        let told = self
-            .rows
-            .iter()
-            .filter(|(_, row)| row.count == 0)
-            .min_by_key(|(_, row)| row.told);
-        let least = || {
-            self.rows
-                .iter()
-                .filter(|(who, _)| DenialKind::of(who.reason) > kind)
-                .max_by_key(|(who, row)| (DenialKind::of(who.reason), row.number))
+        let rows = self.rows.iter();
+        let gives_way = if self.quiet > 0 {
+            rows.filter(|(_, row)| row.count == 0)
+                .min_by_key(|(_, row)| row.told)
+        } else if kind == DenialKind::Denied {
+            None
+        } else {
+            rows.filter(|(_, row)| row.kind > kind)
+                .max_by_key(|(_, row)| (row.kind, row.number))
         };
-        let Some((who, count)) = told.or_else(least).map(|(who, row)| (*who, row.count)) else {
+        let Some((who, count)) = gives_way.map(|(who, row)| (*who, row.count)) else {
             return false;
         };
+        self.quiet -= usize::from(count == 0);
         self.unreported = self.unreported.saturating_add(count);
         self.rows.remove(&who);
         true
@@ -157,13 +163,14 @@ impl Table {
                 .is_some_and(|told| now.mono.saturating_sub(told) >= TOLD_AGAIN);
             row.count > 0 || !quiet
         });
+        self.quiet = self.rows.values().filter(|row| row.count == 0).count();
         let most = usize::try_from(self.ration.left(now.mono)).unwrap_or(BATCH);
         let mut due: Vec<(&Refused, &Row)> = self
             .rows
             .iter()
             .filter(|(_, row)| row.due_in(now.mono) == Some(Duration::ZERO))
             .collect();
-        due.sort_by_key(|(who, row)| (DenialKind::of(who.reason), row.number));
+        due.sort_by_key(|(_, row)| (row.kind, row.number));
         let rows: Vec<_> = due
             .into_iter()
             .take(most.min(BATCH))
@@ -181,6 +188,7 @@ impl Table {
             if let Some(row) = self.rows.get_mut(who) {
                 row.count = row.count.saturating_sub(denial.count);
                 row.told = Some(now);
+                self.quiet += usize::from(row.count == 0);
             }
         }
         self.unreported = self.unreported.saturating_sub(batch.unreported);
@@ -191,6 +199,7 @@ impl Table {
     /// Forgets all that could be told: there is nobody who would listen.
     pub(super) fn forget(&mut self) {
         self.rows.clear();
+        self.quiet = 0;
         self.unreported = 0;
     }
 
