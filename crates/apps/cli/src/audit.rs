@@ -322,7 +322,8 @@ fn shape(record: &NumberedRecord) -> Value {
 }
 
 /// What of a record's details a line shows after the reason, where they are there.
-const SHOWN: [&str; 9] = [
+const SHOWN: [&str; 14] = [
+    "svid",
     "class",
     "task",
     "parent",
@@ -331,6 +332,10 @@ const SHOWN: [&str; 9] = [
     "expires_at",
     "audience",
     "policies",
+    "pid",
+    "uid",
+    "executable",
+    "count",
     "node",
 ];
 
@@ -406,7 +411,7 @@ mod tests {
         NumberedRecord {
             sequence: 41,
             at_ms: 1_767_225_600_123,
-            event: "svid.issue.x509".into(),
+            event: "svid.issued".into(),
             actor: Some(Actor {
                 class: "node".into(),
                 spiffe_id: "spiffe://td/spire/agent/join_token/n".into(),
@@ -416,6 +421,7 @@ mod tests {
             decision: "allowed".into(),
             subject: "spiffe://td/agent/reader/1".into(),
             detail: HashMap::from([
+                ("svid".into(), "x509".into()),
                 ("expires_at".into(), "1767225900".into()),
                 ("class".into(), "reader".into()),
                 ("serial_number".into(), "17".into()),

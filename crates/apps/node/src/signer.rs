@@ -16,6 +16,7 @@ use muster_roster::{Event, RequestId, SignFault, ToSign};
 use muster_svid::x509::{X509Svid, build_csr};
 use muster_wire::error_info::{self, MUSTER_DOMAIN};
 use muster_wire::status as wire_status;
+use muster_wire::trace::TraceId;
 use muster_wire::urgency::EXPIRES_AT;
 use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
@@ -131,9 +132,10 @@ impl Signer {
             })
             .collect();
         let message = BatchNewX509svidRequest { params };
+        let trace = TraceId::new();
         let answer = self
-            .ask("BatchNewX509SVID", |mut client| {
-                let request = dated(message.clone(), expires_at);
+            .ask("BatchNewX509SVID", trace, |mut client| {
+                let request = dated(message.clone(), expires_at, trace);
                 async move { client.batch_new_x509svid(request).await }
             })
             .await?;
@@ -169,6 +171,7 @@ impl Signer {
     async fn ask<T, Rpc>(
         &self,
         what: &'static str,
+        trace: TraceId,
         rpc: impl Fn(SvidClient<Channel>) -> Rpc,
     ) -> Result<T, SignFault>
     where
@@ -180,9 +183,12 @@ impl Signer {
                 SvidClient::new(self.upstream.channel()).max_decoding_message_size(MESSAGE_MAX);
             let shown = self.shown();
             let status = match tokio::time::timeout(RPC_TIMEOUT, rpc(client)).await {
-                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Ok(answer)) => {
+                    tracing::debug!(rpc = what, trace_id = %trace, "the server has signed");
+                    return Ok(answer.into_inner());
+                }
                 Ok(Err(status)) => status,
-                Err(_elapsed) => return Err(no_answer(what)),
+                Err(_elapsed) => return Err(no_answer(what, trace)),
             };
             match wire_status::retry_after(&status) {
                 Some(wait) if waited + wait <= DEFERRED_MAX => {
@@ -194,7 +200,7 @@ impl Signer {
                     tokio::time::sleep(wait).await;
                     waited += wait;
                 }
-                Some(_) | None => return Err(self.fault(what, status, shown.as_ref())),
+                Some(_) | None => return Err(self.fault((what, trace), status, shown.as_ref())),
             }
         }
     }
@@ -206,9 +212,10 @@ impl Signer {
             audience: audience.to_vec(),
         };
         let expires_at = first_expiry(std::slice::from_ref(entry));
+        let trace = TraceId::new();
         let answer = self
-            .ask("NewJWTSVID", |mut client| {
-                let request = dated(message.clone(), expires_at);
+            .ask("NewJWTSVID", trace, |mut client| {
+                let request = dated(message.clone(), expires_at, trace);
                 async move { client.new_jwtsvid(request).await }
             })
             .await?;
@@ -235,8 +242,13 @@ impl Signer {
     }
 
     /// What a status comes to for a call that was made when the node's SVID had the number `shown`.
-    fn fault(&self, what: &'static str, status: Status, shown: Option<&SerialNumber>) -> SignFault {
-        tracing::warn!(rpc = what, code = ?status.code(), error = words::status(&status), "the server did not sign");
+    fn fault(
+        &self,
+        (what, trace): (&'static str, TraceId),
+        status: Status,
+        shown: Option<&SerialNumber>,
+    ) -> SignFault {
+        tracing::warn!(rpc = what, trace_id = %trace, code = ?status.code(), error = words::status(&status), "the server did not sign");
         if error_info::reason_of(MUSTER_DOMAIN, &status).as_deref() == Some(POLICY_REFUSED) {
             return SignFault::Denied;
         }
@@ -262,18 +274,19 @@ fn first_expiry(entries: &[ToSign]) -> i64 {
     expiries.min().unwrap_or(0)
 }
 
-/// A request that says how urgent it is.
-fn dated<T>(message: T, expires_at: i64) -> Request<T> {
-    let mut request = Request::new(message);
+/// A request that says how urgent it is, and of which trace it is a part.
+fn dated<T>(message: T, expires_at: i64, trace: TraceId) -> Request<T> {
+    let mut request = trace.request(message);
     request
         .metadata_mut()
         .insert(EXPIRES_AT, MetadataValue::from(expires_at));
     request
 }
 
-fn no_answer(what: &'static str) -> SignFault {
+fn no_answer(what: &'static str, trace: TraceId) -> SignFault {
     tracing::warn!(
         rpc = what,
+        trace_id = %trace,
         seconds = RPC_TIMEOUT.as_secs(),
         "no answer in time"
     );

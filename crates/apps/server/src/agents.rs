@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_audit::{Event, Record, identity};
+use muster_audit::{Event, Record, SvidKind, identity};
 use muster_model::{
     AgentClass, Cause, ClassName, Entry, EntryId, InstanceState, Lifecycle, SpiffeId, Task, TaskId,
     Timestamp,
@@ -228,7 +228,7 @@ pub(crate) async fn put_one_on_record(server: &Server, issued: Issued) -> Result
 pub(crate) fn note_unsigned<A>(
     server: &Server,
     op: &Operation<A>,
-    (event, entry_id): (Event, &str),
+    (kind, entry_id): (SvidKind, &str),
     why: &Status,
 ) {
     let decided = matches!(
@@ -242,7 +242,7 @@ pub(crate) fn note_unsigned<A>(
     let id = EntryId::parse(entry_id).ok();
     let entry = id.as_ref().and_then(|id| op.roll.entry(id));
     let subject = entry.map_or(entry_id, |entry| entry.spiffe_id.as_str());
-    let mut record = op.record(event, subject).with("entry_id", entry_id);
+    let mut record = op.svid_record(kind, subject).with("entry_id", entry_id);
     if let Some(node) = &op.permit.principal().id {
         record = record.with("node", node.as_str());
     }

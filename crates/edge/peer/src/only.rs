@@ -11,7 +11,7 @@ pub trait Only: Send + Sync {
     /// Whether the socket is for this process now.
     fn admits(&self, process: &HeldProcess) -> bool;
 
-    /// Somebody was refused: the socket is not for it, or it used a connection of one for whom the
-    /// socket is.
+    /// Somebody was refused: the socket is not for it, it used a connection of one for whom the
+    /// socket is, or it could not be told who it is. Not whoever is over a limit.
     fn refused(&self, peer: RefusedPeer);
 }

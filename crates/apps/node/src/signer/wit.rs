@@ -8,6 +8,7 @@ use muster_proto::spire::api::server::svid::v1::{
     BatchNewWitsvidRequest, NewWitsvidParams, batch_new_witsvid_response,
 };
 use muster_roster::{Event, RequestId, SignFault, ToSign};
+use muster_wire::trace::TraceId;
 use tonic::Code;
 
 use super::{Signer, blocking, dated, fault_of_item, first_expiry, ignore_stopped};
@@ -58,9 +59,10 @@ impl Signer {
             })
             .collect();
         let message = BatchNewWitsvidRequest { params };
+        let trace = TraceId::new();
         let answer = self
-            .ask("BatchNewWITSVID", |mut client| {
-                let request = dated(message.clone(), expires_at);
+            .ask("BatchNewWITSVID", trace, |mut client| {
+                let request = dated(message.clone(), expires_at, trace);
                 async move { client.batch_new_witsvid(request).await }
             })
             .await?;

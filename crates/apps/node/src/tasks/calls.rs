@@ -13,6 +13,7 @@ use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
 use muster_task::{Cause, LeaseId};
 use muster_wire::selector;
+use muster_wire::trace::TraceId;
 use tokio::sync::{RwLock, Semaphore, mpsc, oneshot, watch};
 
 use super::binding::{self, Resolved};
@@ -35,6 +36,8 @@ pub(crate) struct Admitted {
     selectors: Arc<SelectorSet>,
     on: Option<TaskId>,
     place: Place,
+    /// Of the caller, or of this call.
+    trace: TraceId,
 }
 
 impl Admitted {
@@ -110,6 +113,7 @@ impl Calls {
             selectors: attested.selectors,
             on: extensions.get::<OnTask>().map(OnTask::id),
             place,
+            trace: TraceId::of_headers(headers),
         })
     }
 
@@ -203,11 +207,12 @@ impl Calls {
             .map_err(|refusal| Refused::new(Reason::NotAttested, refusal.to_string()))?;
         let process = by.caller.process().clone();
         let (calls, bound, owner) = (self.clone(), resolved.bound, resolved.owner);
+        let trace = by.trace;
         let (reply, opened) = oneshot::channel();
         // By itself: whoever hangs up now must not leave a task of which the node does not know.
         tokio::spawn(async move {
             let turn = calls.turn.read().await;
-            let answer = match calls.server.open(request).await {
+            let answer = match calls.server.open(request, trace).await {
                 Ok(node::OpenResponse {
                     task: Some(task), ..
                 }) => {
@@ -219,6 +224,7 @@ impl Calls {
                         opener: process,
                         place,
                         changes,
+                        trace,
                     };
                     calls.desk.open(order).await
                 }
@@ -228,6 +234,7 @@ impl Calls {
                 )),
                 Err(status) => {
                     let refused = Refused::by_server(&status);
+                    tracing::debug!(trace_id = %trace, reason = &*refused.reason, "a task was not opened");
                     // A refusal opened nothing; of an answer that did not come, nobody knows.
                     if refused.reason == Reason::ServerUnavailable.as_str() {
                         calls.desk.tell(Command::OpenFailed);
@@ -401,7 +408,9 @@ impl Calls {
             id: id.to_string(),
             deadline: Some(deadline),
         };
-        let task = self.within_shutdown(self.server.extend(request)).await?;
+        let asked = self.server.extend(request, by.trace);
+        let task = self.within_shutdown(asked).await?;
+        tracing::debug!(trace_id = %by.trace, task_id = %id, "task extended");
         self.standing(id, vec![task]).await
     }
 
@@ -418,7 +427,9 @@ impl Calls {
             id: id.to_string(),
             amount: request.amount,
         };
-        let answer = self.within_shutdown(self.server.spend(request)).await?;
+        let asked = self.server.spend(request, by.trace);
+        let answer = self.within_shutdown(asked).await?;
+        tracing::debug!(trace_id = %by.trace, task_id = %id, "task spent");
         let tasks = answer.task.into_iter().chain(answer.ended).collect();
         self.standing(id, tasks).await
     }

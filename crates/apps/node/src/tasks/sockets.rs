@@ -23,6 +23,7 @@ use tokio::task::AbortHandle;
 use super::binding::Bound;
 use crate::connections::Stack;
 use crate::driver::SELECTOR_KIND;
+use crate::refusals::Refusals;
 
 const FILE: &str = "api.sock";
 /// Connections that the kernel keeps for one task until they are accepted.
@@ -59,6 +60,7 @@ struct Door {
     bound: Bound,
     live: AtomicBool,
     selectors: Arc<SelectorSet>,
+    refusals: Refusals,
 }
 
 impl Only for Door {
@@ -71,7 +73,13 @@ impl Only for Door {
             peer.refusal,
             Refusal::NotBound { .. } | Refusal::OtherSender { .. }
         );
-        if !is_attempt || !self.live.load(Ordering::Acquire) {
+        if !self.live.load(Ordering::Acquire) {
+            // Who was the task until now is no impostor.
+            self.refusals.late(peer, self.id);
+            return;
+        }
+        self.refusals.on_task(peer, self.id);
+        if !is_attempt {
             return;
         }
         metrics::counter!(IMPERSONATIONS).increment(1);
@@ -99,6 +107,7 @@ pub(crate) struct Sockets {
     limits: SharedLimits,
     processes: Processes,
     stack: Arc<Stack>,
+    refusals: Refusals,
 }
 
 /// A socket that listens.
@@ -116,6 +125,7 @@ impl Sockets {
         limits: SharedLimits,
         processes: Processes,
         stack: Arc<Stack>,
+        refusals: Refusals,
     ) -> Self {
         metrics::describe_counter!(
             IMPERSONATIONS,
@@ -126,6 +136,7 @@ impl Sockets {
             limits,
             processes,
             stack,
+            refusals,
         }
     }
 
@@ -151,6 +162,7 @@ impl Sockets {
             bound,
             live: AtomicBool::new(true),
             selectors: Arc::new(selector_of(id).into_iter().collect()),
+            refusals: self.refusals.clone(),
         });
         let failed = |source| BindError::Io {
             path: file.clone(),

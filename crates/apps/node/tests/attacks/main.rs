@@ -46,6 +46,9 @@ mod proof;
 #[cfg(test)]
 mod readers;
 #[cfg(test)]
+#[path = "../scenarios/refusals_double.rs"]
+mod refusals_double;
+#[cfg(test)]
 mod replaced;
 #[cfg(test)]
 #[expect(dead_code, reason = "shared with the scenarios, which use all of it")]

@@ -103,6 +103,12 @@ impl Scene {
         );
     }
 
+    /// The same, and the server is told of it.
+    pub(crate) async fn refused_and_told(&mut self, pid: u32, reason: &str) {
+        self.refused(pid, reason).await;
+        assert_eq!(self.double.told_of(pid).await.reason, reason);
+    }
+
     pub(crate) async fn end(self) {
         assert!(self.node.stop().await);
     }

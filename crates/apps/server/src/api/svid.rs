@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_audit::{Event, Record};
+use muster_audit::{Record, SvidKind};
 use muster_crypto::{digest, random};
 use muster_model::{Entry, EntryId, SpiffeId, Timestamp};
 use muster_policy as policy;
@@ -82,14 +82,14 @@ impl svid_server::Svid for SvidService {
                     for slice in part.chunks(BY_SLICE) {
                         for params in slice {
                             let place = (results.len(), &mut issued);
-                            let signed = new_x509(server, &op, node, params, place).await;
+                            let signed = new_x509(server, &op, node, params, place, &asking).await;
                             results.push(match signed {
                                 Ok(svid) => batch_new_x509svid_response::Result {
                                     status: Some(status::ok()),
                                     svid: Some(svid),
                                 },
                                 Err(fault) => {
-                                    let what = (Event::SvidIssueX509, params.entry_id.as_str());
+                                    let what = (SvidKind::X509, params.entry_id.as_str());
                                     agents::note_unsigned(server, &op, what, &fault);
                                     refused(&fault)
                                 }
@@ -133,7 +133,7 @@ impl svid_server::Svid for SvidService {
                 let node = op.caller_id()?;
                 let entry = entry_of_node(&op.roll, node, &message.entry_id, op.now).inspect_err(
                     |why| {
-                        let what = (Event::SvidIssueJwt, message.entry_id.as_str());
+                        let what = (SvidKind::Jwt, message.entry_id.as_str());
                         agents::note_unsigned(server, &op, what, why);
                     },
                 )?;
@@ -189,8 +189,8 @@ impl svid_server::Svid for SvidService {
                     muster_wire::entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.x509_ttl);
                 agents::check_minted(&op.roll, &spiffe_id, op.now)?;
                 let ttl = agents::within(ttl, &op.roll, &spiffe_id, None, op.now);
-                let event = Event::SvidIssueX509;
-                let permitted = policies::may_mint(server, &op, event, &spiffe_id, ttl)?;
+                let kind = SvidKind::X509;
+                let permitted = policies::may_mint(server, &op, kind, &spiffe_id, ttl)?;
                 let leaf = Leaf {
                     spiffe_id: &spiffe_id,
                     public_key: &csr.public_key,
@@ -291,6 +291,7 @@ async fn new_x509(
     node: &SpiffeId,
     params: &NewX509svidParams,
     (place, issued): (usize, &mut Vec<Issued>),
+    asking: &Asking,
 ) -> Result<types::X509svid, Status> {
     if params.entry_id.is_empty() {
         return Err(Status::invalid_argument("missing entry ID"));
@@ -300,8 +301,8 @@ async fn new_x509(
     let csr = parse_csr(&params.csr)?;
     let class = entry.class.as_ref();
     let ttl = agents::within(ttl, &op.roll, &entry.spiffe_id, class, op.now);
-    let event = Event::SvidIssueX509;
-    let permitted = policies::may_issue(server, op, event, (&entry, node), ttl)?;
+    let kind = SvidKind::X509;
+    let permitted = policies::may_issue(server, op, kind, (&entry, node), ttl)?;
     let leaf = Leaf {
         spiffe_id: &entry.spiffe_id,
         public_key: &csr.public_key,
@@ -315,7 +316,7 @@ async fn new_x509(
         .await
         .map_err(|e| e.status("X509-SVID"))?;
     let record = x509_record(op, &entry.spiffe_id, &signed).with("entry_id", entry.id.as_str());
-    let record = permitted.onto(record);
+    let record = asking.onto(permitted.onto(record));
     issued.push(Issued::for_node(&entry, node, place, record));
     Ok(write_x509(&entry.spiffe_id, signed, &entry.hint))
 }
@@ -371,10 +372,10 @@ async fn sign_jwt<A>(
     }
     let class = given.and_then(|(entry, _)| entry.class.as_ref());
     let ttl = agents::within(ttl, &op.roll, spiffe_id, class, op.now);
-    let event = Event::SvidIssueJwt;
+    let kind = SvidKind::Jwt;
     let permitted = match given {
-        Some(given) => policies::may_issue(server, op, event, given, ttl)?,
-        None => policies::may_mint(server, op, event, spiffe_id, ttl)?,
+        Some(given) => policies::may_issue(server, op, kind, given, ttl)?,
+        None => policies::may_mint(server, op, kind, spiffe_id, ttl)?,
     };
     let turn = asking.turn(server, op, 1).await?;
     let signed = server
@@ -384,7 +385,7 @@ async fn sign_jwt<A>(
         .map_err(|e| e.status("JWT-SVID"))?;
     drop(turn);
     let record = op
-        .record(Event::SvidIssueJwt, spiffe_id.as_str())
+        .svid_record(kind, spiffe_id.as_str())
         .with(
             "token_sha256",
             digest::hex(&digest::sha256(signed.svid.token.as_bytes())),
@@ -397,7 +398,7 @@ async fn sign_jwt<A>(
         .with("authority_id", signed.authority_id.as_str());
     let record = permitted.onto(record);
     let issued = match given {
-        Some((entry, node)) => Issued::for_node(entry, node, 0, record),
+        Some((entry, node)) => Issued::for_node(entry, node, 0, asking.onto(record)),
         None => Issued::minted(spiffe_id, record),
     };
     agents::put_one_on_record(server, issued).await?;
@@ -409,7 +410,7 @@ pub(super) fn x509_record<A>(
     spiffe_id: &SpiffeId,
     signed: &SignedX509,
 ) -> Record {
-    op.record(Event::SvidIssueX509, spiffe_id.as_str())
+    op.svid_record(SvidKind::X509, spiffe_id.as_str())
         .with("serial_number", signed.leaf.serial.as_str())
         .with(
             "expires_at",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_audit::{Event, Record};
+use muster_audit::{Record, SvidKind};
 use muster_crypto::{JwsAlgorithm, PublicKey};
 use muster_model::SpiffeId;
 use muster_policy as policy;
@@ -49,8 +49,8 @@ pub(super) async fn mint(
             agents::check_minted(&op.roll, &spiffe_id, op.now)?;
             let ttl = entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.wit_ttl);
             let ttl = agents::within(ttl, &op.roll, &spiffe_id, None, op.now);
-            let event = Event::SvidIssueWit;
-            let permitted = policies::may_mint(server, &op, event, &spiffe_id, ttl)?;
+            let kind = SvidKind::Wit;
+            let permitted = policies::may_mint(server, &op, kind, &spiffe_id, ttl)?;
             let turn = asking.turn(server, &op, 1).await?;
             let signed = sign(server, &op, &spiffe_id, &key, ttl).await?;
             drop(turn);
@@ -103,13 +103,13 @@ pub(super) async fn batch_new(
                 for slice in part.chunks(BY_SLICE) {
                     for params in slice {
                         let place = (results.len(), &mut issued);
-                        results.push(match new(server, &op, node, params, place).await {
+                        results.push(match new(server, &op, node, params, place, &asking).await {
                             Ok(svid) => batch_new_witsvid_response::Result {
                                 status: Some(status::ok()),
                                 svid: Some(svid),
                             },
                             Err(fault) => {
-                                let what = (Event::SvidIssueWit, params.entry_id.as_str());
+                                let what = (SvidKind::Wit, params.entry_id.as_str());
                                 agents::note_unsigned(server, &op, what, &fault);
                                 refused(&fault)
                             }
@@ -149,6 +149,7 @@ async fn new(
     node: &SpiffeId,
     params: &NewWitsvidParams,
     (place, issued): (usize, &mut Vec<Issued>),
+    asking: &Asking,
 ) -> Result<types::Witsvid, Status> {
     if params.entry_id.is_empty() {
         return Err(Status::invalid_argument("missing entry ID"));
@@ -159,11 +160,11 @@ async fn new(
     let ttl = entry.x509_svid_ttl.unwrap_or(server.lifetimes.wit_ttl);
     let class = entry.class.as_ref();
     let ttl = agents::within(ttl, &op.roll, &entry.spiffe_id, class, op.now);
-    let event = Event::SvidIssueWit;
-    let permitted = policies::may_issue(server, op, event, (&entry, node), ttl)?;
+    let kind = SvidKind::Wit;
+    let permitted = policies::may_issue(server, op, kind, (&entry, node), ttl)?;
     let signed = sign(server, op, &entry.spiffe_id, &key, ttl).await?;
     let record = record(op, &entry.spiffe_id, &signed).with("entry_id", entry.id.as_str());
-    let record = permitted.onto(record);
+    let record = asking.onto(permitted.onto(record));
     issued.push(Issued::for_node(&entry, node, place, record));
     Ok(write(&entry.spiffe_id, signed, &entry.hint))
 }
@@ -205,7 +206,7 @@ async fn sign<A>(
 }
 
 fn record<A>(op: &Operation<A>, spiffe_id: &SpiffeId, signed: &SignedWit) -> Record {
-    op.record(Event::SvidIssueWit, spiffe_id.as_str())
+    op.svid_record(SvidKind::Wit, spiffe_id.as_str())
         .with("token_id", signed.svid.token_id.as_str())
         .with(
             "expires_at",

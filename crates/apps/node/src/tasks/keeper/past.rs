@@ -81,6 +81,7 @@ impl Keeper {
             waiting: None,
             changes: None,
             place: None,
+            trace: None,
         };
         self.take_in(id, record);
         self.hear(Event::Recalled(opened, past));
