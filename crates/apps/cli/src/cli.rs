@@ -91,6 +91,9 @@ enum Command {
     /// The workload of `muster dev`
     #[command(hide = true)]
     DemoWorkload(dev::demo::Demo),
+    /// The agent of `muster dev`
+    #[command(hide = true)]
+    DemoAgent(dev::agent::Agent),
 }
 
 /// Does what was typed.
@@ -142,6 +145,7 @@ async fn obey(command: Command, output: Output) -> Result<ExitCode, Failure> {
         Command::Workload(command) => return workload::run(command, output).await,
         Command::Config(command) => config_check::run(command, output)?,
         Command::DemoWorkload(demo) => dev::demo::run(demo).await?,
+        Command::DemoAgent(agent) => dev::agent::run(agent).await?,
         Command::Completions { shell } => completions(shell)?,
         Command::Server(_) => return Err(Failure::usage("`muster server run` stands alone")),
         Command::Run(_) => return Err(Failure::usage("`muster run` stands alone")),

@@ -1,0 +1,146 @@
+//! The agent's story, for people.
+
+use super::{Ink, Screen};
+use crate::audit;
+use crate::dev::agent::{Ended, Opened, Step, Way};
+use crate::dev::story::{Story, Told};
+use crate::failure::Failure;
+use crate::output;
+
+/// Under the words at the beginnings of lines.
+const INDENT: &str = "         ";
+
+impl Screen {
+    /// Tells all of it.
+    pub(in crate::dev) fn story(&mut self, story: &Story) -> Result<(), Failure> {
+        self.agent = Some(story.agent.to_string());
+        let heading = "An agent: its identity is for one task, and ends with it";
+        let mut text = format!("\n{}\n", self.ink(Ink::Bold, heading));
+        text.push_str(&self.class(story));
+        for told in &story.told {
+            text.push_str(&match told {
+                Told::Step(step) => self.step(story, step),
+                Told::Line(line) => format!("{} {line}\n", self.ink(Ink::Faint, "says    ")),
+            });
+        }
+        if !story.records.is_empty() {
+            let again = format!("muster audit tail --agent {}", story.class.name);
+            text.push_str(&format!(
+                "\n{}, as {again} prints it\n",
+                self.ink(Ink::Bold, "What the server recorded of it"),
+            ));
+        }
+        for record in &story.records {
+            text.push_str(&audit::text(record, self.output));
+        }
+        text.push('\n');
+        self.say(&text)
+    }
+
+    /// For scripts: it went well, and there is no more to come.
+    pub(in crate::dev) fn agent_done(&mut self) -> Result<(), Failure> {
+        output::write("{\"event\":\"agent_done\"}\n")
+    }
+
+    fn class(&self, story: &Story) -> String {
+        let spec = story.class.spec.clone().unwrap_or_default();
+        let scopes = spec.permissions.unwrap_or_default().scopes;
+        let person = |person: &str| person.strip_prefix("mailto:").unwrap_or(person).to_owned();
+        format!(
+            "{} {} is {}: {} runs it, {} answers for it\n{INDENT}its agents may have {}\n",
+            self.ink(Ink::Good, "class   "),
+            story.class.name,
+            story.class.lifecycle,
+            person(&spec.owner),
+            person(&spec.sponsor),
+            scopes.join(", "),
+        )
+    }
+
+    fn step(&self, story: &Story, step: &Step) -> String {
+        match step {
+            Step::Identified { pid, spiffe_id } => {
+                let how = format!("known by its user and by {}", story.executable.display());
+                format!(
+                    "{} pid {pid} is {}\n{INDENT}{}\n",
+                    self.ink(Ink::Good, "agent   "),
+                    self.ink(Ink::Bold, spiffe_id),
+                    self.ink(Ink::Faint, &how),
+                )
+            }
+            Step::Opened(opened) => self.opened(opened),
+            Step::Asked { way, pid } => {
+                let on = match way {
+                    Way::NodeInherited => "on the agent's connection to the node",
+                    Way::TaskInherited => "on the agent's connection to the task's socket",
+                    Way::TaskOwn => "on a connection of its own to the task's socket",
+                };
+                let why = match story.reason_for(*pid) {
+                    Some("other_sender") => "another process opened it",
+                    Some("not_bound") => "it is for another process",
+                    Some(word) => word,
+                    None => "the node has not said why",
+                };
+                format!("{} /bin/sh, pid {pid}, {on}: {why}\n", self.refused())
+            }
+            Step::Refused {
+                wish,
+                reason,
+                message,
+            } => format!(
+                "{} a sub-task {wish}: {reason}\n{INDENT}{}\n",
+                self.refused(),
+                self.ink(Ink::Faint, message),
+            ),
+            Step::Ended(ended) => self.ended(story, ended),
+        }
+    }
+
+    fn refused(&self) -> String {
+        self.ink(Ink::Bad, "refused ")
+    }
+
+    fn opened(&self, opened: &Opened) -> String {
+        let word = match opened.parent {
+            None => "task    ",
+            Some(_) => "sub-task",
+        };
+        let text = format!(
+            "{} {} with {}, for {} s at most\n{INDENT}{}\n",
+            self.ink(Ink::New, word),
+            opened.kind,
+            opened.scopes.join(", "),
+            opened.ttl,
+            self.ink(Ink::Bold, &opened.spiffe_id),
+        );
+        match &opened.verified {
+            Ok(()) => format!(
+                "{text}{INDENT}its SVID was in hand after {} ms: key, chain and bundle verify\n",
+                opened.after_ms
+            ),
+            Err(fault) => format!(
+                "{text}{INDENT}{}\n",
+                self.ink(Ink::Bad, &format!("its SVID does not verify: {fault}"))
+            ),
+        }
+    }
+
+    fn ended(&self, story: &Story, ended: &Ended) -> String {
+        let is_part = story.told.iter().any(|told| {
+            matches!(told, Told::Step(Step::Opened(opened))
+                if opened.task == ended.task && opened.parent.is_some())
+        });
+        let which = if is_part { "sub-task" } else { "task" };
+        let why = match ended.cause.as_str() {
+            "" => String::new(),
+            cause => format!(" ({cause})"),
+        };
+        format!(
+            "{} the {which} is {}{why}: after {} ms its stream ended, {}, and its socket is gone\n",
+            self.ink(Ink::Good, "ended   "),
+            ended.state,
+            ended.after_ms,
+            ended.stream,
+        )
+    }
+}
