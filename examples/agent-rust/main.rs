@@ -65,7 +65,11 @@ async fn main() -> Outcome<()> {
         Ok(_) => return Err("a sub-task has more than its task".into()),
         Err(status) => reason_of(MUSTER_DOMAIN, &status).unwrap_or_default(),
     };
-    told("refused", &format!("a sub-task with repo.merge: {refused}"), true)?;
+    told(
+        "refused",
+        &format!("a sub-task with repo.merge: {refused}"),
+        true,
+    )?;
     let scopes = ["repo.read"];
     let (part, mut partial) = inside.open("sub-task", "code.read", &scopes, 30).await?;
 

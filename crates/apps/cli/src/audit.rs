@@ -422,8 +422,9 @@ pub(crate) fn text(record: &NumberedRecord, output: Output) -> String {
     }
     for name in SHOWN {
         if let Some(value) = record.detail.get(name).filter(|text| !text.is_empty()) {
-            // A node that speaks for itself was named as the one who did it.
-            if name == "node" && *value == node {
+            // A node that speaks for itself was named as the one who did it, and what the subject
+            // says need not be said again.
+            if (name == "node" && *value == node) || says(&record.subject, value) {
                 continue;
             }
             let value = match name {
@@ -445,6 +446,11 @@ pub(crate) fn text(record: &NumberedRecord, output: Output) -> String {
     .trim_end()
     .to_owned()
         + "\n"
+}
+
+/// Whether a subject is `value`, or a SPIFFE ID with it as a part of its path.
+fn says(subject: &str, value: &str) -> bool {
+    subject.split('/').any(|part| part == value)
 }
 
 /// A SPIFFE ID without its trust domain, which is the same for all.

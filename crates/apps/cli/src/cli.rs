@@ -94,6 +94,9 @@ enum Command {
     /// The agent of `muster dev`
     #[command(hide = true)]
     DemoAgent(dev::agent::Agent),
+    /// Becomes an agent that `muster dev` shows
+    #[command(hide = true)]
+    DemoExec(dev::agent::Become),
 }
 
 /// Does what was typed.
@@ -146,6 +149,7 @@ async fn obey(command: Command, output: Output) -> Result<ExitCode, Failure> {
         Command::Config(command) => config_check::run(command, output)?,
         Command::DemoWorkload(demo) => dev::demo::run(demo).await?,
         Command::DemoAgent(agent) => dev::agent::run(agent).await?,
+        Command::DemoExec(agent) => dev::agent::exec(&agent)?,
         Command::Completions { shell } => completions(shell)?,
         Command::Server(_) => return Err(Failure::usage("`muster server run` stands alone")),
         Command::Run(_) => return Err(Failure::usage("`muster run` stands alone")),

@@ -57,9 +57,20 @@ pub(crate) struct Agent {
     /// End when this process, which must be our parent, ends
     #[arg(long)]
     die_with: i32,
-    /// Become this program in place of doing anything
-    #[arg(last = true)]
-    program: Vec<OsString>,
+}
+
+/// Becomes an agent.
+#[derive(Args, Debug)]
+pub(crate) struct Become {
+    /// Address of the Workload API
+    #[arg(long)]
+    socket: Endpoint,
+    /// End when this process, which must be our parent, ends
+    #[arg(long)]
+    die_with: i32,
+    /// The agent's command
+    #[arg(last = true, required = true)]
+    words: Vec<OsString>,
 }
 
 /// What the agent tells.
@@ -126,17 +137,26 @@ pub(crate) async fn run(agent: Agent) -> Result<(), Failure> {
     if !daemon::die_with(agent.die_with) {
         return Err(Failure::failed("the parent process is gone"));
     }
-    if let Some((program, arguments)) = agent.program.split_first() {
-        let error = Command::new(program)
-            .args(arguments)
-            .env(ENVIRONMENT_VARIABLE, agent.socket.to_string())
-            .exec();
-        return Err(Failure::failed(format!(
-            "cannot run {}: {error}",
-            program.display()
-        )));
-    }
     work(&WorkloadArgs::at(agent.socket), &agent.class).await
+}
+
+/// The kernel remembers with whom the process is to end when it becomes another program.
+pub(crate) fn exec(this: &Become) -> Result<(), Failure> {
+    if !daemon::die_with(this.die_with) {
+        return Err(Failure::failed("the parent process is gone"));
+    }
+    let (program, arguments) = this
+        .words
+        .split_first()
+        .ok_or_else(|| Failure::usage("no command to run: write it after `--`"))?;
+    let error = Command::new(program)
+        .args(arguments)
+        .env(ENVIRONMENT_VARIABLE, this.socket.to_string())
+        .exec();
+    Err(Failure::failed(format!(
+        "cannot run {}: {error}; where the file system is mounted noexec, pass a --dir on another",
+        program.display()
+    )))
 }
 
 /// The whole of it. What should be refused and is not is an error.

@@ -76,7 +76,10 @@ impl Children {
 
     /// Ends them, those first who need the others.
     pub(super) async fn stop(self) {
-        for child in [self.agent, self.demo, self.node, self.server].into_iter().flatten() {
+        for child in [self.agent, self.demo, self.node, self.server]
+            .into_iter()
+            .flatten()
+        {
             child.stop().await;
         }
     }

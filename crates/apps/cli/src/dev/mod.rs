@@ -10,6 +10,7 @@ mod children;
 pub(crate) mod demo;
 mod happening;
 mod place;
+mod program;
 mod screen;
 mod setup;
 mod story;
@@ -251,9 +252,10 @@ async fn begin(
     stage: &mut Stage,
     to: &mpsc::Sender<Happening>,
 ) -> Result<(), Failure> {
-    let story = Story::begin(running, &dev.agent, to.clone()).await?;
+    let story = Story::begin(place, running, &dev.agent, to.clone()).await?;
     let address = running.workload_address();
-    let reports = setup::start_agent(place, &address, &story.class.name, &dev.agent, children)?;
+    let words = &story.program.words;
+    let reports = setup::start_agent(place, &address, words, children)?;
     tokio::spawn(happening::forward_agent(reports, to.clone()));
     *stage = Stage::Playing(Box::new(story));
     Ok(())

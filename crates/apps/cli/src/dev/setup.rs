@@ -174,24 +174,16 @@ pub(super) fn start_demo(
     reports.ok_or_else(|| Failure::failed("the demonstration workload has no standard output"))
 }
 
-/// Starts the agent: ours, or `program`; gives what it reports.
+/// Starts the agent, which is the command `words`; gives what it reports.
 pub(super) fn start_agent(
     place: &Place,
     workload_address: &str,
-    class: &str,
-    program: &[OsString],
+    words: &[OsString],
     children: &mut Children,
 ) -> Result<ChildStdout, Failure> {
-    let arguments = [
-        "demo-agent",
-        "--socket",
-        workload_address,
-        "--class",
-        class,
-    ]
-    .map(OsStr::new);
+    let arguments = ["demo-exec", "--socket", workload_address].map(OsStr::new);
     let log = place.node_dir().join("agent.log");
-    let (agent, reports) = Child::start("agent", &arguments, program, log)?;
+    let (agent, reports) = Child::start("agent", &arguments, words, log)?;
     children.agent = Some(agent);
     reports.ok_or_else(|| Failure::failed("the agent has no standard output"))
 }

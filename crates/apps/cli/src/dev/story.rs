@@ -6,9 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use muster_model::SpiffeId;
@@ -24,6 +22,8 @@ use super::Dev;
 use super::agent::Step;
 use super::children::Which;
 use super::happening::Happening;
+use super::place::Place;
+use super::program::Program;
 use super::screen::Screen;
 use super::setup::Running;
 use crate::agent::class::ensure_active;
@@ -31,7 +31,6 @@ use crate::agent::file::read_text;
 use crate::audit::{self, Trail};
 use crate::entry;
 use crate::failure::{Exit, Failure};
-use crate::run::places;
 use crate::server_api::ServerArgs;
 
 /// The class of the agent: the one of the examples.
@@ -54,8 +53,9 @@ pub(super) struct Story {
     pub(super) class: AgentClass,
     /// The agent's identity.
     pub(super) agent: SpiffeId,
-    /// By which executable the agent is known.
-    pub(super) executable: PathBuf,
+    /// Path of the node's SPIFFE ID: on the screen, where there is one node, it needs no name.
+    pub(super) node: String,
+    pub(super) program: Program,
     pub(super) told: Vec<Told>,
     /// Processes that the node refused meanwhile, and why.
     pub(super) refused: Vec<(i32, String)>,
@@ -149,15 +149,33 @@ impl Stage {
 
 impl Story {
     /// Has the operator's side done: the class is active, the agent has an entry, the audit log is
-    /// followed. `program` is the agent, if it is not ours.
+    /// followed. `words` is another agent than ours.
     pub(super) async fn begin(
+        place: &Place,
         running: &Running,
-        program: &[OsString],
+        words: &[OsString],
         to: mpsc::Sender<Happening>,
     ) -> Result<Self, Failure> {
         let server = running.server_args();
-        let executable = executable(program)?;
         let (name, spec) = read_text(CLASS_FILE, CLASS)?;
+        let program = if words.is_empty() {
+            let address = running.workload_address();
+            let parent = std::process::id().to_string();
+            Program::ours(
+                place,
+                &[
+                    "demo-agent",
+                    "--socket",
+                    &address,
+                    "--class",
+                    name.as_str(),
+                    "--die-with",
+                    &parent,
+                ],
+            )?
+        } else {
+            Program::given(words)?
+        };
         let followed = Trail::of_class(&server, name.as_str()).await?;
         let mut trail = JoinSet::new();
         trail.spawn(forward_trail(followed, to));
@@ -166,12 +184,17 @@ impl Story {
             .trust_domain
             .with_path(&format!("/agent/{name}/1"))
             .map_err(|error| Failure::failed(format!("the agent's SPIFFE ID: {error}")))?;
-        entry::ensure(&server, entry_of(&agent, running, &executable)?).await?;
+        let node = SpiffeId::parse(&running.node_id).map_err(|error| {
+            Failure::failed(format!("the node's ID {:?}: {error}", running.node_id))
+        })?;
+        let entry = entry_of(&agent, &node, &program.executable);
+        entry::ensure(&server, entry).await?;
         Ok(Self {
             server,
             class,
             agent,
-            executable,
+            node: node.path().to_owned(),
+            program,
             told: Vec::new(),
             refused: Vec::new(),
             records: Vec::new(),
@@ -310,53 +333,30 @@ impl Story {
 }
 
 /// The agent's entry: processes of this user that run its executable.
-fn entry_of(agent: &SpiffeId, running: &Running, executable: &Path) -> Result<Entry, Failure> {
-    let parent = SpiffeId::parse(&running.node_id).map_err(|error| {
-        Failure::failed(format!("the node's ID {:?}: {error}", running.node_id))
-    })?;
+fn entry_of(agent: &SpiffeId, node: &SpiffeId, executable: &Path) -> Entry {
     let unix = |value: String| Selector {
         r#type: "unix".to_owned(),
         value,
     };
-    Ok(Entry {
+    Entry {
         spiffe_id: Some(id::write(agent)),
-        parent_id: Some(id::write(&parent)),
+        parent_id: Some(id::write(node)),
         selectors: vec![
             unix(format!("uid:{}", nix::unistd::getuid())),
             unix(format!("path:{}", executable.display())),
         ],
         ..Entry::default()
-    })
-}
-
-/// The executable that the agent's process will be known by.
-fn executable(program: &[OsString]) -> Result<PathBuf, Failure> {
-    let Some(name) = program.first() else {
-        return std::env::current_exe()
-            .map_err(|error| Failure::failed(format!("cannot find our own program: {error}")));
-    };
-    let place = places(name)?.into_iter().next().unwrap_or_default();
-    let cannot = |error: std::io::Error| {
-        Failure::failed(format!("cannot read {}: {error}", place.display()))
-    };
-    let file = std::fs::canonicalize(&place).map_err(cannot)?;
-    let mut start = [0; 2];
-    let read = File::open(&file)
-        .and_then(|mut file| file.read(&mut start))
-        .map_err(cannot)?;
-    if read == start.len() && start == *b"#!" {
-        return Err(Failure::usage(format!(
-            "{} is a script, and the kernel knows its interpreter only; name that before it",
-            file.display()
-        )));
     }
-    Ok(file)
 }
 
 /// Passes the records on until the log ends.
 async fn forward_trail(mut trail: Trail, to: mpsc::Sender<Happening>) {
     while let Ok(record) = trail.next().await {
-        if to.send(Happening::Recorded(Box::new(record))).await.is_err() {
+        if to
+            .send(Happening::Recorded(Box::new(record)))
+            .await
+            .is_err()
+        {
             return;
         }
     }

@@ -38,8 +38,16 @@ fn the_agent_of_dev_shows_its_task_and_the_trail_of_it() {
     assert_eq!(
         words,
         [
-            "identified", "opened", "asked", "asked", "asked", "refused", "refused", "opened",
-            "ended", "ended"
+            "identified",
+            "opened",
+            "asked",
+            "asked",
+            "asked",
+            "refused",
+            "refused",
+            "opened",
+            "ended",
+            "ended"
         ]
     );
     let agent = "spiffe://example.org/agent/code-reviewer/1";
@@ -50,7 +58,12 @@ fn the_agent_of_dev_shows_its_task_and_the_trail_of_it() {
         assert_eq!(opened["spiffe_id"], named.as_str());
         assert_eq!(opened["verified"], serde_json::json!({ "Ok": null }));
         let issued = lines.iter().filter(|line| line["event"] == "issued");
-        assert_eq!(issued.filter(|line| line["spiffe_id"] == named.as_str()).count(), 1);
+        assert_eq!(
+            issued
+                .filter(|line| line["spiffe_id"] == named.as_str())
+                .count(),
+            1
+        );
     }
 
     // Each shell was refused by the node, for its own reason.
@@ -60,7 +73,9 @@ fn the_agent_of_dev_shows_its_task_and_the_trail_of_it() {
             let refused = lines
                 .iter()
                 .find(|line| line["event"] == "refused" && line["pid"] == asked["pid"]);
-            refused.unwrap_or_else(|| panic!("{asked}"))["reason"].as_str().unwrap()
+            refused.unwrap_or_else(|| panic!("{asked}"))["reason"]
+                .as_str()
+                .unwrap()
         })
         .collect();
     assert_eq!(why, ["other_sender", "other_sender", "not_bound"]);
@@ -73,9 +88,15 @@ fn the_agent_of_dev_shows_its_task_and_the_trail_of_it() {
     assert!(part["ttl"].as_u64() < task["ttl"].as_u64());
 
     // Nothing is left of either.
-    assert_eq!((&steps[8]["task"], &steps[9]["task"]), (&task["task"], &part["task"]));
+    assert_eq!(
+        (&steps[8]["task"], &steps[9]["task"]),
+        (&task["task"], &part["task"])
+    );
     assert_eq!(steps[8]["state"], "completed");
-    assert_eq!((&steps[9]["state"], &steps[9]["cause"]), (&"revoked".into(), &"parent_ended".into()));
+    assert_eq!(
+        (&steps[9]["state"], &steps[9]["cause"]),
+        (&"revoked".into(), &"parent_ended".into())
+    );
     assert_eq!(steps[9]["stream"], "PERMISSION_DENIED");
     let sockets = dev.path("workload_socket").parent().unwrap().join("t");
     assert_eq!(names(&sockets), Vec::<String>::new());
@@ -99,13 +120,14 @@ fn the_agent_of_dev_shows_its_task_and_the_trail_of_it() {
         assert!(records.contains(&wanted), "{records:?}");
     }
 
-    // From another shell the same class has tasks for whatever one likes.
-    let run = dev.ask(&[
-        "run", "--scope", "repo.read", "--", env!("CARGO_BIN_EXE_muster"), "workload", "fetch",
-        "x509", "--json",
-    ]);
-    assert!(run.status.success(), "{run:?}");
-    assert!(String::from_utf8_lossy(&run.stdout).contains(&format!("{agent}/t/")), "{run:?}");
+    // What else this user runs is no agent.
+    let run = dev.ask(&["run", "--", "true"]);
+    assert_eq!(run.status.code(), Some(1), "{run:?}");
+    assert!(said(&run).contains("[NOT_AN_AGENT]"), "{run:?}");
+    let received = lines.iter().filter(|line| line["event"] == "received");
+    for line in received {
+        assert_eq!(line["spiffe_id"], "spiffe://example.org/demo");
+    }
     dev.signal(Signal::SIGINT);
     assert_eq!(dev.wait().0, Some(0));
 }
@@ -138,7 +160,11 @@ fn another_agent_is_shown_in_its_own_words() {
     assert_eq!(words, STORY, "{story}");
     // The trail is as `muster audit tail` prints it, in order.
     let (_, trail) = story.split_once("What the server recorded of it").unwrap();
-    let at = |event: &str| trail.find(event).unwrap_or_else(|| panic!("{event}: {trail}"));
+    let at = |event: &str| {
+        trail
+            .find(event)
+            .unwrap_or_else(|| panic!("{event}: {trail}"))
+    };
     assert!(at("agent.class.proposed") < at("task.opened"), "{trail}");
     assert!(at("task.opened") < at("task.ended"), "{trail}");
 }
@@ -148,7 +174,10 @@ fn an_agent_that_does_not_do_its_work_is_a_failure() {
     let output = once(&["/bin/sh", "-c", "echo lost >&2; exit 3"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let told = said(&output);
-    assert!(told.contains("the agent ended with exit code 3") && told.contains("lost"), "{told}");
+    assert!(
+        told.contains("the agent ended with exit code 3") && told.contains("lost"),
+        "{told}"
+    );
 
     let tmp = tempfile::tempdir_in("/tmp").unwrap();
     let script = tmp.path().join("agent");
@@ -173,10 +202,16 @@ fn the_example_in_rust_has_its_task_and_nobody_else_has() {
     let program = std::fs::canonicalize(example("agent-rust")).unwrap();
     let agent = "spiffe://example.org/agent/code-reviewer/1";
     dev.json(&[
-        "entry", "create", "--spiffe-id", agent,
-        "--parent-id", dev.ready["node_id"].as_str().unwrap(),
-        "--selector", &format!("unix:uid:{}", nix::unistd::getuid()),
-        "--selector", &format!("unix:path:{}", program.display()),
+        "entry",
+        "create",
+        "--spiffe-id",
+        agent,
+        "--parent-id",
+        dev.ready["node_id"].as_str().unwrap(),
+        "--selector",
+        &format!("unix:uid:{}", nix::unistd::getuid()),
+        "--selector",
+        &format!("unix:path:{}", program.display()),
     ]);
     let socket = format!("unix://{}", dev.path("workload_socket").display());
     let output = Command::new(&program)
@@ -190,7 +225,10 @@ fn the_example_in_rust_has_its_task_and_nobody_else_has() {
         .map(|line| line.split_whitespace().next().unwrap())
         .collect();
     assert_eq!(words, STORY, "{text}");
-    for expected in ["with repo.merge: SCOPE_NOT_ALLOWED", "the task: no identity issued"] {
+    for expected in [
+        "with repo.merge: SCOPE_NOT_ALLOWED",
+        "the task: no identity issued",
+    ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
 
@@ -206,5 +244,9 @@ fn the_example_in_rust_has_its_task_and_nobody_else_has() {
     let trail = dev.ask(&["audit", "tail", "--agent", agent, "-n", "100", "-o", "json"]);
     let trail = String::from_utf8(trail.stdout).unwrap();
     let count = |event: &str| trail.matches(&format!("\"event\":\"{event}\"")).count();
-    assert_eq!(["task.opened", "task.refused", "task.ended"].map(count), [2, 1, 2], "{trail}");
+    assert_eq!(
+        ["task.opened", "task.refused", "task.ended"].map(count),
+        [2, 1, 2],
+        "{trail}"
+    );
 }

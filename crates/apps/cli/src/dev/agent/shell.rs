@@ -29,8 +29,8 @@ pub(super) async fn ask_by_shell(way: Way, socket: &Endpoint) -> Result<Step, Fa
             let Endpoint::Unix(path) = socket else {
                 return Err(Failure::usage("the socket is no Unix socket"));
             };
-            let connection =
-                UnixStream::connect(path).map_err(|error| failed("connect to the socket", error))?;
+            let connection = UnixStream::connect(path)
+                .map_err(|error| failed("connect to the socket", error))?;
             command.arg(INHERITED).stdin(OwnedFd::from(connection));
         }
         Way::TaskOwn => {

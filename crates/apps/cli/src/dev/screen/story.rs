@@ -26,12 +26,14 @@ impl Screen {
         if !story.records.is_empty() {
             let again = format!("muster audit tail --agent {}", story.class.name);
             text.push_str(&format!(
-                "\n{}, as {again} prints it\n",
+                "\n{} {}\n",
                 self.ink(Ink::Bold, "What the server recorded of it"),
+                self.ink(Ink::Faint, &format!("({again})")),
             ));
         }
         for record in &story.records {
-            text.push_str(&audit::text(record, self.output));
+            let line = audit::text(record, self.output);
+            text.push_str(&line.replace(&story.node, "the node"));
         }
         text.push('\n');
         self.say(&text)
@@ -60,7 +62,10 @@ impl Screen {
     fn step(&self, story: &Story, step: &Step) -> String {
         match step {
             Step::Identified { pid, spiffe_id } => {
-                let how = format!("known by its user and by {}", story.executable.display());
+                let how = format!(
+                    "known by its user and by {}",
+                    story.program.executable.display()
+                );
                 format!(
                     "{} pid {pid} is {}\n{INDENT}{}\n",
                     self.ink(Ink::Good, "agent   "),
@@ -77,7 +82,7 @@ impl Screen {
                 };
                 let why = match story.reason_for(*pid) {
                     Some("other_sender") => "another process opened it",
-                    Some("not_bound") => "it is for another process",
+                    Some("not_bound") => "that is for the agent alone",
                     Some(word) => word,
                     None => "the node has not said why",
                 };
@@ -132,15 +137,22 @@ impl Screen {
         });
         let which = if is_part { "sub-task" } else { "task" };
         let why = match ended.cause.as_str() {
-            "" => String::new(),
+            // It was said by the agent, which is what completed means.
+            "" | "own_word" => String::new(),
             cause => format!(" ({cause})"),
         };
         format!(
-            "{} the {which} is {}{why}: after {} ms its stream ended, {}, and its socket is gone\n",
+            "{} the {which} is {}{why}: {} ms later its identity is gone\n{INDENT}{}\n",
             self.ink(Ink::Good, "ended   "),
             ended.state,
             ended.after_ms,
-            ended.stream,
+            self.ink(
+                Ink::Faint,
+                &format!(
+                    "its stream ended with {}, and there is no socket",
+                    ended.stream
+                )
+            ),
         )
     }
 }
