@@ -211,6 +211,12 @@ impl CallerAttestor {
                 tracing::warn!(pid = caller.pid(), uid = caller.uid(), reason = %refusal, held_back, "a stream ends: its caller is not what it was");
             }
             self.refused(caller, refusal.word());
+            // A task that has ended is a denial, and all else may pass.
+            if matches!(refusal, muster_peer::Refusal::NotBound { .. }) {
+                return Status::permission_denied(
+                    "no identity issued: the socket is not for this process any more",
+                );
+            }
             Status::unavailable(ATTESTATION_FAILED)
         })
     }

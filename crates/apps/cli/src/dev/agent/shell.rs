@@ -15,8 +15,9 @@ const SHELL: &str = "/bin/sh";
 /// Asks for the tasks on the connection that is its standard input, with nothing but what every
 /// shell has, and prints what it hears.
 const INHERITED: &str = r"printf 'GET /muster/v1/tasks HTTP/1.1\r\nHost: muster\r\nConnection: close\r\nworkload.spiffe.io: true\r\n\r\n' >&0; exec cat";
-/// Becomes this program, which asks for an identity at the socket `$1`.
-const OWN: &str = r#"exec "$0" workload fetch x509 --socket "$1""#;
+/// Becomes this program, which asks for an identity at the socket `$1`. A client that is cut off
+/// may wait for what never comes.
+const OWN: &str = r#"exec "$0" workload fetch x509 --timeout 2s --socket "$1""#;
 
 /// Has a shell ask; that it is told anything is an error.
 pub(super) async fn ask_by_shell(way: Way, socket: &Endpoint) -> Result<Step, Failure> {
