@@ -20,7 +20,6 @@ use tokio::time::Instant;
 
 use super::Dev;
 use super::agent::Step;
-use super::children::Which;
 use super::happening::Happening;
 use super::place::Place;
 use super::program::Program;
@@ -126,7 +125,7 @@ impl Stage {
         }
         match heard {
             Err(failure) if dev.once => Err(failure),
-            Err(failure) => screen.died(Which::Agent, &failure),
+            Err(failure) => screen.agent_failed(&failure),
             Ok(()) => Ok(()),
         }
     }

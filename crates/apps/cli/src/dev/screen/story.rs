@@ -1,5 +1,7 @@
 //! The agent's story, for people.
 
+use serde_json::json;
+
 use super::{Ink, Screen};
 use crate::audit;
 use crate::dev::agent::{Ended, Opened, Step, Way};
@@ -42,6 +44,18 @@ impl Screen {
     /// For scripts: it went well, and there is no more to come.
     pub(in crate::dev) fn agent_done(&mut self) -> Result<(), Failure> {
         output::write("{\"event\":\"agent_done\"}\n")
+    }
+
+    /// The agent did not do its work, or could not be started; the rest goes on.
+    pub(in crate::dev) fn agent_failed(&mut self, failure: &Failure) -> Result<(), Failure> {
+        if self.json {
+            let line = json!({ "event": "agent_failed", "reason": failure.to_string() });
+            return output::write(&format!("{line}\n"));
+        }
+        self.say(&format!(
+            "{} {failure}\n{INDENT}the rest goes on; Ctrl-C ends everything\n",
+            self.ink(Ink::Bad, "failed  ")
+        ))
     }
 
     fn class(&self, story: &Story) -> String {
