@@ -324,10 +324,7 @@ impl Screen {
 
 /// The lines to paste into another shell.
 fn how_to_try(dev: &Dev, running: &Running, heading: impl Fn(&str) -> String) -> String {
-    let muster = env::current_exe().map_or_else(
-        |_| "muster".to_owned(),
-        |program| shell_quote(&program.display().to_string()),
-    );
+    let muster = muster_word();
     let register = if dev.no_demo {
         format!(
             "\n{}\n  {muster} entry create --server-socket {} --parent-id {} --spiffe-id {} --selector \
@@ -345,6 +342,14 @@ fn how_to_try(dev: &Dev, running: &Running, heading: impl Fn(&str) -> String) ->
         "{register}\n{}\n  export SPIFFE_ENDPOINT_SOCKET={}\n  {muster} workload fetch x509\n\n",
         heading("Try it from another shell, with this or any SPIFFE client:"),
         shell_quote(&running.workload_address()),
+    )
+}
+
+/// This program, as a shell finds it.
+fn muster_word() -> String {
+    env::current_exe().map_or_else(
+        |_| "muster".to_owned(),
+        |program| shell_quote(&program.display().to_string()),
     )
 }
 

@@ -48,7 +48,7 @@ pub(super) enum Stage {
 
 /// What was heard so far.
 pub(super) struct Story {
-    server: ServerArgs,
+    pub(super) server: ServerArgs,
     pub(super) class: AgentClass,
     /// The agent's identity.
     pub(super) agent: SpiffeId,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Ink, Screen};
+use super::{Ink, Screen, muster_word, shell_quote};
 use crate::audit;
 use crate::dev::agent::{Ended, Opened, Step, Way};
 use crate::dev::story::{Story, Told};
@@ -26,15 +26,20 @@ impl Screen {
             });
         }
         if !story.records.is_empty() {
-            let again = format!("muster audit tail --agent {}", story.class.name);
             text.push_str(&format!(
-                "\n{} {}\n",
-                self.ink(Ink::Bold, "What the server recorded of it"),
-                self.ink(Ink::Faint, &format!("({again})")),
+                "\n{}\n  {} audit tail --agent {} --server-socket {}\n",
+                self.ink(
+                    Ink::Bold,
+                    "What the server recorded of it, as this prints it:"
+                ),
+                muster_word(),
+                story.class.name,
+                shell_quote(&story.server.server_socket.display().to_string()),
             ));
         }
         for record in &story.records {
             let line = audit::text(record, self.output);
+            let line = line.replace(&format!(" node={}", story.node), "");
             text.push_str(&line.replace(&story.node, "the node"));
         }
         text.push('\n');
@@ -63,7 +68,7 @@ impl Screen {
         let scopes = spec.permissions.unwrap_or_default().scopes;
         let person = |person: &str| person.strip_prefix("mailto:").unwrap_or(person).to_owned();
         format!(
-            "{} {} is {}: {} runs it, {} answers for it\n{INDENT}its agents may have {}\n",
+            "{} {} is {}: {} runs it, {} answers for it\n{INDENT}its agents may ask for {}\n",
             self.ink(Ink::Good, "class   "),
             story.class.name,
             story.class.lifecycle,
