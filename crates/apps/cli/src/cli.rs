@@ -41,7 +41,7 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run a whole trust domain on this machine, with a workload to watch
+    /// Run a whole trust domain on this machine, with a workload and an agent to watch
     Dev(Box<dev::Dev>),
     /// Join tokens
     #[command(subcommand)]
