@@ -1,5 +1,6 @@
 //! Agents that show their tasks: the one of `muster dev`, and the example in Rust.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -182,7 +183,7 @@ fn an_agent_that_does_not_do_its_work_is_a_failure() {
     let tmp = tempfile::tempdir_in("/tmp").unwrap();
     let script = tmp.path().join("agent");
     std::fs::write(&script, "#!/bin/sh\n").unwrap();
-    let program = std::fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o755));
+    let program = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(&script, program).unwrap();
     let output = once(&[script.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");

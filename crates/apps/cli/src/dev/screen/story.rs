@@ -17,38 +17,40 @@ impl Screen {
     pub(in crate::dev) fn story(&mut self, story: &Story) -> Result<(), Failure> {
         self.agent = Some(story.agent.to_string());
         let heading = "An agent: its identity is for one task, and ends with it";
-        let mut text = format!("\n{}\n", self.ink(Ink::Bold, heading));
-        text.push_str(&self.class(story));
-        for told in &story.told {
-            text.push_str(&match told {
-                Told::Step(step) => self.step(story, step),
-                Told::Line(line) => format!("{} {line}\n", self.ink(Ink::Faint, "says    ")),
-            });
-        }
+        let mut parts = vec![
+            format!("\n{}\n", self.ink(Ink::Bold, heading)),
+            self.class(story),
+        ];
+        parts.extend(story.told.iter().map(|told| match told {
+            Told::Step(step) => self.step(story, step),
+            Told::Line(line) => format!("{} {line}\n", self.ink(Ink::Faint, "says    ")),
+        }));
         if !story.records.is_empty() {
-            text.push_str(&format!(
+            let heading = "What the server recorded of it; this shows it with the node's name:";
+            parts.push(format!(
                 "\n{}\n  {} audit tail --agent {} --server-socket {}\n",
-                self.ink(
-                    Ink::Bold,
-                    "What the server recorded of it, as this prints it:"
-                ),
+                self.ink(Ink::Bold, heading),
                 muster_word(),
                 story.class.name,
                 shell_quote(&story.server.server_socket.display().to_string()),
             ));
         }
-        for record in &story.records {
+        parts.extend(story.records.iter().map(|record| {
             let line = audit::text(record, self.output);
+            // There is one node here.
             let line = line.replace(&format!(" node={}", story.node), "");
-            text.push_str(&line.replace(&story.node, "the node"));
-        }
-        text.push('\n');
-        self.say(&text)
+            line.replace(&story.node, "the node")
+        }));
+        parts.push("\n".to_owned());
+        self.say(&parts.concat())
     }
 
     /// For scripts: it went well, and there is no more to come.
     pub(in crate::dev) fn agent_done(&mut self) -> Result<(), Failure> {
-        output::write("{\"event\":\"agent_done\"}\n")
+        if self.json {
+            return output::write("{\"event\":\"agent_done\"}\n");
+        }
+        Ok(())
     }
 
     /// The agent did not do its work, or could not be started; the rest goes on.
