@@ -39,7 +39,8 @@ impl Screen {
             let line = audit::text(record, self.output);
             // There is one node here.
             let line = line.replace(&format!(" node={}", story.node), "");
-            line.replace(&story.node, "the node")
+            let line = line.replace(&story.node, "the node");
+            format!("{}\n", line.trim_end())
         }));
         parts.push("\n".to_owned());
         self.say(&parts.concat())
