@@ -68,6 +68,12 @@ impl Only for Door {
         self.live.load(Ordering::Acquire) && self.bound.admits(process)
     }
 
+    /// Also when the task has ended, for as long as its connections have something to say: calls are
+    /// refused by then, but a client's stack still acknowledges and makes room.
+    fn hears(&self, process: &HeldProcess) -> bool {
+        self.bound.admits(process)
+    }
+
     fn refused(&self, peer: RefusedPeer) {
         let is_attempt = matches!(
             peer.refusal,

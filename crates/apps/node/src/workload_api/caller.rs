@@ -244,6 +244,12 @@ impl CallerAttestor {
             } else {
                 self.refused(caller, refusal.word(), task);
             }
+            // A task that has ended is a denial, and all else may pass.
+            if matches!(refusal, PeerRefusal::NotBound { .. }) {
+                return Status::permission_denied(
+                    "no identity issued: the socket is not for this process any more",
+                );
+            }
             Status::unavailable(ATTESTATION_FAILED)
         })
     }

@@ -6,6 +6,7 @@
 //! by SDS. A client or a toolchain that is missing is a failure, not a skip. What the programs print
 //! is in `tests/interop/README.md`.
 
+mod agents;
 mod cedar;
 mod clients;
 mod containers;
@@ -55,7 +56,7 @@ const PROGRAM_WITHIN: Duration = Duration::from_mins(10);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
-    /// examples, files, on-behalf, envoy, cedar, and (only when named: they need root and install engines)
+    /// examples, agents, files, on-behalf, envoy, cedar, and (only when named: they need root and install engines)
     /// docker, podman, systemd. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -85,6 +86,7 @@ impl Options {
                     "examples",
                     "files",
                     "on-behalf",
+                    agents::NAME,
                     cedar::NAME,
                     envoy::NAME,
                     systemd::NAME,
@@ -199,6 +201,12 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         }
         domain.stop()?;
         println!("ran mutual TLS and the examples in {} s", watch.seconds());
+    }
+
+    if options.wants(agents::NAME) {
+        let watch = Stopwatch::start();
+        agents::run(&muster, &home, &mut results)?;
+        println!("ran the agents in {} s", watch.seconds());
     }
 
     if options.wants("files") {
