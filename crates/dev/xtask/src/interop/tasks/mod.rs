@@ -131,10 +131,6 @@ impl<'a> Agents<'a> {
         let state = text(&task, "state")?.into();
         Ok((state, text(&task, "spiffe_id")?.into()))
     }
-
-    pub(super) fn domain(&self) -> &Domain {
-        self.domain
-    }
 }
 
 /// Runs all of it, at once.
