@@ -74,7 +74,7 @@ pub(crate) fn write_withdrawn(
     own: &TrustDomain,
     nobody: &Nobody,
 ) -> Option<Any> {
-    let nobodys = bundles(update, own).map(|(domain, _)| (domain, nobody.certificate.as_slice()));
+    let nobodys = bundles(update, own).map(|(domain, _)| (domain, nobody.authority.as_slice()));
     let content = match &item.what {
         What::Identity(_) => certificate([nobody.certificate.as_slice()], &nobody.key),
         What::Bundle(id) => {

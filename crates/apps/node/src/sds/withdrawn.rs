@@ -5,22 +5,29 @@
 //! the key for longer. So the last answer of such a stream replaces all that the proxy was given:
 //! its certificates by one that nobody vouches for, its bundles by one that vouches for nobody.
 
+use std::time::Duration;
+
 use muster_crypto::{KeyError, KeyType, PrivateKey, Secret, random};
-use muster_model::{Timestamp, TrustDomain};
-use muster_svid::x509::{CaParams, DraftError, Subject, draft_ca};
+use muster_model::{IdError, Timestamp, TrustDomain};
+use muster_svid::x509::{CaParams, DraftError, Issuer, LeafParams, Subject, Unsigned, draft_ca};
 
 /// The version of every secret that took the place of another. No content has it, so that a proxy
 /// which comes back with an identity gets that.
 pub(crate) const VERSION: &str = "withdrawn";
-/// What the certificate calls itself, for whoever finds it in a proxy.
+/// What the authority calls itself, for whoever finds it in a proxy.
 const NAME: &str = "identity withdrawn";
+/// Whom the certificate names: a proxy may want a SPIFFE ID in it.
+const PATH: &str = "/withdrawn";
+const TTL: Duration = Duration::from_secs(1);
 
-/// A certificate that signed itself, is known nowhere, and expired in 1970. Its key is the proxy's
-/// alone, and new for each answer.
+/// An authority that is known nowhere and a certificate that it signed, both expired in 1970 and new
+/// for each answer. Nobody has the authority's key.
 pub(crate) struct Nobody {
-    /// DER.
+    /// The authority's certificate, DER.
+    pub(crate) authority: Vec<u8>,
+    /// The certificate, DER.
     pub(crate) certificate: Vec<u8>,
-    /// PKCS #8, DER.
+    /// The certificate's key, PKCS #8, DER.
     pub(crate) key: Secret<Vec<u8>>,
 }
 
@@ -31,12 +38,14 @@ pub(crate) enum Unmade {
     Key(#[from] KeyError),
     #[error("no certificate for what takes the place of withdrawn secrets")]
     Draft(#[from] DraftError),
+    #[error("no name for what takes the place of withdrawn secrets")]
+    Name(#[from] IdError),
 }
 
 impl Nobody {
-    /// Makes one, in the form of an authority of this trust domain: proxies read nothing else.
+    /// Makes one that has the form of this trust domain's.
     pub(crate) fn of(own: &TrustDomain) -> Result<Self, Unmade> {
-        let key = PrivateKey::generate(KeyType::EcP256)?;
+        let signer = PrivateKey::generate(KeyType::EcP256)?;
         let subject = Subject {
             common_name: Some(NAME.to_owned()),
             ..Subject::default()
@@ -44,17 +53,33 @@ impl Nobody {
         let ca = CaParams {
             trust_domain: own,
             subject: &subject,
-            public_key: key.public_key(),
+            public_key: signer.public_key(),
             serial: random::serial(),
-            ttl: std::time::Duration::from_secs(1),
+            ttl: TTL,
         };
-        let unsigned = draft_ca(&ca, Timestamp::EPOCH)?;
-        let signature = key.sign(unsigned.scheme(), unsigned.tbs())?;
+        let authority = signed(&signer, draft_ca(&ca, Timestamp::EPOCH)?)?;
+        let key = PrivateKey::generate(KeyType::EcP256)?;
+        let leaf = LeafParams {
+            spiffe_id: &own.with_path(PATH)?,
+            public_key: key.public_key(),
+            dns_names: &[],
+            subject: None,
+            serial: random::serial(),
+            ttl: TTL,
+        };
+        let issuer = Issuer::from_certificate(&authority)?;
+        let certificate = signed(&signer, issuer.draft_leaf(&leaf, Timestamp::EPOCH)?)?;
         Ok(Self {
-            certificate: unsigned.assemble(&signature),
+            authority,
+            certificate,
             key: key.to_pkcs8_der()?,
         })
     }
+}
+
+fn signed(signer: &PrivateKey, unsigned: Unsigned) -> Result<Vec<u8>, KeyError> {
+    let signature = signer.sign(unsigned.scheme(), unsigned.tbs())?;
+    Ok(unsigned.assemble(&signature))
 }
 
 #[cfg(test)]
@@ -64,23 +89,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_is_valid_now_and_is_another_each_time() {
+    fn nobody_is_valid_and_each_is_another() {
         let own = TrustDomain::parse("example.org").unwrap();
         let (one, other) = (Nobody::of(&own).unwrap(), Nobody::of(&own).unwrap());
-        let read = Certificate::parse(&one.certificate).unwrap();
-        assert!(read.not_after <= Timestamp::from_unix_seconds(1));
-        assert_ne!(
-            read.public_key().unwrap().spki_der(),
-            Certificate::parse(&other.certificate)
-                .unwrap()
-                .public_key()
-                .unwrap()
-                .spki_der()
-        );
+        let public = |der: &[u8]| {
+            let key = Certificate::parse(der).unwrap().public_key().unwrap();
+            key.spki_der().to_vec()
+        };
+        for (der, others) in [
+            (&one.authority, &other.authority),
+            (&one.certificate, &other.certificate),
+        ] {
+            let read = Certificate::parse(der).unwrap();
+            assert_eq!(read.not_after, Timestamp::from_unix_seconds(1));
+            assert_ne!(public(der), public(others));
+        }
+        // What the proxy is given the key of could sign nothing that the bundle vouches for.
         let key = PrivateKey::from_pkcs8_der(&one.key).unwrap();
-        assert_eq!(
-            key.public_key().spki_der(),
-            read.public_key().unwrap().spki_der()
-        );
+        assert_eq!(key.public_key().spki_der(), public(&one.certificate));
+        assert_ne!(public(&one.certificate), public(&one.authority));
     }
 }

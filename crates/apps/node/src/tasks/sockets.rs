@@ -66,6 +66,13 @@ impl Only for Door {
         self.live.load(Ordering::Acquire) && self.bound.admits(process)
     }
 
+    /// Also for as long as the connections of a task that has ended stay open: a client answers
+    /// pings and settings while the end of its streams is on its way, and to refuse it for that
+    /// would take the end away. Calls are asked whether the task lives.
+    fn hears(&self, process: &HeldProcess) -> bool {
+        self.bound.admits(process)
+    }
+
     fn refused(&self, peer: RefusedPeer) {
         let is_attempt = matches!(
             peer.refusal,

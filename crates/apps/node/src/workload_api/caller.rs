@@ -159,13 +159,13 @@ impl CallerAttestor {
     }
 
     fn attest_task(&self, caller: Caller, on: &OnTask) -> Result<Attested, Status> {
-        self.still_the_same(&caller)?;
         if !on.is_live() {
             self.refused(&caller, "task_ended");
             return Err(Status::permission_denied(
                 "no identity issued: the task has ended",
             ));
         }
+        self.still_the_same(&caller)?;
         metrics::counter!("muster_node_attestations_total", "outcome" => "done").increment(1);
         Ok(Attested {
             caller,
