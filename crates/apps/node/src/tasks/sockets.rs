@@ -258,3 +258,25 @@ fn remove(file: &Path) {
         Ok(()) => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_task_that_has_ended_its_process_is_heard_and_told_nothing() {
+        let own = HeldProcess::by_number(std::process::id()).unwrap();
+        let other = HeldProcess::by_number(nix::unistd::getppid().as_raw().unsigned_abs()).unwrap();
+        let id = TaskId::parse("01ARZ3NDEKTSV4RRFFQ69G5FAV").unwrap();
+        let door = Door {
+            id,
+            bound: Bound::Process(own.clone()),
+            live: AtomicBool::new(true),
+            selectors: Arc::new(selector_of(id).into_iter().collect()),
+        };
+        assert!(door.admits(&own) && door.hears(&own));
+        door.live.store(false, Ordering::Release);
+        assert!(!door.admits(&own) && door.hears(&own));
+        assert!(!door.admits(&other) && !door.hears(&other));
+    }
+}
