@@ -78,6 +78,15 @@ impl Options {
         self.only.is_empty() || self.names(name)
     }
 
+    /// Whether a client is to be installed: for itself, or for what it has a part in.
+    fn needs(&self, client: &str) -> bool {
+        self.wants(client)
+            || (self.wants("mtls") && mutual_tls::CLIENTS.contains(&client))
+            || (self.wants("examples") && examples::CLIENTS.contains(&client))
+            || (self.wants("on-behalf") && on_behalf::CLIENTS.contains(&client))
+            || (self.wants(tasks::NAME) && tasks::CLIENTS.contains(&client))
+    }
+
     /// Whether every name is one.
     fn check(&self) -> Result<(), Failure> {
         for name in &self.only {
@@ -161,15 +170,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     std::fs::create_dir_all(&home)?;
     let mut results = Results::default();
 
-    let needed = |name: &str| {
-        options.wants(name)
-            || (options.wants("mtls") && mutual_tls::CLIENTS.contains(&name))
-            || (options.wants("examples") && examples::CLIENTS.contains(&name))
-            || (options.wants("on-behalf") && on_behalf::CLIENTS.contains(&name))
-            || (options.wants(tasks::NAME) && tasks::CLIENTS.contains(&name))
-    };
     let watch = Stopwatch::start();
-    let clients = clients::install(&home, &needed, &mut results);
+    let clients = clients::install(&home, &|name| options.needs(name), &mut results);
     let grpcurl = if options.wants("grpcurl") {
         grpcurl::install(&home, &mut results)
     } else {

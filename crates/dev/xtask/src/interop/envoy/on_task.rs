@@ -45,10 +45,10 @@ pub(in crate::interop) fn run(agents: &Agents<'_>, envoy: &Envoy) -> Vec<Line> {
         }
     };
     let load = Load::start(pair.client.port);
-    let [given, rotated, withdrawn] = checks;
+    let [given, rotating, withdrawn] = checks;
     let mut lines = vec![
         envoy.line(given, pair.given()),
-        envoy.line(rotated, pair.rotated(&load)),
+        envoy.line(rotating, rotated(&load)),
     ];
     let outcome = pair.withdrawn(agents, load).and_then(|told| {
         pair.server.stop()?;
@@ -117,23 +117,6 @@ impl Pair {
         Ok(format!("{} and {}", self.server_task.1, self.client_task.1))
     }
 
-    fn rotated(&self, load: &Load) -> Result<String, Failure> {
-        let seen = load.watch(ROTATED_WITHIN, |seen| {
-            [&seen.callers, &seen.servers]
-                .iter()
-                .all(|shown| shown.len() > ROTATIONS)
-        })?;
-        if load.failed() > 0 {
-            return Err(format!("{} requests failed", load.failed()).into());
-        }
-        Ok(format!(
-            "{} requests, 0 failed; SVIDs shown {} by the server, {} by the client",
-            load.served(),
-            seen.servers.len(),
-            seen.callers.len(),
-        ))
-    }
-
     fn withdrawn(&self, agents: &Agents<'_>, load: Load) -> Result<String, Failure> {
         let outcome = self.end_server(agents, &load);
         let tally = load.end()?;
@@ -142,7 +125,7 @@ impl Pair {
 
         // The other Envoy has the other protocol and the plain form of trust.
         agents.revoke(&self.client_task.0)?;
-        self.emptied(&self.client, &self.client_task.1)?;
+        emptied(&self.client, &self.client_task.1)?;
         Ok(format!(
             "{} requests, {served} of them served, not one that began later than {} after the \
              end was told; then {FAILURES} refused and no handshake; neither Envoy has a \
@@ -171,7 +154,7 @@ impl Pair {
             )))
         };
         failed_by(FAILURES, WITHDRAWN_WITHIN)?;
-        self.emptied(&self.server, &self.server_task.1)?;
+        emptied(&self.server, &self.server_task.1)?;
         let handshakes = || self.server.listener_stat("ssl.handshake");
         let before = (load.served(), handshakes()?);
         failed_by(load.failed() + FAILURES, ROTATED_WITHIN)?;
@@ -184,16 +167,34 @@ impl Pair {
         }
         Ok((asked, ended))
     }
+}
 
-    /// Waits until an Envoy has no certificate with this name.
-    fn emptied(&self, proxy: &Proxy, spiffe_id: &str) -> Result<(), Failure> {
-        if until(WITHDRAWN_WITHIN, || {
-            Ok(!proxy.certificates()?.contains(spiffe_id))
-        })? {
-            return Ok(());
-        }
-        Err(format!("an Envoy still has a certificate of {spiffe_id}").into())
+/// Both sides show new certificates under load, and nothing fails.
+fn rotated(load: &Load) -> Result<String, Failure> {
+    let seen = load.watch(ROTATED_WITHIN, |seen| {
+        [&seen.callers, &seen.servers]
+            .iter()
+            .all(|shown| shown.len() > ROTATIONS)
+    })?;
+    if load.failed() > 0 {
+        return Err(format!("{} requests failed", load.failed()).into());
     }
+    Ok(format!(
+        "{} requests, 0 failed; SVIDs shown {} by the server, {} by the client",
+        load.served(),
+        seen.servers.len(),
+        seen.callers.len(),
+    ))
+}
+
+/// Waits until an Envoy has no certificate with this name.
+fn emptied(proxy: &Proxy, spiffe_id: &str) -> Result<(), Failure> {
+    if until(WITHDRAWN_WITHIN, || {
+        Ok(!proxy.certificates()?.contains(spiffe_id))
+    })? {
+        return Ok(());
+    }
+    Err(format!("an Envoy still has a certificate of {spiffe_id}").into())
 }
 
 /// `muster run` with a shell that becomes Envoy, whose arguments are to be added.
