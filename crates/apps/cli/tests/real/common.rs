@@ -157,3 +157,16 @@ pub(crate) fn names(directory: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+/// The blocks of a page of the documents in one language.
+pub(crate) fn blocks<'p>(page: &'p str, language: &str) -> Vec<&'p str> {
+    page.split(&format!("\n```{language}\n"))
+        .skip(1)
+        .map(|rest| rest.split_once("\n```").unwrap().0)
+        .collect()
+}
+
+/// What a command said on its standard error.
+pub(crate) fn said(output: &std::process::Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}

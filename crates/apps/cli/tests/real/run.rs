@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{Dev, assert_gone, muster, watch};
+use crate::common::{Dev, assert_gone, muster, said, watch};
 use crate::tasks_node::{Manner, TASK, TasksNode};
 
 fn node(manner: Manner) -> (TempDir, TasksNode) {
@@ -33,10 +33,6 @@ fn shell(node: &TasksNode, flags: &[&str], script: &str) -> Command {
     let mut command = command(node, flags);
     command.args(["--", "/bin/sh", "-c", script]);
     command
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn lines(output: &Output) -> Vec<String> {

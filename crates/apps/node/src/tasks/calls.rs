@@ -22,7 +22,7 @@ use super::refused::{Reason, Refused};
 use super::server::Server;
 use super::sockets::{OnTask, selector_of};
 use super::wire;
-use crate::driver::Driver;
+use crate::driver::{Driver, Matched};
 use crate::workload_api::caller::{CallerAttestor, Place};
 use crate::workload_api::check_security_header;
 
@@ -279,11 +279,7 @@ impl Calls {
         by: &Admitted,
         request: &api::OpenTaskRequest,
     ) -> Result<String, Refused> {
-        let matched = self
-            .driver
-            .identities(by.selectors.clone())
-            .await
-            .map_err(|_stopped| Refused::shutting_down())?;
+        let matched = self.identities(by).await?;
         let mut identities: Vec<SpiffeId> = matched.identities;
         identities.sort_unstable();
         identities.dedup();
@@ -337,6 +333,27 @@ impl Calls {
                 ))
             }
         }
+    }
+
+    /// What the caller may answer to. As on the Workload API, one that asks before its entry has come
+    /// is held, not denied: its stream of X509-SVIDs says something when there is an identity, or
+    /// when the hold is over.
+    async fn identities(&self, by: &Admitted) -> Result<Matched, Refused> {
+        let stopped = |_stopped| Refused::shutting_down();
+        let matched = self.driver.identities(by.selectors.clone()).await;
+        let matched = matched.map_err(stopped)?;
+        if !matched.identities.is_empty() {
+            return Ok(matched);
+        }
+        let held = self.driver.x509_svids(by.selectors.clone());
+        let mut held = held.map_err(stopped)?;
+        tokio::select! {
+            _told = held.answers.told() => {}
+            _exited = by.caller.exited() => {}
+            _reason = self.shutdown.begun() => return Err(Refused::shutting_down()),
+        }
+        let matched = self.driver.identities(by.selectors.clone()).await;
+        matched.map_err(stopped)
     }
 
     /// # Path

@@ -59,8 +59,8 @@ impl Scene {
 
     /// Registers `path` for `selectors` and waits until the node knows.
     pub(crate) async fn register(&self, path: &str, selectors: &[&str]) {
-        let name = path.trim_start_matches('/');
-        self.double.add_entry(name, path, selectors);
+        let name = path.trim_start_matches('/').replace('/', "-");
+        self.double.add_entry(&name, path, selectors);
         self.rig.in_step(&self.double).await;
     }
 
