@@ -69,6 +69,16 @@ pub(crate) fn check_minted(roll: &Roll, id: &SpiffeId, now: Timestamp) -> Result
         .try_for_each(|entry| check(roll, id, entry.class.as_ref(), now))
 }
 
+/// How long what is signed for an entry lives: as long as the entry says, else as configured. What
+/// the entry of a task says is the most that tasks have; a configuration with less counts for them.
+pub(crate) fn lifetime(entry: &Entry, own: Option<Duration>, configured: Duration) -> Duration {
+    match own {
+        Some(most) if TaskId::in_path(&entry.spiffe_id).is_some() => most.min(configured),
+        Some(own) => own,
+        None => configured,
+    }
+}
+
 /// A lifetime that does not go beyond the end of the class.
 pub(crate) fn within(
     ttl: Duration,

@@ -132,6 +132,16 @@ async fn an_open_task_is_an_entry_of_its_node_until_it_ends() {
 }
 
 #[tokio::test]
+async fn where_all_identities_are_shorter_those_of_tasks_are() {
+    let rig = Rig::with("[svid]\nx509_ttl = \"2m\"\njwt_ttl = \"30s\"").await;
+    let opened = rig.tasks().await.open(rig.request()).await.unwrap();
+    let task = opened.into_inner().task.unwrap();
+    let (_, not_after) = rig.sign(&task.id).await.unwrap();
+    assert!(not_after <= rig::now() + 120, "{not_after}");
+    assert!(rig.token(&task.id).await.unwrap() <= rig::now() + 30);
+}
+
+#[tokio::test]
 async fn a_task_is_narrower_than_all_above_it_and_ends_with_them() {
     let rig = Rig::start().await;
     let mut tasks = rig.tasks().await;

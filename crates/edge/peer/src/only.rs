@@ -3,16 +3,16 @@
 use crate::held::HeldProcess;
 use crate::refused::RefusedPeer;
 
-/// For whom a socket is. Asked when a connection is accepted, for everything that is read from it,
-/// and before each thing that is told: who is no longer admitted has no say any more.
+/// For whom a socket is.
 ///
 /// All are called on the threads that serve: they must not block.
 pub trait Only: Send + Sync {
-    /// Whether the socket is for this process now.
+    /// Whether the socket is for this process now. Asked when a connection is accepted, and before
+    /// each thing that is told on it.
     fn admits(&self, process: &HeldProcess) -> bool;
 
-    /// Whether what this process sends on a connection that it has is read. A connection that is
-    /// closed for whatever its client's stack answers cannot say why it ends.
+    /// Whether what this process sends is read. Asked for everything that is read; one that is not
+    /// heard loses its connection at once, with all that was not told yet.
     fn hears(&self, process: &HeldProcess) -> bool {
         self.admits(process)
     }

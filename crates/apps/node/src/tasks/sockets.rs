@@ -68,8 +68,9 @@ impl Only for Door {
         self.live.load(Ordering::Acquire) && self.bound.admits(process)
     }
 
-    /// Also when the task has ended, for as long as its connections have something to say: calls are
-    /// refused by then, but a client's stack still acknowledges and makes room.
+    /// Also for as long as the connections of a task that has ended stay open: a client answers
+    /// pings and settings while the end of its streams is on its way, and to refuse it for that
+    /// would take the end away. Calls are asked whether the task lives.
     fn hears(&self, process: &HeldProcess) -> bool {
         self.bound.admits(process)
     }
@@ -267,5 +268,27 @@ fn remove(file: &Path) {
         }
         Err(error) => tracing::warn!(path = %file.display(), %error, "a task's socket was left"),
         Ok(()) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_task_that_has_ended_its_process_is_heard_and_told_nothing() {
+        let own = HeldProcess::by_number(std::process::id()).unwrap();
+        let other = HeldProcess::by_number(nix::unistd::getppid().as_raw().unsigned_abs()).unwrap();
+        let id = TaskId::parse("01ARZ3NDEKTSV4RRFFQ69G5FAV").unwrap();
+        let door = Door {
+            id,
+            bound: Bound::Process(own.clone()),
+            live: AtomicBool::new(true),
+            selectors: Arc::new(selector_of(id).into_iter().collect()),
+        };
+        assert!(door.admits(&own) && door.hears(&own));
+        door.live.store(false, Ordering::Release);
+        assert!(!door.admits(&own) && door.hears(&own));
+        assert!(!door.admits(&other) && !door.hears(&other));
     }
 }

@@ -168,13 +168,13 @@ impl CallerAttestor {
     }
 
     fn attest_task(&self, caller: Caller, on: &OnTask) -> Result<Attested, Status> {
-        self.still_the_same_on(&caller, Some(on.id()))?;
         if !on.is_live() {
             self.refused(&caller, "task_ended", Some(on.id()));
             return Err(Status::permission_denied(
                 "no identity issued: the task has ended",
             ));
         }
+        self.still_the_same_on(&caller, Some(on.id()))?;
         metrics::counter!("muster_node_attestations_total", "outcome" => "done").increment(1);
         Ok(Attested {
             caller,

@@ -137,7 +137,7 @@ impl svid_server::Svid for SvidService {
                         agents::note_unsigned(server, &op, what, why);
                     },
                 )?;
-                let ttl = entry.jwt_svid_ttl.unwrap_or(server.lifetimes.jwt_ttl);
+                let ttl = agents::lifetime(&entry, entry.jwt_svid_ttl, server.lifetimes.jwt_ttl);
                 let token_id = entry.jwt_svid_include_jti.then(random::uuid_bytes);
                 let given = (&entry.spiffe_id, Some((&*entry, node)));
                 let claims = (message.audience.as_slice(), token_id);
@@ -297,7 +297,7 @@ async fn new_x509(
         return Err(Status::invalid_argument("missing entry ID"));
     }
     let entry = entry_of_node(&op.roll, node, &params.entry_id, op.now)?;
-    let ttl = entry.x509_svid_ttl.unwrap_or(server.lifetimes.x509_ttl);
+    let ttl = agents::lifetime(&entry, entry.x509_svid_ttl, server.lifetimes.x509_ttl);
     let csr = parse_csr(&params.csr)?;
     let class = entry.class.as_ref();
     let ttl = agents::within(ttl, &op.roll, &entry.spiffe_id, class, op.now);

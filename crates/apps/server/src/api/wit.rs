@@ -157,7 +157,7 @@ async fn new(
     let entry = entry_of_node(&op.roll, node, &params.entry_id, op.now)?;
     let key = Confirmation::read(&params.public_key, &params.signing_algorithm)?;
     // As SPIRE: an entry has no lifetime of its own for WIT-SVIDs (spire-behaviour 2.1).
-    let ttl = entry.x509_svid_ttl.unwrap_or(server.lifetimes.wit_ttl);
+    let ttl = agents::lifetime(&entry, entry.x509_svid_ttl, server.lifetimes.wit_ttl);
     let class = entry.class.as_ref();
     let ttl = agents::within(ttl, &op.roll, &entry.spiffe_id, class, op.now);
     let kind = SvidKind::Wit;
