@@ -3,7 +3,8 @@
 
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::Args;
@@ -12,31 +13,54 @@ use crate::Failure;
 use crate::clock::shared_nanoseconds;
 use crate::raw::{Came, Raw};
 
-/// Where.
+/// What becomes of the socket itself.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The Workload API socket.
-    socket: PathBuf,
+    /// The socket has to be gone when the stream ends: it is a task's, which ends with this process.
+    #[arg(long)]
+    own: bool,
 }
 
-/// Opens, hands on, says so, and ends when told to, saying when.
+/// Reads where, opens, hands on, says so, and ends when told to, saying when.
 pub(crate) fn testator(options: &Options) -> Result<(), Failure> {
-    let mut stream = Raw::open(&options.socket)?;
+    // The process must be there before a socket can be made for it.
+    let mut line = String::new();
+    io::stdin().read_line(&mut line)?;
+    let socket = PathBuf::from(line.trim_end());
+    let mut stream = Raw::open(&socket)?;
     stream.answer()?;
-    let heir = Command::new(std::env::current_exe()?)
-        .arg("heir")
-        .stdin(Stdio::from(stream.socket()?))
-        .spawn()?;
+    let mut heir = Command::new(std::env::current_exe()?);
+    heir.arg("heir").stdin(Stdio::from(stream.socket()?));
+    if options.own {
+        heir.arg("--gone").arg(&socket);
+    }
+    let heir = heir.spawn()?;
     println!("{}", heir.id());
     io::stdin().read_exact(&mut [0])?;
     println!("{}", shared_nanoseconds());
     Ok(())
 }
 
+/// What an heir finds.
+#[derive(Args)]
+pub(crate) struct Inheritance {
+    /// This socket lets nobody in once the stream has ended.
+    #[arg(long, value_name = "SOCKET")]
+    gone: Option<PathBuf>,
+}
+
 /// Watches the socket that is its input, and says when its stream ended.
-pub(crate) fn heir() -> Result<(), Failure> {
+pub(crate) fn heir(inheritance: &Inheritance) -> Result<(), Failure> {
     let mut stream = Raw::over(io::stdin().as_fd().try_clone_to_owned()?);
     while stream.next()? != Came::End {}
-    println!("{}", shared_nanoseconds());
+    let ended = shared_nanoseconds();
+    if inheritance.gone.as_deref().is_some_and(lets_in) {
+        return Err("a task's socket is there after the end of its streams".into());
+    }
+    println!("{ended}");
     Ok(())
+}
+
+fn lets_in(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_ok()
 }

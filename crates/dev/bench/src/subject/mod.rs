@@ -1,6 +1,7 @@
 //! What is measured: the processes of Muster, or of SPIRE, on sockets in a folder of their own.
 
 mod muster;
+mod own;
 mod spire;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use tokio::time::{sleep, timeout};
 use crate::Failure;
 use crate::clock::Stopwatch;
 use crate::process::Pid;
+
+pub(crate) use own::{Node, Own};
 
 /// The trust domain of every run.
 pub(crate) const TRUST_DOMAIN: &str = "example.org";
