@@ -39,7 +39,7 @@ type Failure = Box<dyn Error + Send + Sync>;
 struct Arguments {
     #[command(subcommand)]
     role: Option<Role>,
-    /// The `muster` to measure; `muster-server` stands beside it.
+    /// The `muster` to measure; `muster-server` and `muster-node` stand beside it.
     #[arg(long, value_name = "FILE", default_value = "muster")]
     muster: PathBuf,
     /// Also measure SPIRE, whose `spire-server` and `spire-agent` are in this folder. Swarms are then

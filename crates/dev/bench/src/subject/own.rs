@@ -25,7 +25,8 @@ const LOOK: Duration = Duration::from_millis(5);
 /// A server, and nodes. They end with this value.
 pub(crate) struct Own {
     pub(crate) server: Server,
-    muster: PathBuf,
+    /// The daemon's program.
+    node: PathBuf,
     // Killed when dropped.
     processes: Vec<Child>,
     // Removed last.
@@ -41,7 +42,7 @@ pub(crate) struct Node {
 }
 
 impl Own {
-    /// Starts a server.
+    /// Starts a server; `muster-server` and `muster-node` stand beside `muster`.
     pub(crate) async fn start(muster: &Path) -> Result<Self, Failure> {
         let folder = folder()?;
         let at = |name: &str| folder.path().join(name);
@@ -54,7 +55,7 @@ impl Own {
         );
         fs::write(&config, text)?;
         let log = at("log");
-        let child = run(muster, "server", &config, &log)?;
+        let child = run(&muster.with_file_name("muster-server"), &config, &log)?;
         let pid = pid(&child)?;
         if timeout(PATIENCE, serving(&admin_socket)).await.is_err() {
             return Err(said("the server does not serve", &log));
@@ -65,7 +66,7 @@ impl Own {
                 admin_socket,
                 address,
             },
-            muster: muster.to_owned(),
+            node: muster.with_file_name("muster-node"),
             processes: vec![child],
             folder,
         })
@@ -118,7 +119,7 @@ interval = "0s"
         let config = at("node.toml");
         fs::write(&config, text)?;
         let log = at("log");
-        let child = run(&self.muster, "node", &config, &log)?;
+        let child = run(&self.node, &config, &log)?;
         let pid = pid(&child)?;
         self.processes.push(child);
         Ok(Node {
@@ -165,9 +166,9 @@ impl Node {
     }
 }
 
-fn run(muster: &Path, what: &str, config: &Path, log: &Path) -> Result<Child, Failure> {
-    let mut command = Command::new(muster);
-    command.args([what, "run", "--config"]).arg(config);
+fn run(daemon: &Path, config: &Path, log: &Path) -> Result<Child, Failure> {
+    let mut command = Command::new(daemon);
+    command.args(["run", "--config"]).arg(config);
     spawn(&mut command, log)
 }
 
