@@ -3,9 +3,9 @@
 
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use clap::Args;
 
@@ -13,10 +13,13 @@ use crate::Failure;
 use crate::clock::shared_nanoseconds;
 use crate::raw::{Came, Raw};
 
+/// How often an heir looks whether a socket is gone.
+const LOOK: Duration = Duration::from_micros(100);
+
 /// What becomes of the socket itself.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The socket has to be gone when the stream ends: it is a task's, which ends with this process.
+    /// The socket goes as well: it is a task's, which ends with this process.
     #[arg(long)]
     own: bool,
 }
@@ -44,23 +47,20 @@ pub(crate) fn testator(options: &Options) -> Result<(), Failure> {
 /// What an heir finds.
 #[derive(Args)]
 pub(crate) struct Inheritance {
-    /// This socket lets nobody in once the stream has ended.
+    /// Also wait until this socket is gone.
     #[arg(long, value_name = "SOCKET")]
     gone: Option<PathBuf>,
 }
 
-/// Watches the socket that is its input, and says when its stream ended.
+/// Watches the socket that is its input, and says when its stream ended, or the socket went later.
 pub(crate) fn heir(inheritance: &Inheritance) -> Result<(), Failure> {
     let mut stream = Raw::over(io::stdin().as_fd().try_clone_to_owned()?);
     while stream.next()? != Came::End {}
-    let ended = shared_nanoseconds();
-    if inheritance.gone.as_deref().is_some_and(lets_in) {
-        return Err("a task's socket is there after the end of its streams".into());
+    if let Some(socket) = &inheritance.gone {
+        while socket.exists() {
+            std::thread::sleep(LOOK);
+        }
     }
-    println!("{ended}");
+    println!("{}", shared_nanoseconds());
     Ok(())
-}
-
-fn lets_in(socket: &Path) -> bool {
-    UnixStream::connect(socket).is_ok()
 }

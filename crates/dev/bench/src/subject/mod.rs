@@ -200,8 +200,14 @@ fn pid(child: &Child) -> Result<Pid, Failure> {
 
 /// A short folder, for the path of a socket may have 107 bytes, that other users may go through.
 fn folder() -> Result<TempDir, Failure> {
+    folder_below(&std::env::temp_dir())
+}
+
+fn folder_below(root: &Path) -> Result<TempDir, Failure> {
     use std::os::unix::fs::PermissionsExt as _;
-    let folder = tempfile::Builder::new().prefix("muster-bench-").tempdir()?;
+    let folder = tempfile::Builder::new()
+        .prefix("muster-bench-")
+        .tempdir_in(root)?;
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
     Ok(folder)
 }

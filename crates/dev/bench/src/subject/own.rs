@@ -15,10 +15,13 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 
-use super::{PATIENCE, Server, TRUST_DOMAIN, folder, free_port, pid, serving, spawn};
+use super::{PATIENCE, Server, TRUST_DOMAIN, folder, folder_below, free_port, pid, serving, spawn};
 use crate::Failure;
 use crate::process::Pid;
 
+/// A file system in memory, as `/run` is where nodes have their sockets. A task's socket costs a
+/// directory and a file, which take several times as long on a disk.
+const MEMORY: &str = "/dev/shm";
 /// How often a node is asked how it stands.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -31,6 +34,8 @@ pub(crate) struct Own {
     processes: Vec<Child>,
     // Removed last.
     folder: TempDir,
+    /// The nodes' sockets.
+    run: TempDir,
 }
 
 /// One of the nodes.
@@ -55,7 +60,7 @@ impl Own {
         );
         fs::write(&config, text)?;
         let log = at("log");
-        let child = run(&muster.with_file_name("muster-server"), &config, &log)?;
+        let child = start(&muster.with_file_name("muster-server"), &config, &log)?;
         let pid = pid(&child)?;
         if timeout(PATIENCE, serving(&admin_socket)).await.is_err() {
             return Err(said("the server does not serve", &log));
@@ -69,6 +74,7 @@ impl Own {
             node: muster.with_file_name("muster-node"),
             processes: vec![child],
             folder,
+            run: folder_below(Path::new(MEMORY)).or_else(|_elsewhere| folder())?,
         })
     }
 
@@ -88,10 +94,12 @@ impl Own {
             .await?
             .into_inner()
             .value;
-        let place = self.folder.path().join(name);
-        fs::create_dir(&place)?;
+        let (place, run) = (self.folder.path().join(name), self.run.path().join(name));
+        for directory in [&place, &run] {
+            fs::create_dir(directory)?;
+        }
         let at = |name: &str| place.join(name);
-        let (workload_socket, admin_socket) = (at("w.sock"), at("private/a.sock"));
+        let (workload_socket, admin_socket) = (run.join("w.sock"), run.join("private/a.sock"));
         // One user stands for all of a node's here, and many nodes for as many machines.
         let text = format!(
             r#"trust_domain = "{TRUST_DOMAIN}"
@@ -119,7 +127,7 @@ interval = "0s"
         let config = at("node.toml");
         fs::write(&config, text)?;
         let log = at("log");
-        let child = run(&self.node, &config, &log)?;
+        let child = start(&self.node, &config, &log)?;
         let pid = pid(&child)?;
         self.processes.push(child);
         Ok(Node {
@@ -166,7 +174,7 @@ impl Node {
     }
 }
 
-fn run(daemon: &Path, config: &Path, log: &Path) -> Result<Child, Failure> {
+fn start(daemon: &Path, config: &Path, log: &Path) -> Result<Child, Failure> {
     let mut command = Command::new(daemon);
     command.args(["run", "--config"]).arg(config);
     spawn(&mut command, log)
