@@ -49,7 +49,7 @@ pub(crate) struct Node {
 impl Own {
     /// Starts a server; `muster-server` and `muster-node` stand beside `muster`.
     pub(crate) async fn start(muster: &Path) -> Result<Self, Failure> {
-        let folder = folder()?;
+        let (folder, run) = (folder()?, in_memory()?);
         let at = |name: &str| folder.path().join(name);
         let address = format!("127.0.0.1:{}", free_port()?);
         let (config, admin_socket) = (at("server.toml"), at("api.sock"));
@@ -74,7 +74,7 @@ impl Own {
             node: muster.with_file_name("muster-node"),
             processes: vec![child],
             folder,
-            run: folder_below(Path::new(MEMORY)).or_else(|_elsewhere| folder())?,
+            run,
         })
     }
 
@@ -172,6 +172,11 @@ impl Node {
             .await
             .map_err(|_| said("a node does not come to stand as it should", &self.log))
     }
+}
+
+/// A folder for sockets; on a machine without such a file system, one like all others.
+fn in_memory() -> Result<TempDir, Failure> {
+    folder_below(Path::new(MEMORY)).or_else(|_elsewhere| folder())
 }
 
 fn start(daemon: &Path, config: &Path, log: &Path) -> Result<Child, Failure> {
