@@ -133,6 +133,15 @@ pub enum Event {
     /// Nobody answers for an agent class any longer.
     #[serde(rename = "agent.orphaned")]
     AgentOrphaned,
+    /// An identity rule was written.
+    #[serde(rename = "rule.created")]
+    RuleCreated,
+    /// An identity rule was changed.
+    #[serde(rename = "rule.updated")]
+    RuleUpdated,
+    /// An identity rule was deleted.
+    #[serde(rename = "rule.deleted")]
+    RuleDeleted,
     /// A node found what looks like an agent, or how it stands to the roll has changed.
     #[serde(rename = "agent.sighted")]
     AgentSighted,

@@ -28,7 +28,8 @@ pub use sighting::{
 };
 pub use task::{Task, TaskId, TaskState};
 pub use text::{
-    ClassName, DataClass, Line, Note, PersonId, Prose, Resource, RiskTier, Scope, Sha256, Word,
+    ClassName, DataClass, Line, Note, PersonId, Prose, Resource, RiskTier, RuleName, Scope, Sha256,
+    Word,
 };
 
 /// How many values a list of a class has at the most: scopes, resources, models, selectors.

@@ -2,7 +2,8 @@
 //!
 //! Start at [`SpiffeId`], then [`Entry`] (these selectors under this parent get this SPIFFE ID),
 //! [`Node`] (an attested machine) and [`Bundle`] (what a trust domain's signatures are verified
-//! with). [`AgentClass`], [`AgentInstance`] and [`Task`] are what AI agents are known by.
+//! with). A [`Rule`] names processes by a template over what they were attested as.
+//! [`AgentClass`], [`AgentInstance`] and [`Task`] are what AI agents are known by.
 //!
 //! Deliberately not here: wire formats (`edge/wire`), rules about entries (`core/roll`), key
 //! material of any kind (`core/crypto`). Nothing in this crate reads a clock, does I/O or logs.
@@ -13,6 +14,7 @@ mod entry;
 mod id;
 mod node;
 mod policy;
+mod rule;
 mod selector;
 mod time;
 
@@ -20,15 +22,19 @@ pub use agent::{
     Acknowledged, AgentClass, AgentInstance, BindingKind, BootId, BoundTo, Cause, ClassName,
     ClassSpec, ClassStanding, Confidence, Consent, DataClass, Delegation, Departure, FieldError,
     InstanceState, Lifecycle, Line, MAX_LIST, MayActFor, Note, Permissions, PersonId, Prose,
-    Purpose, Resource, Reviewed, RiskTier, Scope, Sha256, Shown, Sighted, Sighting, SightingClue,
-    SightingEvidence, SightingId, SightingKey, SightingKind, SightingStanding, SightingState,
-    Starter, Task, TaskDefaults, TaskId, TaskState, TextFault, Word,
+    Purpose, Resource, Reviewed, RiskTier, RuleName, Scope, Sha256, Shown, Sighted, Sighting,
+    SightingClue, SightingEvidence, SightingId, SightingKey, SightingKind, SightingStanding,
+    SightingState, Starter, Task, TaskDefaults, TaskId, TaskState, TextFault, Word,
 };
 pub use bundle::{Bundle, JwtAuthority, WitAuthority, X509Authority};
 pub use entry::{Entry, EntryId, EntryIdError};
 pub use id::{IdError, SpiffeId, TrustDomain};
 pub use node::{JoinToken, Joined, Node, NodeStanding, SerialNumber};
 pub use policy::{PolicyText, PolicyVersion};
+pub use rule::{
+    Facts, Part, Placeholder, ProcessMark, Rule, RuleSpec, Segment, Template, TemplateError,
+    TemplateFault,
+};
 pub use selector::{Selector, SelectorError, SelectorSet};
 pub use time::{Now, Timestamp};
 

@@ -1,11 +1,14 @@
 //! The rolling digest of a view.
 
 use muster_crypto::digest::sha256;
-use muster_model::{Bundle, Entry};
+use muster_model::{Bundle, Entry, Rule, SpiffeId};
+
+use crate::naming;
 
 /// The digest of a view, as `muster.node.v1` defines it: the sum, modulo 2^256, of the SHA-256 of
-/// each entry's `ID/revision_number/created_at` and each bundle's `trust_domain/sequence_number`
-/// (`created_at` in Unix seconds, numbers in decimal).
+/// each entry's `ID/revision_number/created_at`, each bundle's `trust_domain/sequence_number`, each
+/// rule's `rule/NAME/version/created_at` with a line for each of its selectors, and each withheld
+/// name's `withheld/SPIFFE ID` (`created_at` in Unix seconds, numbers in decimal).
 ///
 /// A sum does not depend on an order and can be taken back, so that both ends keep it up to date
 /// change by change. It is to find drift, not fraud: the stream it travels on is authenticated.
@@ -36,6 +39,26 @@ impl Digest {
     /// Takes a bundle out.
     pub fn remove_bundle(&mut self, bundle: &Bundle) {
         self.subtract(&sha256(bundle_text(bundle).as_bytes()));
+    }
+
+    /// Takes a rule in, as the node has it.
+    pub fn add_rule(&mut self, rule: &Rule) {
+        self.add(&sha256(naming::digest_text(rule).as_bytes()));
+    }
+
+    /// Takes a rule out.
+    pub fn remove_rule(&mut self, rule: &Rule) {
+        self.subtract(&sha256(naming::digest_text(rule).as_bytes()));
+    }
+
+    /// Takes a withheld name in.
+    pub fn add_withheld(&mut self, name: &SpiffeId) {
+        self.add(&sha256(naming::withheld_text(name).as_bytes()));
+    }
+
+    /// Takes a withheld name out.
+    pub fn remove_withheld(&mut self, name: &SpiffeId) {
+        self.subtract(&sha256(naming::withheld_text(name).as_bytes()));
     }
 
     fn add(&mut self, term: &[u8; 32]) {

@@ -7,7 +7,7 @@
 //! the same, kept up to date change by change, for the stream that a node holds; [`Concern`]: whose
 //! view a commit may have changed. [`rules`] says which entries may be written, [`explain`] why a
 //! workload has none, [`node`] how a node lives, [`bundle`] how authorities come and go, [`agents`]
-//! who agents are and who answers for them.
+//! who agents are and who answers for them, [`naming`] how identity rules name processes.
 //!
 //! Deliberately not here: durability (`ports/store`), who may write (`core/policy`), the wire
 //! (`edge/wire`), signing (`core/svid`). Nothing in this crate reads a clock, does I/O or logs.
@@ -22,6 +22,7 @@ mod filter;
 mod index;
 mod loaded;
 pub mod matching;
+pub mod naming;
 pub mod node;
 mod roll;
 pub mod rules;

@@ -302,7 +302,7 @@ pub(crate) fn number<T>(
     read(number).map_err(|fault| fault.at(field, &number.to_string()))
 }
 
-fn lifetime(
+pub(crate) fn lifetime(
     field: &'static str,
     wanted: Option<prost_types::Duration>,
     default: Duration,
@@ -318,7 +318,7 @@ fn lifetime(
         .ok_or_else(|| TextFault::Lifetime.at(field, &format!("{}s", wanted.seconds)))
 }
 
-fn write_duration(duration: Duration) -> prost_types::Duration {
+pub(crate) fn write_duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         nanos: 0,
@@ -329,7 +329,7 @@ pub(crate) fn texts<T: ToString>(values: &BTreeSet<T>) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
 }
 
-fn first_bad(selectors: &[muster_proto::spire::api::types::Selector]) -> String {
+pub(crate) fn first_bad(selectors: &[muster_proto::spire::api::types::Selector]) -> String {
     selectors
         .iter()
         .find(|message| selector::read(message).is_err())

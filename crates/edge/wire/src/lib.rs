@@ -15,6 +15,7 @@ pub mod error_info;
 pub mod id;
 pub mod log_level;
 pub mod node;
+pub mod rule;
 pub mod selector;
 pub mod sighting;
 pub mod status;

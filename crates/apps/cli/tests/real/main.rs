@@ -21,6 +21,8 @@ mod plugin;
 #[cfg(test)]
 mod policies;
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod run;
 #[cfg(test)]
 mod sightings;

@@ -202,6 +202,7 @@ impl Calls {
             age: duration(self.clock.now().mono.saturating_sub(attested)),
             task: Some(task),
             bound_to: Some(resolved.bound.describe(&self.boot_id)),
+            caller: None,
         };
         by.caller
             .verify()

@@ -273,15 +273,22 @@ fn remove(file: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use muster_rt::SystemClock;
+
     use super::*;
+    use crate::denials::Denials;
+    use crate::events::Events;
 
     #[test]
     fn of_a_task_that_has_ended_its_process_is_heard_and_told_nothing() {
         let own = HeldProcess::by_number(std::process::id()).unwrap();
         let other = HeldProcess::by_number(nix::unistd::getppid().as_raw().unsigned_abs()).unwrap();
         let id = TaskId::parse("01ARZ3NDEKTSV4RRFFQ69G5FAV").unwrap();
+        let clock = SystemClock::shared();
+        let denials = Denials::new(Arc::clone(&clock));
         let door = Door {
             id,
+            refusals: Refusals::new(Events::new(), denials, clock),
             bound: Bound::Process(own.clone()),
             live: AtomicBool::new(true),
             selectors: Arc::new(selector_of(id).into_iter().collect()),

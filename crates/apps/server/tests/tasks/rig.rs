@@ -138,6 +138,7 @@ impl Rig {
             level: 2,
             age: None,
             task: Some(asked()),
+            caller: None,
             bound_to: Some(v1::BoundTo {
                 kind: "process".into(),
                 pid: 7,

@@ -12,6 +12,12 @@ pub enum TextFault {
          such as \"invoice-reader\""
     )]
     ClassName,
+    /// Not the name of a rule.
+    #[error(
+        "a rule name has 1 to 63 of a-z, 0-9 and '-', and begins and ends with a letter or digit, \
+         such as \"readers\""
+    )]
+    RuleName,
     /// Not the name of a person.
     #[error(
         "a person is \"mailto:\" with an address in lower case, such as \
@@ -84,6 +90,9 @@ pub enum TextFault {
     /// Not a selector.
     #[error("a selector is \"TYPE:VALUE\", such as \"unix:path:/usr/bin/agent\"")]
     Selector,
+    /// Not a SPIFFE ID.
+    #[error("a SPIFFE ID {0}")]
+    SpiffeId(crate::IdError),
     /// Not a lifetime.
     #[error("it is a duration of whole seconds from 1 second to 30 days")]
     Lifetime,

@@ -60,6 +60,8 @@ texts! {
     /// The name of an agent class: one segment of a SPIFFE ID, lower case, at most 63 characters,
     /// so that it is a DNS label as well.
     ClassName: is_label, TextFault::ClassName;
+    /// The name of an identity rule, lower case, at most 63 characters.
+    RuleName: is_label, TextFault::RuleName;
     /// A person, as an identity provider or an address names them.
     ///
     /// Two shapes: `mailto:` with an address (RFC 6068, one recipient, lower case), and `ISS#SUB`,
