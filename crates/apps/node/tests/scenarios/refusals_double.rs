@@ -30,15 +30,17 @@ impl Double {
         let mut heard = self.shared.mind().heard.subscribe();
         within("the server is told of a refusal", async {
             loop {
-                let mind = self.shared.mind();
-                let told = mind.refused.iter().find(|one| one.pid == pid).cloned();
-                drop(mind);
-                if let Some(told) = told {
+                if let Some(told) = self.refused(pid) {
                     return told;
                 }
                 heard.changed().await.unwrap();
             }
         })
         .await
+    }
+
+    fn refused(&self, pid: u32) -> Option<RefusedProcess> {
+        let mind = self.shared.mind();
+        mind.refused.iter().find(|one| one.pid == pid).cloned()
     }
 }
