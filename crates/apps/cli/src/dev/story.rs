@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Dev;
-use super::agent::Step;
+use super::agent::{Step, Way};
 use super::happening::Happening;
 use super::place::Place;
 use super::program::Program;
@@ -247,6 +247,26 @@ impl Story {
             && self.newest.is_some_and(|newest| read >= newest)
             && self.open().is_empty()
             && (self.missed || self.not_refused().next().is_none())
+            && self.not_recorded().next().is_none()
+    }
+
+    /// Processes that wanted to be the task, and are not on record for it: the node tells its server
+    /// a moment later.
+    fn not_recorded(&self) -> impl Iterator<Item = u32> {
+        let on_record = |pid: u32| {
+            let pid = pid.to_string();
+            self.records.iter().any(|record| {
+                record.event == "workload.impersonation_attempt"
+                    && record.detail.get("pid") == Some(&pid)
+            })
+        };
+        self.told.iter().filter_map(move |told| match told {
+            Told::Step(Step::Asked {
+                way: Way::TaskInherited | Way::TaskOwn,
+                pid,
+            }) if !on_record(*pid) => Some(*pid),
+            Told::Step(_) | Told::Line(_) => None,
+        })
     }
 
     /// Processes that say that they were refused, and the node has not said so.
@@ -316,6 +336,8 @@ impl Story {
             "the agent has not ended".to_owned()
         } else if let Some(pid) = self.not_refused().next() {
             format!("the node has not said that it refused process {pid}")
+        } else if let Some(pid) = self.not_recorded().next() {
+            format!("it is not on record that process {pid} was refused")
         } else if self.silent {
             format!(
                 "the end of these tasks is not on record: {}",

@@ -111,13 +111,14 @@ fn the_agent_of_dev_shows_its_task_and_the_trail_of_it() {
             "task.opened",
             "task.refused",
             "task.ended",
+            "workload.impersonation_attempt",
         ]
         .map(count),
-        [1, 1, 2, 2, 2],
+        [1, 1, 2, 2, 2, 2],
         "{records:?}"
     );
     for opened in [task, part] {
-        let wanted = ("svid.issue.x509", opened["spiffe_id"].as_str().unwrap());
+        let wanted = ("svid.issued", opened["spiffe_id"].as_str().unwrap());
         assert!(records.contains(&wanted), "{records:?}");
     }
 
