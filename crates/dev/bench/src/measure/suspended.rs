@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use tokio::task::JoinSet;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::agents::{self, Tasks};
 use super::workload::{self, Open};
@@ -52,8 +52,8 @@ pub(super) async fn measure(muster: &Path, sizes: &Sizes) -> Result<Vec<Figure>,
     for (whose, mut stream) in streams {
         let watch = std::sync::Arc::clone(&watch);
         ending.spawn(async move {
-            let code = stream.end().await;
-            (whose, code, watch.elapsed(), stream)
+            let status = stream.end().await;
+            (whose, status, watch.elapsed(), stream)
         });
     }
     let asked = watch.elapsed();
@@ -61,9 +61,11 @@ pub(super) async fn measure(muster: &Path, sizes: &Sizes) -> Result<Vec<Figure>,
     let answered = watch.elapsed().saturating_sub(asked);
     let (mut of_agents, mut of_tasks) = (Times::default(), Times::default());
     while let Some(ended) = ending.join_next().await {
-        let (whose, code, at, stream): (Whose, Code, _, Open) = ended?;
-        if code != Code::PermissionDenied {
-            return Err(format!("the stream of {} ended with {code:?}", stream.spiffe_id).into());
+        let (whose, status, at, stream): (Whose, Status, _, Open) = ended?;
+        if status.code() != Code::PermissionDenied {
+            let after = at.saturating_sub(asked).as_millis();
+            let id = &stream.spiffe_id;
+            return Err(format!("the stream of {id} ended after {after} ms: {status:?}").into());
         }
         match whose {
             Whose::Agent => of_agents.add(at.saturating_sub(asked)),

@@ -9,7 +9,7 @@ use muster_proto::workload::{X509svidRequest, X509svidResponse};
 use nix::unistd::getuid;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
-use tonic::{Code, Streaming};
+use tonic::{Status, Streaming};
 
 use crate::Failure;
 use crate::caller::{create, entry, with_header};
@@ -67,12 +67,12 @@ pub(super) struct Open {
 
 impl Open {
     /// Reads on until the stream ends; how it did.
-    pub(super) async fn end(&mut self) -> Code {
+    pub(super) async fn end(&mut self) -> Status {
         loop {
             match self.stream.message().await {
                 Ok(Some(_renewed)) => {}
-                Ok(None) => return Code::Ok,
-                Err(status) => return status.code(),
+                Ok(None) => return Status::ok("the stream ended with OK"),
+                Err(status) => return status,
             }
         }
     }
