@@ -4,6 +4,7 @@
 //! added needs a new schema version and never gets lost in an older program.
 
 pub(crate) mod agents;
+pub(crate) mod rules;
 pub(crate) mod sightings;
 
 use std::borrow::Cow;

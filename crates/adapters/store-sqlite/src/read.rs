@@ -48,6 +48,11 @@ pub(crate) fn load(connection: &mut Connection) -> Result<Loaded, Fault> {
             Ok(())
         },
     )?;
+    let query = "SELECT name, revision, doc FROM rules ORDER BY name";
+    rows(&snapshot, query, |row| {
+        loaded.rules.push(codec::rules::read(row)?);
+        Ok(())
+    })?;
     loaded.agents = agents::load(&snapshot)?;
     loaded.journals = journals(&snapshot)?;
     Ok(loaded)
@@ -255,6 +260,8 @@ fn read_change(
         ("join_token", None) => Change::DeleteJoinToken(key.to_owned()),
         ("bundle", Some(row)) => Change::PutBundle(codec::read_bundle(row)?),
         ("bundle", None) => Change::DeleteBundle(codec::trust_domain(key).map_err(fault)?),
+        ("rule", Some(row)) => Change::PutRule(codec::rules::read(row)?),
+        ("rule", None) => Change::DeleteRule(codec::rules::read_name(key).map_err(fault)?),
         ("journal", None) => Change::PutJournal {
             name: key.to_owned(),
             content: Arc::from(row.get::<_, Vec<u8>>(4)?),

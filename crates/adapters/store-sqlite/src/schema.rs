@@ -91,7 +91,12 @@ const MIGRATIONS: &[&str] = &[
     SELECT 1;
 ",
     "
-    -- 4: agents. Documents of `entries` may have `agent_class`.
+    -- 4: agents and identity rules. Documents of `entries` may have `agent_class`.
+    CREATE TABLE rules (
+        name TEXT PRIMARY KEY,
+        revision INTEGER NOT NULL,
+        doc TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE agent_classes (
         name TEXT PRIMARY KEY,
         revision INTEGER NOT NULL,

@@ -124,6 +124,21 @@ fn write_changes(
                     .execute([name.as_str()])?;
                 ("bundle", name.as_str())
             }
+            Change::PutRule(rule) => {
+                doc = Some(codec::rules::write(rule)?);
+                connection
+                    .prepare_cached(
+                        "INSERT OR REPLACE INTO rules (name, revision, doc) VALUES (?1, ?2, ?3)",
+                    )?
+                    .execute(params![rule.name.as_str(), revision.0, doc])?;
+                ("rule", rule.name.as_str())
+            }
+            Change::DeleteRule(name) => {
+                connection
+                    .prepare_cached("DELETE FROM rules WHERE name = ?1")?
+                    .execute([name.as_str()])?;
+                ("rule", name.as_str())
+            }
             Change::Agent(change) => {
                 logged = agents::write(connection, revision, change)?;
                 doc.clone_from(&logged.doc);

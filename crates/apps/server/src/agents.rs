@@ -14,16 +14,17 @@ use muster_model::{
 use muster_policy::{
     Caller, Instances, Permit, Principal, ReconcileAgents, SeeAgents, Writes, decide,
 };
-use muster_roll::Roll;
 use muster_roll::agents::Agents;
 use muster_roll::agents::instance::{self, Sight};
 use muster_roll::agents::membership::{self, Withheld};
 use muster_roll::agents::reconcile::{self, Due, Settings};
 use muster_roll::agents::task::{self, Limits};
+use muster_roll::{Roll, naming};
 use muster_store::Transaction;
 use muster_wire::error_info::{MUSTER_DOMAIN, reason_of, status_of};
 use tonic::{Code, Status};
 
+use crate::derived;
 use crate::errors;
 use crate::operation::{Operation, record};
 use crate::policies;
@@ -112,13 +113,17 @@ pub(crate) struct Issued {
     id: SpiffeId,
     class: Option<ClassName>,
     node: Option<SpiffeId>,
+    /// The rule that gives it, at the version at which it was derived.
+    rule: Option<(String, i64)>,
     /// Its place among the answers.
     place: usize,
 }
 
 impl Issued {
-    /// For an entry of a node.
+    /// For an entry of a node, or for a name that it derived by rule.
     pub(crate) fn for_node(entry: &Entry, node: &SpiffeId, place: usize, record: Record) -> Self {
+        let (key, value) = given_by(entry);
+        let record = record.with(key, value);
         Self {
             record: match TaskId::in_path(&entry.spiffe_id) {
                 Some((_, task)) => record.with("task", task.to_string()),
@@ -127,6 +132,8 @@ impl Issued {
             id: entry.spiffe_id.clone(),
             class: entry.class.clone(),
             node: Some(node.clone()),
+            rule: naming::rule_of_entry(&entry.id)
+                .map(|rule| (rule.to_owned(), entry.revision_number)),
             place,
         }
     }
@@ -138,6 +145,7 @@ impl Issued {
             id: id.clone(),
             class: None,
             node: None,
+            rule: None,
             place: 0,
         }
     }
@@ -170,6 +178,9 @@ impl Issued {
     }
 
     fn check(&self, roll: &Roll, now: Timestamp) -> Result<(), Status> {
+        if let (Some(node), Some((rule, version))) = (&self.node, &self.rule) {
+            derived::check_again(roll, node, (rule, *version), &self.id)?;
+        }
         match self.node {
             Some(_) => check(roll, &self.id, self.class.as_ref(), now),
             None => check_minted(roll, &self.id, now),
@@ -223,26 +234,62 @@ pub(crate) async fn put_one_on_record(server: &Server, issued: Issued) -> Result
         .map_or(Ok(()), |(_, why)| Err(why))
 }
 
-/// Notes that nothing was signed for an entry, unless that may pass or is our own fault. What a policy
+/// What gives an identity, as a record says it.
+pub(crate) fn given_by(entry: &Entry) -> (&'static str, &str) {
+    match naming::rule_of_entry(&entry.id) {
+        Some(rule) => ("rule", rule),
+        None => ("entry_id", entry.id.as_str()),
+    }
+}
+
+/// What a node asks to have signed, as it named it.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// The ID of an entry.
+    Entry(String),
+    /// The name of a rule, and the identity that it came to.
+    Rule {
+        /// The rule.
+        rule: String,
+        /// The identity.
+        name: String,
+    },
+}
+
+/// Notes that nothing was signed for an entry or by a rule, unless that may pass or is our own fault. What a policy
 /// refuses is on record with its decision.
 pub(crate) fn note_unsigned<A>(
     server: &Server,
     op: &Operation<A>,
-    (event, entry_id): (Event, &str),
+    event: Event,
+    source: &Source,
     why: &Status,
 ) {
     let decided = matches!(
         why.code(),
-        Code::NotFound | Code::FailedPrecondition | Code::PermissionDenied | Code::InvalidArgument
+        Code::NotFound
+            | Code::FailedPrecondition
+            | Code::PermissionDenied
+            | Code::InvalidArgument
+            | Code::ResourceExhausted
     );
     let by_policy = reason_of(MUSTER_DOMAIN, why).is_some_and(|word| word == policies::REFUSED);
     if !decided || by_policy {
         return;
     }
-    let id = EntryId::parse(entry_id).ok();
-    let entry = id.as_ref().and_then(|id| op.roll.entry(id));
-    let subject = entry.map_or(entry_id, |entry| entry.spiffe_id.as_str());
-    let mut record = op.record(event, subject).with("entry_id", entry_id);
+    let mut record = match source {
+        Source::Entry(entry_id) => {
+            let id = EntryId::parse(entry_id).ok();
+            let entry = id.as_ref().and_then(|id| op.roll.entry(id));
+            let subject = entry.map_or(entry_id.as_str(), |entry| entry.spiffe_id.as_str());
+            op.record(event, subject)
+                .with("entry_id", entry_id.as_str())
+        }
+        Source::Rule { rule, name } => op.record(event, name.as_str()).with("rule", rule.as_str()),
+    };
+    if let Some(word) = reason_of(MUSTER_DOMAIN, why) {
+        record = record.with("reason_code", word);
+    }
     if let Some(node) = &op.permit.principal().id {
         record = record.with("node", node.as_str());
     }

@@ -14,6 +14,7 @@ mod authority;
 mod caller;
 pub mod config;
 mod crowd;
+mod derived;
 mod dispatch;
 mod errors;
 mod holdings;

@@ -19,8 +19,10 @@ use muster_plugin::keys::KeyManager;
 use muster_plugin::node::ServerNodeAttestor;
 use muster_proto::muster::agent::v1::policies_server::PoliciesServer;
 use muster_proto::muster::agent::v1::registry_server::RegistryServer;
+use muster_proto::muster::agent::v1::rules_server::RulesServer;
 use muster_proto::muster::agent::v1::sightings_server::SightingsServer;
 use muster_proto::muster::agent::v1::task_ledger_server::TaskLedgerServer;
+use muster_proto::muster::node::v1::derived_svid_server::DerivedSvidServer;
 use muster_proto::muster::node::v1::node_sightings_server::NodeSightingsServer;
 use muster_proto::muster::node::v1::node_tasks_server::NodeTasksServer;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
@@ -52,6 +54,7 @@ use crate::api::agent::AgentService;
 use crate::api::audit::AuditService;
 use crate::api::bundle::BundleService;
 use crate::api::debug::DebugService;
+use crate::api::derived::DerivedSvidService;
 use crate::api::entry::EntryService;
 use crate::api::local_authority::LocalAuthorityService;
 use crate::api::logger::LoggerService;
@@ -59,6 +62,7 @@ use crate::api::node_tasks::NodeTasksService;
 use crate::api::node_view::NodeViewService;
 use crate::api::policies::PoliciesService;
 use crate::api::registry::RegistryService;
+use crate::api::rules::RulesService;
 use crate::api::sightings::{NodeSightingsService, SightingsService};
 use crate::api::svid::SvidService;
 use crate::api::task_ledger::TaskLedgerService;
@@ -66,6 +70,7 @@ use crate::audit_log;
 use crate::authority::{Authorities, Desk};
 use crate::config::{Config, KeysConfig};
 use crate::crowd::Crowd;
+use crate::derived::Names;
 use crate::holdings::{self, Holdings};
 use crate::policies::{self, Policies};
 use crate::refusals::{self, Refusals};
@@ -168,6 +173,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         wit: config.wit.enabled,
         admission: Admission::new(),
         crowd: Crowd::default(),
+        names: Names::default(),
         policies,
         agents: config.agents,
         tasks: config.tasks,
@@ -454,6 +460,10 @@ fn api(server: &Arc<Server>) -> Routes {
         .add_service(RegistryServer::new(RegistryService(Arc::clone(server))))
         .add_service(AuditServer::new(AuditService(Arc::clone(server))))
         .add_service(PoliciesServer::new(PoliciesService(Arc::clone(server))))
+        .add_service(RulesServer::new(RulesService(Arc::clone(server))))
+        .add_service(DerivedSvidServer::new(DerivedSvidService(Arc::clone(
+            server,
+        ))))
         .add_service(SightingsServer::new(SightingsService(Arc::clone(server))))
         .add_service(NodeSightingsServer::new(NodeSightingsService(Arc::clone(
             server,
@@ -485,6 +495,7 @@ async fn admin_api(server: &Arc<Server>, level: LevelControl) -> Result<Routes, 
             .with_service_name("muster.agent.v1.Registry")
             .with_service_name("muster.agent.v1.TaskLedger")
             .with_service_name("muster.agent.v1.Policies")
+            .with_service_name("muster.agent.v1.Rules")
             .with_service_name("muster.agent.v1.Sightings")
             .with_service_name("grpc.health.v1.Health")
     };

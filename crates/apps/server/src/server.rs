@@ -17,6 +17,7 @@ use crate::audit_log::AuditLog;
 use crate::authority::Desk;
 use crate::config::{SightingsConfig, SvidConfig};
 use crate::crowd::Crowd;
+use crate::derived::Names;
 use crate::holdings::Holdings;
 use crate::policies::Policies;
 use crate::refusals::Refusals;
@@ -55,6 +56,8 @@ pub(crate) struct Server {
     pub lifetimes: SvidConfig,
     /// Whether WIT-SVIDs are signed.
     pub wit: bool,
+    /// The names that rules give.
+    pub names: Names,
     /// What agents may do.
     pub policies: Policies,
     /// How patient it is with agents.

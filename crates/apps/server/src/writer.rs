@@ -151,7 +151,9 @@ fn seen_by_views(before: &Roll, changes: &[Change]) -> Arc<[Change]> {
             | Change::PutNode(_)
             | Change::DeleteNode(_)
             | Change::PutBundle(_)
-            | Change::DeleteBundle(_) => true,
+            | Change::DeleteBundle(_)
+            | Change::PutRule(_)
+            | Change::DeleteRule(_) => true,
             Change::Agent(change) => change.is_seen_by_views(before.agents()),
             Change::PutJoinToken(_) | Change::DeleteJoinToken(_) | Change::PutJournal { .. } => {
                 false

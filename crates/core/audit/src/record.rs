@@ -134,6 +134,15 @@ pub enum Event {
     /// Nobody answers for an agent class any longer.
     #[serde(rename = "agent.orphaned")]
     AgentOrphaned,
+    /// An identity rule was written.
+    #[serde(rename = "rule.create")]
+    RuleCreate,
+    /// An identity rule was changed.
+    #[serde(rename = "rule.update")]
+    RuleUpdate,
+    /// An identity rule was deleted.
+    #[serde(rename = "rule.delete")]
+    RuleDelete,
     /// A node found what looks like an agent, or how it stands to the roll has changed.
     #[serde(rename = "agent.sighted")]
     AgentSighted,

@@ -37,6 +37,10 @@ pub enum Departures {}
 #[derive(Debug)]
 pub enum Policies {}
 
+/// Identity rules.
+#[derive(Debug)]
+pub enum Rules {}
+
 /// Processes that look like agents, as nodes found them.
 #[derive(Debug)]
 pub enum Sightings {}
@@ -276,6 +280,26 @@ actions! {
     ComparePolicies = "/muster.agent.v1.Policies/Compare" [Local, Admin];
     /// Read the decisions on record.
     ReadPolicyRecord = "/muster.agent.v1.Policies/ReadRecord" [Local, Admin];
+
+    /// Write an identity rule.
+    CreateRule = "/muster.agent.v1.Rules/CreateRule" [Local, Admin] writes Rules;
+    /// Change an identity rule.
+    UpdateRule = "/muster.agent.v1.Rules/UpdateRule" [Local, Admin] writes Rules;
+    /// Delete an identity rule.
+    DeleteRule = "/muster.agent.v1.Rules/DeleteRule" [Local, Admin] writes Rules;
+    /// Read an identity rule.
+    GetRule = "/muster.agent.v1.Rules/GetRule" [Local, Admin];
+    /// List identity rules.
+    ListRules = "/muster.agent.v1.Rules/ListRules" [Local, Admin];
+    /// Ask what an identity rule would make of facts.
+    TryRule = "/muster.agent.v1.Rules/TryRule" [Local, Admin];
+
+    /// Sign X509-SVIDs that the calling node derived by rule.
+    BatchNewX509Derived = "/muster.node.v1.DerivedSvid/BatchNewX509Svid" [Node];
+    /// Sign a JWT-SVID that the calling node derived by rule.
+    NewJwtDerived = "/muster.node.v1.DerivedSvid/NewJwtSvid" [Node];
+    /// Sign WIT-SVIDs that the calling node derived by rule.
+    BatchNewWitDerived = "/muster.node.v1.DerivedSvid/BatchNewWitSvid" [Node];
 
     /// List what looks like agents on nodes.
     ListSightings = "/muster.agent.v1.Sightings/ListSightings" [Local, Admin];

@@ -37,6 +37,10 @@ pub use actions::{
 pub use actions::{
     AcknowledgeSighting, GetSighting, ListSightings, PruneSightings, ReportSightings, Sightings,
 };
+pub use actions::{
+    BatchNewWitDerived, BatchNewX509Derived, CreateRule, DeleteRule, GetRule, ListRules,
+    NewJwtDerived, Rules, TryRule, UpdateRule,
+};
 pub use actions::{ListAuditRecords, ListHeld, TailAudit};
 pub use caller::{Caller, Class, NodeCheck, NodeRefusal};
 pub use decide::{Denial, Permit, Principal, decide};

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use muster_model::{Bundle, Entry, EntryId, JoinToken, Node, SpiffeId, TrustDomain};
+use muster_model::{
+    Bundle, Entry, EntryId, JoinToken, Node, Rule, RuleName, SpiffeId, TrustDomain,
+};
 
 use crate::agents::AgentChange;
 
@@ -29,6 +31,10 @@ pub enum Change {
     PutBundle(Arc<Bundle>),
     /// A bundle is gone.
     DeleteBundle(TrustDomain),
+    /// An identity rule is new, or replaces the one of the same name.
+    PutRule(Arc<Rule>),
+    /// An identity rule is gone.
+    DeleteRule(RuleName),
     /// Something about agents.
     Agent(AgentChange),
     /// The journal of a signing authority, which only the authority itself can read.
@@ -52,6 +58,8 @@ impl fmt::Debug for Change {
             Self::DeleteJoinToken(_) => f.debug_tuple("DeleteJoinToken").finish_non_exhaustive(),
             Self::PutBundle(bundle) => f.debug_tuple("PutBundle").field(bundle).finish(),
             Self::DeleteBundle(name) => f.debug_tuple("DeleteBundle").field(name).finish(),
+            Self::PutRule(rule) => f.debug_tuple("PutRule").field(rule).finish(),
+            Self::DeleteRule(name) => f.debug_tuple("DeleteRule").field(name).finish(),
             Self::Agent(change) => change.fmt(f),
             Self::PutJournal { name, content } => f
                 .debug_struct("PutJournal")

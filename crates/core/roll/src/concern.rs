@@ -3,10 +3,13 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use muster_model::{AgentClass, Entry, EntryId, Node, SelectorSet, SpiffeId, TaskId};
+use muster_model::{
+    AgentClass, Entry, EntryId, Node, Rule, RuleName, SelectorSet, SpiffeId, TaskId,
+};
 
 use crate::agents::{AgentChange, membership};
 use crate::matching::is_local;
+use crate::naming::{self, Pattern};
 use crate::{Change, Roll};
 
 /// The nodes whose view a commit may have changed: all whose view it did change, and seldom others.
@@ -52,7 +55,16 @@ impl Concern {
                 }
                 // Every node holds the own bundle, and foreign ones change seldom.
                 Change::PutBundle(_) | Change::DeleteBundle(_) => concern.everyone = true,
+                Change::PutRule(rule) => {
+                    concern.climb_from_rule(before, after, &rule.name, &mut climbed);
+                }
+                Change::DeleteRule(name) => {
+                    concern.climb_from_rule(before, after, name, &mut climbed);
+                }
                 Change::Agent(change) => {
+                    for name in renamed(before, after, change) {
+                        concern.climb_from_rule(before, after, &name, &mut climbed);
+                    }
                     for entry in regranted(before, after, change) {
                         concern.climb(before, after, &entry.id, &mut climbed);
                     }
@@ -160,7 +172,24 @@ impl Concern {
         }
     }
 
-    fn climb_in(&mut self, roll: &Roll, entry: &Entry, climbed: &mut HashSet<SpiffeId>) {
+    fn climb_from_rule(
+        &mut self,
+        before: &Roll,
+        after: &Roll,
+        name: &RuleName,
+        climbed: &mut [HashSet<SpiffeId>; 2],
+    ) {
+        for (roll, climbed) in [before, after].into_iter().zip(climbed) {
+            if let Some(rule) = roll.rule(name.as_str()) {
+                let above = self.climb_name(roll, &rule.spec.parent_id, climbed);
+                for entry in above {
+                    self.climb_in(roll, entry, climbed);
+                }
+            }
+        }
+    }
+
+    fn climb_in<'a>(&mut self, roll: &'a Roll, entry: &'a Entry, climbed: &mut HashSet<SpiffeId>) {
         let mut above = vec![entry];
         while let Some(entry) = above.pop() {
             if !is_local(roll, entry) {
@@ -170,15 +199,66 @@ impl Concern {
             if name == roll.server_id() {
                 self.aliases.push(entry.selectors.clone());
             }
-            if climbed.contains(name) {
-                continue;
-            }
-            climbed.insert(name.clone());
-            if roll.node(name).is_some() {
-                self.nodes.insert(name.clone());
-            }
-            above.extend(roll.named(name).map(AsRef::as_ref));
+            above.extend(self.climb_name(roll, name, climbed));
         }
+    }
+
+    /// The entries that give a name, unless they were climbed through already; the node of that name
+    /// is concerned.
+    fn climb_name<'a>(
+        &mut self,
+        roll: &'a Roll,
+        name: &'a SpiffeId,
+        climbed: &mut HashSet<SpiffeId>,
+    ) -> Vec<&'a Entry> {
+        if !climbed.insert(name.clone()) {
+            return Vec::new();
+        }
+        if roll.node(name).is_some() {
+            self.nodes.insert(name.clone());
+        }
+        roll.named(name).map(AsRef::as_ref).collect()
+    }
+}
+
+/// The rules whose names are given from now on, or no longer, or to others, because of a change about
+/// agents.
+fn renamed(before: &Roll, after: &Roll, change: &AgentChange) -> Vec<RuleName> {
+    let names = |rules: &mut dyn Iterator<Item = &Arc<Rule>>| -> Vec<RuleName> {
+        rules.map(|rule| rule.name.clone()).collect()
+    };
+    let of_agent = |id: &SpiffeId| {
+        let is_barred = |roll: &Roll| {
+            let instance = roll.agents().instance(id);
+            instance.is_some_and(|instance| instance.is_barred())
+        };
+        if is_barred(before) == is_barred(after) {
+            return Vec::new();
+        }
+        names(
+            &mut before
+                .rules()
+                .chain(after.rules())
+                .filter(|rule| Pattern::of(rule).fits(id)),
+        )
+    };
+    match change {
+        AgentChange::PutClass(class) => {
+            let differs = |rule: &&Arc<Rule>| {
+                naming::in_force(before.agents(), rule) != naming::in_force(after.agents(), rule)
+            };
+            names(&mut after.rules_of_class(class.name.as_str()).filter(differs))
+        }
+        AgentChange::PutInstance(instance) => of_agent(&instance.id),
+        AgentChange::DeleteInstance(id) => of_agent(id),
+        AgentChange::PutTask(_)
+        | AgentChange::DeleteTask(_)
+        | AgentChange::PutDeparture(_)
+        | AgentChange::DeleteDeparture(_)
+        | AgentChange::PutPolicies { .. }
+        | AgentChange::DeletePolicies(_)
+        | AgentChange::PutSighting(_)
+        | AgentChange::DeleteSighting(_) => Vec::new(),
     }
 }
 

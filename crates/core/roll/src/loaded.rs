@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use muster_model::{Bundle, Entry, JoinToken, Node, Revision};
+use muster_model::{Bundle, Entry, JoinToken, Node, Revision, Rule};
 
 use crate::agents::LoadedAgents;
 
@@ -24,6 +24,8 @@ pub struct Loaded {
     pub join_tokens: Vec<JoinToken>,
     /// The bundles.
     pub bundles: Vec<Arc<Bundle>>,
+    /// The identity rules.
+    pub rules: Vec<Arc<Rule>>,
     /// The agents.
     pub agents: LoadedAgents,
     /// The journals of the signing authorities by name.
@@ -40,6 +42,7 @@ impl fmt::Debug for Loaded {
             .field("nodes", &self.nodes.len())
             .field("join_tokens", &self.join_tokens.len())
             .field("bundles", &self.bundles.len())
+            .field("rules", &self.rules.len())
             .field("classes", &self.agents.classes.len())
             .field("instances", &self.agents.instances.len())
             .field("tasks", &self.agents.tasks.len())

@@ -3,10 +3,11 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use muster_model::{Entry, EntryId, Node, SelectorSet, SpiffeId, Task};
+use muster_model::{AgentClass, Entry, EntryId, Node, Rule, SelectorSet, SpiffeId, Task};
 
 use crate::Roll;
 use crate::agents::{membership, task};
+use crate::naming;
 
 /// Whether `entry` is for a caller that was attested as `attested`: all of the entry's selectors
 /// are among the attested ones.
@@ -57,6 +58,39 @@ pub fn task_of_node<'a>(roll: &'a Roll, node: &SpiffeId, id: &EntryId) -> Option
     (task.node == node.id).then_some(task)
 }
 
+/// What a node has of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuleOfNode<'a> {
+    /// It names processes by it: the rule with what its classes ask for.
+    InForce(Arc<Rule>),
+    /// It would, but for this class.
+    Withheld(&'a AgentClass),
+}
+
+/// The rule `name` as the node has it; `None` if it is not the node's.
+pub fn rule_of_node<'a>(roll: &'a Roll, node: &SpiffeId, name: &str) -> Option<RuleOfNode<'a>> {
+    let node = seeing(roll, node)?;
+    let rule = roll.rule(name)?;
+    if !bears(roll, node, &rule.spec.parent_id, is_granted) {
+        return None;
+    }
+    if let Some(class) = naming::withheld(roll.agents(), rule) {
+        return Some(RuleOfNode::Withheld(class));
+    }
+    naming::in_force(roll.agents(), rule).map(RuleOfNode::InForce)
+}
+
+/// The rules by which a node names processes, by ascending name: those under its own name, and under
+/// the names that entries give it.
+pub fn rules_of_node(roll: &Roll, node: &SpiffeId) -> Vec<Arc<Rule>> {
+    roll.rules()
+        .filter_map(|rule| match rule_of_node(roll, node, rule.name.as_str()) {
+            Some(RuleOfNode::InForce(rule)) => Some(rule),
+            Some(RuleOfNode::Withheld(_)) | None => None,
+        })
+        .collect()
+}
+
 /// Climbs from the entry to the node, through the entries that `is_open`.
 fn climb<'a>(
     roll: &'a Roll,
@@ -69,26 +103,31 @@ fn climb<'a>(
     if !is_open(roll, wanted) {
         return None;
     }
-    if is_alias_of(roll, wanted, &node.selectors) {
-        return Some(wanted);
-    }
+    let is_node_s =
+        is_alias_of(roll, wanted, &node.selectors) || bears(roll, node, &wanted.parent_id, is_open);
+    is_node_s.then_some(wanted)
+}
+
+/// Whether what stands under `name` is the node's: it is its own name, or one that an entry of the
+/// node gives, through the entries that `is_open`.
+fn bears(roll: &Roll, node: &Node, name: &SpiffeId, is_open: fn(&Roll, &Entry) -> bool) -> bool {
     let mut climbed: HashSet<&SpiffeId> = HashSet::new();
-    let mut above = vec![&wanted.parent_id];
+    let mut above = vec![name];
     while let Some(name) = above.pop() {
         if *name == node.id {
-            return Some(wanted);
+            return true;
         }
         if !climbed.insert(name) {
             continue;
         }
         for entry in roll.named(name).filter(|entry| is_open(roll, entry)) {
             if is_alias_of(roll, entry, &node.selectors) {
-                return Some(wanted);
+                return true;
             }
             above.push(&entry.parent_id);
         }
     }
-    None
+    false
 }
 
 /// The node of that ID, if it may see anything at all.

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use imbl::{HashMap, OrdMap};
 use muster_model::{
-    Bundle, Entry, EntryId, JoinToken, Node, Revision, Selector, SelectorSet, SpiffeId, Timestamp,
-    TrustDomain,
+    Bundle, Entry, EntryId, JoinToken, Node, Revision, Rule, Selector, SelectorSet, SpiffeId,
+    Timestamp, TrustDomain,
 };
 
 use crate::agents::{Agents, membership};
 use crate::index::{Index, in_packing_order};
+use crate::naming::Rules;
 use crate::{Change, EntryFilter, Loaded, NodeFilter, Page};
 
 /// The whole roll of one trust domain as of one revision: a value that is cheap to clone.
@@ -45,6 +46,7 @@ pub struct Roll {
     nodes: OrdMap<SpiffeId, Arc<Node>>,
     join_tokens: HashMap<String, JoinToken>,
     bundles: OrdMap<TrustDomain, Arc<Bundle>>,
+    rules: Rules,
     agents: Agents,
     journals: OrdMap<String, Arc<[u8]>>,
     /// Keyed differently in each process, so that nobody can choose names that collide.
@@ -72,6 +74,7 @@ impl Roll {
             nodes: OrdMap::new(),
             join_tokens: HashMap::new(),
             bundles: OrdMap::new(),
+            rules: Rules::default(),
             agents: Agents::default(),
             journals: OrdMap::new(),
             hasher: RandomState::new(),
@@ -98,6 +101,9 @@ impl Roll {
                 .into_iter()
                 .map(|bundle| (bundle.trust_domain.clone(), bundle)),
         );
+        for rule in loaded.rules {
+            roll.rules.insert(rule);
+        }
         roll.agents = Agents::load(loaded.agents);
         roll.journals.extend(loaded.journals);
         roll
@@ -159,6 +165,8 @@ impl Roll {
                 Change::DeleteBundle(name) => {
                     self.bundles.remove(name);
                 }
+                Change::PutRule(rule) => self.rules.put(revision, rule),
+                Change::DeleteRule(name) => self.rules.remove(name),
                 Change::Agent(change) => self.agents.apply(revision, change),
                 Change::PutJournal { name, content } => {
                     self.journals.insert(name.clone(), Arc::clone(content));
@@ -346,6 +354,35 @@ impl Roll {
         self.bundles.values()
     }
 
+    // ---- identity rules
+
+    /// How many identity rules there are.
+    pub fn rule_count(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// The identity rule of that name.
+    pub fn rule(&self, name: &str) -> Option<&Arc<Rule>> {
+        self.rules.get(name)
+    }
+
+    /// Every identity rule, by ascending name.
+    pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        self.rules.all()
+    }
+
+    /// The identity rules under `parent`, by ascending name.
+    pub fn rules_under(&self, parent: &SpiffeId) -> impl Iterator<Item = &Arc<Rule>> {
+        self.rules.under(parent)
+    }
+
+    /// The identity rules whose names may be of the agent class `class`, by ascending name.
+    pub fn rules_of_class(&self, class: &str) -> impl Iterator<Item = &Arc<Rule>> {
+        self.rules.of_class(class)
+    }
+
+    // ---- agents, and the authorities' journals
+
     /// What the roll knows about agents.
     pub fn agents(&self) -> &Agents {
         &self.agents
@@ -483,6 +520,7 @@ impl fmt::Debug for Roll {
             .field("nodes", &self.nodes.len())
             .field("join_tokens", &self.join_tokens.len())
             .field("bundles", &self.bundles.len())
+            .field("rules", &self.rules.len())
             .field("agents", &self.agents)
             .field("journals", &self.journals.len())
             .finish_non_exhaustive()
@@ -621,6 +659,7 @@ mod tests {
             nodes: roll.nodes().cloned().collect(),
             join_tokens: roll.join_tokens().cloned().collect(),
             bundles: roll.bundles().cloned().collect(),
+            rules: roll.rules().cloned().collect(),
             agents: roll.agents().saved(),
             journals: roll
                 .journals()
@@ -646,7 +685,8 @@ mod tests {
                         }
                         Change::DeleteEntry(id) => drop(model.remove(&id)),
                         Change::PutNode(_) | Change::DeleteNode(_) | Change::PutJoinToken(_) | Change::DeleteJoinToken(_)
-                        | Change::PutBundle(_) | Change::DeleteBundle(_) | Change::Agent(_) | Change::PutJournal { .. } => {}
+                        | Change::PutBundle(_) | Change::DeleteBundle(_) | Change::PutRule(_) | Change::DeleteRule(_)
+                        | Change::Agent(_) | Change::PutJournal { .. } => {}
                     }
                 }
                 prop_assert_eq!(saved(&snapshot), before);

@@ -10,6 +10,7 @@ use muster_model::{
 
 use crate::Roll;
 use crate::agents::task;
+use crate::naming;
 
 mod dns;
 mod error;
@@ -98,7 +99,11 @@ pub fn create(
         let value = shown(id.as_str());
         return Err(EntryError::TaskId { value });
     }
-    checked(Entry {
+    if naming::rule_of_entry(&id).is_some() {
+        let value = shown(id.as_str());
+        return Err(EntryError::RuleId { value });
+    }
+    let entry = Entry {
         id,
         parent_id: parent_id(roll, draft)?,
         spiffe_id: spiffe_id(roll, draft)?,
@@ -119,7 +124,8 @@ pub fn create(
         ordinal,
         revision_number: 0,
         changed_at: Revision::default(),
-    })
+    };
+    checked(roll, entry)
 }
 
 /// The entry that `existing` becomes when the fields of `mask` (all, if there is none) are taken
@@ -162,11 +168,17 @@ pub fn update(
         }
     }
     entry.revision_number = existing.revision_number.saturating_add(1);
-    checked(entry)
+    checked(roll, entry)
 }
 
-/// The rules about several fields at once.
-fn checked(entry: Entry) -> Result<Entry, EntryError> {
+/// The rules about several fields at once, and about other rows.
+fn checked(roll: &Roll, entry: Entry) -> Result<Entry, EntryError> {
+    if let Some(rule) = naming::check::in_the_way(roll, &entry) {
+        return Err(EntryError::NameOfRule {
+            value: shown(entry.spiffe_id.as_str()),
+            rule: rule.name.clone(),
+        });
+    }
     if entry.store_svid {
         if entry.disable_x509_svid_prefetch {
             return Err(EntryError::StoredWithoutPrefetch);

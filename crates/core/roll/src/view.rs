@@ -1,10 +1,13 @@
 //! What one node may see, kept up to date change by change.
 
+mod rules;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use muster_model::{
-    Bundle, Entry, EntryId, Revision, SelectorSet, SpiffeId, Task, TaskId, TrustDomain,
+    Bundle, Entry, EntryId, Revision, Rule, RuleName, SelectorSet, SpiffeId, Task, TaskId,
+    TrustDomain,
 };
 
 use crate::agents::{AgentChange, membership, task};
@@ -22,6 +25,14 @@ pub struct Delta {
     pub bundles: Vec<Arc<Bundle>>,
     /// Bundles that are no longer the node's, by ascending name.
     pub removed_bundles: Vec<TrustDomain>,
+    /// Identity rules to add or to replace, by ascending name.
+    pub rules: Vec<Arc<Rule>>,
+    /// Identity rules that are no longer the node's, by ascending name.
+    pub removed_rules: Vec<RuleName>,
+    /// Names that its rules could give and that are withheld from now on, ascending.
+    pub withheld: Vec<SpiffeId>,
+    /// Names that are withheld no longer, ascending.
+    pub released: Vec<SpiffeId>,
 }
 
 impl Delta {
@@ -31,6 +42,10 @@ impl Delta {
             && self.removed_entries.is_empty()
             && self.bundles.is_empty()
             && self.removed_bundles.is_empty()
+            && self.rules.is_empty()
+            && self.removed_rules.is_empty()
+            && self.withheld.is_empty()
+            && self.released.is_empty()
     }
 }
 
@@ -52,6 +67,10 @@ pub struct NodeView {
     bundles: BTreeMap<TrustDomain, Arc<Bundle>>,
     /// How many entries of the view name a trust domain to federate with.
     federated: BTreeMap<TrustDomain, usize>,
+    /// The identity rules in force under its names.
+    rules: BTreeMap<RuleName, Arc<Rule>>,
+    /// Agents that an operator barred, as far as these rules could name them.
+    withheld: BTreeSet<SpiffeId>,
     digest: Digest,
 }
 
@@ -60,6 +79,9 @@ pub struct NodeView {
 struct Before {
     entries: BTreeMap<EntryId, Option<Arc<Entry>>>,
     bundles: BTreeMap<TrustDomain, Option<Arc<Bundle>>>,
+    rules: BTreeMap<RuleName, Option<Arc<Rule>>>,
+    /// All names that were withheld, where that was looked at anew.
+    withheld: Option<BTreeSet<SpiffeId>>,
 }
 
 impl NodeView {
@@ -74,6 +96,8 @@ impl NodeView {
             names: HashMap::new(),
             bundles: BTreeMap::new(),
             federated: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            withheld: BTreeSet::new(),
             digest: Digest::default(),
         };
         view.rebuild(roll, &mut Before::default());
@@ -123,6 +147,8 @@ impl NodeView {
         Delta {
             upserts,
             bundles: self.bundles.values().cloned().collect(),
+            rules: self.rules.values().cloned().collect(),
+            withheld: self.withheld.iter().cloned().collect(),
             ..Delta::default()
         }
     }
@@ -182,6 +208,8 @@ impl NodeView {
             | Change::DeleteJoinToken(_)
             | Change::PutBundle(_)
             | Change::DeleteBundle(_)
+            | Change::PutRule(_)
+            | Change::DeleteRule(_)
             | Change::Agent(
                 AgentChange::PutTask(_)
                 | AgentChange::DeleteTask(_)
@@ -273,6 +301,8 @@ impl NodeView {
                 | Change::DeleteNode(_)
                 | Change::PutJoinToken(_)
                 | Change::DeleteJoinToken(_)
+                | Change::PutRule(_)
+                | Change::DeleteRule(_)
                 | Change::PutJournal { .. } => {}
                 Change::Agent(change) => self.follow_tasks(roll, change, before),
             }
@@ -293,6 +323,7 @@ impl NodeView {
         for name in named {
             self.settle_bundle(roll, &name, before);
         }
+        self.follow_rules(roll, changes, before);
     }
 
     /// Computes the view anew.
@@ -303,6 +334,10 @@ impl NodeView {
         for (name, bundle) in std::mem::take(&mut self.bundles) {
             before.bundles.insert(name, Some(bundle));
         }
+        for (name, rule) in std::mem::take(&mut self.rules) {
+            before.rules.insert(name, Some(rule));
+        }
+        before.withheld = Some(std::mem::take(&mut self.withheld));
         self.names.clear();
         self.federated.clear();
         self.digest = Digest::default();
@@ -325,6 +360,10 @@ impl NodeView {
         for name in named {
             self.settle_bundle(roll, &name, before);
         }
+        for rule in roll.rules() {
+            self.settle_rule(roll, &rule.name, before);
+        }
+        self.settle_withheld(roll, before);
     }
 
     /// Takes in and out what tasks have become by a change about agents.
@@ -490,6 +529,7 @@ impl NodeView {
                 (None, None) => {}
             }
         }
+        self.rules_of_delta(before.rules, before.withheld, &mut delta);
         delta
     }
 }
@@ -504,6 +544,8 @@ impl PartialEq for NodeView {
             && self.names == other.names
             && self.bundles == other.bundles
             && self.federated == other.federated
+            && self.rules == other.rules
+            && self.withheld == other.withheld
             && self.digest == other.digest
     }
 }
@@ -528,6 +570,8 @@ mod tests {
     struct Copy {
         entries: BTreeMap<EntryId, Arc<Entry>>,
         bundles: BTreeMap<TrustDomain, Arc<Bundle>>,
+        rules: BTreeMap<RuleName, Arc<Rule>>,
+        withheld: BTreeSet<SpiffeId>,
     }
 
     impl Copy {
@@ -549,6 +593,18 @@ mod tests {
             }
             for name in delta.removed_bundles {
                 assert!(self.bundles.remove(&name).is_some(), "{name} was not there");
+            }
+            for rule in delta.rules {
+                self.rules.insert(rule.name.clone(), rule);
+            }
+            for name in delta.removed_rules {
+                assert!(self.rules.remove(&name).is_some(), "{name} was not there");
+            }
+            for name in delta.withheld {
+                assert!(self.withheld.insert(name.clone()), "{name} was withheld");
+            }
+            for name in delta.released {
+                assert!(self.withheld.remove(&name), "{name} was not withheld");
             }
         }
     }
@@ -574,6 +630,11 @@ mod tests {
                     let delta = view.update(&roll, &changes);
                     let anew = NodeView::of(&roll, view.node());
                     prop_assert_eq!(&*view, &anew);
+                    let rules: Vec<_> = view.rules().cloned().collect();
+                    prop_assert_eq!(rules, matching::rules_of_node(&roll, view.node()));
+                    for rule in &delta.rules {
+                        prop_assert!(copy.rules.get(&rule.name) != Some(rule), "{} did not change", rule.name);
+                    }
                     for entry in &delta.upserts {
                         prop_assert!(copy.entries.get(&entry.id) != Some(entry), "{} did not change", entry.id);
                     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use muster_model::{
     Bundle, Entry, EntryId, InstanceState, JoinToken, Lifecycle, Node, NodeStanding, Revision,
-    Selector, SelectorSet, SerialNumber, SpiffeId, Task, TaskId, TaskState, Timestamp, TrustDomain,
-    X509Authority,
+    Rule, RuleName, RuleSpec, Selector, SelectorSet, SerialNumber, SpiffeId, Task, TaskId,
+    TaskState, Template, Timestamp, TrustDomain, X509Authority,
 };
 use proptest::prelude::*;
 
@@ -57,6 +57,28 @@ pub(crate) fn entry(name: &str, parent: &SpiffeId, spiffe_id: &SpiffeId, given: 
         created_at: Timestamp::from_unix_seconds(1_700_000_000),
         ordinal: 0,
         revision_number: 0,
+        changed_at: Revision::default(),
+    }
+}
+
+pub(crate) fn rule(name: &str, parent: &SpiffeId, template: &str, given: &[&str]) -> Rule {
+    Rule {
+        name: RuleName::parse(name).unwrap(),
+        spec: RuleSpec {
+            parent_id: parent.clone(),
+            selectors: selectors(given),
+            template: Template::parse(template).unwrap(),
+            class: None,
+            x509_svid_ttl: None,
+            jwt_svid_ttl: None,
+            per_node: 10,
+            in_all: 100,
+        },
+        version: 1,
+        created_at: Timestamp::from_unix_seconds(1_700_000_000),
+        created_by: "uid 0".into(),
+        updated_at: Timestamp::from_unix_seconds(1_700_000_000),
+        updated_by: "uid 0".into(),
         changed_at: Revision::default(),
     }
 }
@@ -143,6 +165,29 @@ pub(crate) fn some_entry() -> impl Strategy<Value = Entry> {
         )
 }
 
+fn some_rule() -> impl Strategy<Value = Rule> {
+    let template = prop::sample::select(vec![
+        "spiffe://{td}/agent/c0/{unix:user}",
+        "spiffe://{td}/agent/{class}/{unix:uid}",
+        "spiffe://{td}/w/{instance}",
+    ]);
+    (
+        0..3_u8,
+        name(),
+        template,
+        some_selectors(),
+        prop::option::of(0..2_u8),
+        1..3_u64,
+    )
+        .prop_map(|(n, parent, template, selectors, class, version)| {
+            let mut rule = rule(&format!("r{n}"), &parent, template, &[]);
+            rule.spec.selectors = selectors;
+            rule.spec.class = class.map(|n| agents::world::name(&format!("c{n}")));
+            rule.version = version;
+            rule
+        })
+}
+
 /// Any change; the ordinal of a new entry is put in by [`step`].
 pub(crate) fn change() -> impl Strategy<Value = Change> {
     let node_path = || (0..2_u8).prop_map(|n| format!("/spire/agent/{n}"));
@@ -159,6 +204,8 @@ pub(crate) fn change() -> impl Strategy<Value = Change> {
         1 => prop::sample::select(vec!["f1", "f2"]).prop_map(|name| Change::DeleteBundle(td(name))),
         1 => Just(Change::PutJoinToken(JoinToken { value: "t".into(), expires_at: Timestamp::EPOCH })),
         1 => Just(Change::DeleteJoinToken("t".into())),
+        4 => some_rule().prop_map(|rule| Change::PutRule(Arc::new(rule))),
+        2 => (0..3_u8).prop_map(|n| Change::DeleteRule(RuleName::parse(&format!("r{n}")).unwrap())),
         6 => some_agent().prop_map(Change::Agent),
         1 => Just(Change::PutJournal { name: "x509".into(), content: Arc::from(&b"x"[..]) }),
     ]
@@ -169,9 +216,12 @@ fn some_agent() -> impl Strategy<Value = AgentChange> {
     let state = prop::sample::select(InstanceState::ALL.to_vec());
     let agent = || (0..2_u8, 0..2_u8).prop_map(|(class, n)| id(&format!("/agent/c{class}/{n}")));
     prop_oneof![
-        4 => (0..2_u8, lifecycle).prop_map(|(n, lifecycle)| {
+        4 => (0..2_u8, lifecycle, any::<bool>()).prop_map(|(n, lifecycle, asks)| {
             let mut class = agents::world::class(&format!("c{n}"));
             class.standing.lifecycle = lifecycle;
+            if asks {
+                class.spec.attestation = selectors(&["s:c"]);
+            }
             AgentChange::PutClass(Arc::new(class))
         }),
         4 => (agent(), state).prop_map(|(id, state)| {

@@ -6,6 +6,7 @@
 )]
 
 mod agents;
+mod rules;
 mod sightings;
 
 use std::collections::BTreeSet;
@@ -44,6 +45,7 @@ pub async fn run<P: Place>(place: impl Fn() -> P) {
     ordinals_are_not_given_again(&place()).await;
     the_log_is_shortened(&place()).await;
     commits_at_the_same_time(&place()).await;
+    rules::run(&place()).await;
     agents::run(place).await;
 }
 
@@ -398,6 +400,7 @@ fn assert_same(found: &Roll, expected: &Roll) {
         join_tokens: roll.join_tokens().cloned().collect(),
         bundles: roll.bundles().cloned().collect(),
         agents: roll.agents().saved(),
+        rules: roll.rules().cloned().collect(),
         journals: roll
             .journals()
             .map(|(name, content)| (name.to_owned(), Arc::clone(content)))

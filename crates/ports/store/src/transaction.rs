@@ -6,11 +6,12 @@ use std::sync::Arc;
 use muster_audit::Record;
 use muster_model::{
     AgentClass, AgentInstance, Bundle, Departure, Entry, EntryId, JoinToken, Node, PersonId,
-    PolicyText, PolicyVersion, Revision, Sighting, SightingId, SpiffeId, Task, TaskId, TrustDomain,
+    PolicyText, PolicyVersion, Revision, Rule, RuleName, Sighting, SightingId, SpiffeId, Task,
+    TaskId, TrustDomain,
 };
 use muster_policy::{
-    Bundles, Classes, Departures, Entries, Instances, Journals, Nodes, Permit, Policies, Sightings,
-    Tasks, Tokens, Writes,
+    Bundles, Classes, Departures, Entries, Instances, Journals, Nodes, Permit, Policies, Rules,
+    Sightings, Tasks, Tokens, Writes,
 };
 use muster_roll::Change;
 use muster_roll::agents::AgentChange;
@@ -118,6 +119,16 @@ impl Transaction {
         self.changes.push(Change::DeleteBundle(name));
     }
 
+    /// Writes an identity rule, new or in place of the one of the same name.
+    pub fn put_rule<A: Writes<Rules>>(&mut self, _permit: &Permit<A>, rule: Rule) {
+        self.changes.push(Change::PutRule(Arc::new(rule)));
+    }
+
+    /// Deletes an identity rule.
+    pub fn delete_rule<A: Writes<Rules>>(&mut self, _permit: &Permit<A>, name: RuleName) {
+        self.changes.push(Change::DeleteRule(name));
+    }
+
     /// Writes an agent class, new or in place of the one of the same name. There is no deletion.
     pub fn put_class<A: Writes<Classes>>(&mut self, _permit: &Permit<A>, class: AgentClass) {
         self.agent(AgentChange::PutClass(Arc::new(class)));
@@ -219,12 +230,14 @@ impl Transaction {
                 Change::PutEntry(entry) => stamp(entry, |entry| entry.changed_at = revision),
                 Change::PutNode(node) => stamp(node, |node| node.changed_at = revision),
                 Change::PutBundle(bundle) => stamp(bundle, |bundle| bundle.changed_at = revision),
+                Change::PutRule(rule) => stamp(rule, |rule| rule.changed_at = revision),
                 Change::Agent(change) => change.stamp(revision),
                 Change::DeleteEntry(_)
                 | Change::DeleteNode(_)
                 | Change::PutJoinToken(_)
                 | Change::DeleteJoinToken(_)
                 | Change::DeleteBundle(_)
+                | Change::DeleteRule(_)
                 | Change::PutJournal { .. } => {}
             }
         }

@@ -1,8 +1,9 @@
 //! Files as older versions left them.
 
-/// Takes a file back to a schema from before agents had tables.
+/// Takes a file back to a schema from before agents and rules had tables.
 pub(crate) fn without_agents(connection: &rusqlite::Connection) {
     for table in [
+        "rules",
         "agent_classes",
         "agents",
         "tasks",

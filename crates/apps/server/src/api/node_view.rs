@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{EntryId, Revision, SpiffeId, TaskId, TrustDomain};
+use muster_model::{EntryId, Revision, RuleName, SpiffeId, TaskId, TrustDomain};
 use muster_policy as policy;
 use muster_policy::NodeRefusal;
 use muster_proto::muster::node::v1::{WatchRequest, WatchResponse, node_view_server};
 use muster_roll::agents::{AgentChange, task};
 use muster_roll::{Change, Delta, NodeView, Roll};
-use muster_wire::{bundle as wire_bundle, entry as wire_entry, status};
+use muster_wire::{bundle as wire_bundle, entry as wire_entry, rule as wire_rule, status};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
@@ -207,6 +207,10 @@ impl Watcher {
                         note_gone(&mut delta.removed_bundles, view, &bundle.trust_domain);
                     }
                     Change::DeleteBundle(name) => note_gone(&mut delta.removed_bundles, view, name),
+                    Change::PutRule(rule) => {
+                        note_rule(&mut delta.removed_rules, view, &rule.name);
+                    }
+                    Change::DeleteRule(name) => note_rule(&mut delta.removed_rules, view, name),
                     Change::Agent(AgentChange::PutTask(task)) => {
                         if task.node == self.node {
                             note_task(&mut delta, view, task.id);
@@ -233,6 +237,11 @@ impl Watcher {
         delta.bundles = view
             .bundles()
             .filter(|bundle| bundle.changed_at > revision)
+            .cloned()
+            .collect();
+        delta.rules = view
+            .rules()
+            .filter(|rule| rule.changed_at > revision)
             .cloned()
             .collect();
         Some(delta)
@@ -286,6 +295,19 @@ impl Watcher {
             .iter()
             .map(ToString::to_string)
             .collect();
+        let texts = |ids: &[SpiffeId]| ids.iter().map(ToString::to_string).collect();
+        last.rules = delta
+            .rules
+            .iter()
+            .map(|rule| wire_rule::write(rule))
+            .collect();
+        last.removed_rules = delta
+            .removed_rules
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        last.withheld_names = texts(&delta.withheld);
+        last.released_names = texts(&delta.released);
         last.complete = true;
         self.answers.send(Ok(last)).await.map_err(|_gone| End::Gone)
     }
@@ -294,6 +316,12 @@ impl Watcher {
 fn note_removed(removed: &mut Vec<EntryId>, view: &NodeView, id: &EntryId) {
     if view.entry(id).is_none() {
         removed.push(id.clone());
+    }
+}
+
+fn note_rule(removed: &mut Vec<RuleName>, view: &NodeView, name: &RuleName) {
+    if view.rule(name).is_none() {
+        removed.push(name.clone());
     }
 }
 

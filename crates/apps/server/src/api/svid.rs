@@ -11,7 +11,7 @@ use muster_proto::spire::api::server::svid::v1::{
     BatchNewWitsvidRequest, BatchNewWitsvidResponse, BatchNewX509svidRequest,
     BatchNewX509svidResponse, MintJwtsvidRequest, MintJwtsvidResponse, MintWitsvidRequest,
     MintWitsvidResponse, MintX509svidRequest, MintX509svidResponse, NewDownstreamX509caRequest,
-    NewDownstreamX509caResponse, NewJwtsvidRequest, NewJwtsvidResponse, NewX509svidParams,
+    NewDownstreamX509caResponse, NewJwtsvidRequest, NewJwtsvidResponse,
     batch_new_x509svid_response, svid_server,
 };
 use muster_proto::spire::api::types;
@@ -22,8 +22,9 @@ use muster_wire::{id, status};
 use tonic::{Request, Response, Status};
 
 use crate::admission::Asking;
-use crate::agents::{self, Issued};
+use crate::agents::{self, Issued, Source};
 use crate::api::{downstream, wit};
+use crate::derived;
 use crate::errors;
 use crate::operation::{Operation, operate};
 use crate::policies;
@@ -57,58 +58,14 @@ impl svid_server::Svid for SvidService {
             server,
             request,
             async |op: Operation<policy::BatchNewX509Svid>, message: BatchNewX509svidRequest| {
-                if message.params.is_empty() {
-                    return Err(Status::invalid_argument("missing parameters"));
-                }
-                if message.params.len() > MAX_BATCH {
-                    return Err(Status::invalid_argument(format!(
-                        "{} certificates asked for in one call; ask for at most {MAX_BATCH}",
-                        message.params.len()
-                    )));
-                }
+                check_count(message.params.len())?;
                 let node = op.caller_id()?;
-                let mut results = Vec::with_capacity(message.params.len());
-                let mut issued = Vec::with_capacity(message.params.len());
-                for part in message.params.chunks(BY_TURN) {
-                    let _turn = match asking.turn(server, &op, part.len()).await {
-                        Ok(turn) => turn,
-                        Err(later) if results.is_empty() => return Err(later),
-                        // What is signed is not thrown away.
-                        Err(later) => {
-                            results.resize_with(message.params.len(), || refused(&later));
-                            break;
-                        }
-                    };
-                    for slice in part.chunks(BY_SLICE) {
-                        for params in slice {
-                            let place = (results.len(), &mut issued);
-                            let signed = new_x509(server, &op, node, params, place).await;
-                            results.push(match signed {
-                                Ok(svid) => batch_new_x509svid_response::Result {
-                                    status: Some(status::ok()),
-                                    svid: Some(svid),
-                                },
-                                Err(fault) => {
-                                    let what = (Event::SvidIssueX509, params.entry_id.as_str());
-                                    agents::note_unsigned(server, &op, what, &fault);
-                                    refused(&fault)
-                                }
-                            });
-                        }
-                        // A large batch must not keep other tasks from their turn.
-                        tokio::task::yield_now().await;
-                    }
-                }
-                // On the record before the answer leaves.
-                let withheld = agents::put_on_record(server, issued)
-                    .await
-                    .map_err(|error| errors::write(&error))?;
-                for (place, why) in withheld {
-                    if let Some(result) = results.get_mut(place) {
-                        *result = refused(&why);
-                    }
-                }
-                Ok(BatchNewX509svidResponse { results })
+                let wanted = message.params.iter().map(|params| Wanted {
+                    entry: named(&op.roll, node, &params.entry_id, op.now),
+                    source: Source::Entry(params.entry_id.clone()),
+                    csr: &params.csr,
+                });
+                sign_batch(server, &op, &asking, wanted.collect()).await
             },
         )
         .await
@@ -127,23 +84,13 @@ impl svid_server::Svid for SvidService {
             server,
             request,
             async |op: Operation<policy::NewJwtSvid>, message: NewJwtsvidRequest| {
-                if message.entry_id.is_empty() {
-                    return Err(Status::invalid_argument("missing entry ID"));
-                }
                 let node = op.caller_id()?;
-                let entry = entry_of_node(&op.roll, node, &message.entry_id, op.now).inspect_err(
-                    |why| {
-                        let what = (Event::SvidIssueJwt, message.entry_id.as_str());
-                        agents::note_unsigned(server, &op, what, why);
-                    },
-                )?;
-                let ttl = entry.jwt_svid_ttl.unwrap_or(server.lifetimes.jwt_ttl);
-                let token_id = entry.jwt_svid_include_jti.then(random::uuid_bytes);
-                let given = (&entry.spiffe_id, Some((&*entry, node)));
-                let claims = (message.audience.as_slice(), token_id);
-                let signed = sign_jwt(server, &op, &asking, given, claims, ttl).await?;
-                let svid = write_jwt(&entry.spiffe_id, signed, &entry.hint);
-                Ok(NewJwtsvidResponse { svid: Some(svid) })
+                let entry =
+                    named(&op.roll, node, &message.entry_id, op.now).inspect_err(|why| {
+                        let source = Source::Entry(message.entry_id.clone());
+                        agents::note_unsigned(server, &op, Event::SvidIssueJwt, &source, why);
+                    })?;
+                sign_jwt_for(server, &op, &asking, &entry, &message.audience).await
             },
         )
         .await
@@ -284,24 +231,94 @@ fn refused(fault: &Status) -> batch_new_x509svid_response::Result {
     }
 }
 
-/// One certificate of a batch.
-async fn new_x509(
+/// Whether a batch has a size that is served.
+pub(super) fn check_count(params: usize) -> Result<(), Status> {
+    match params {
+        0 => Err(Status::invalid_argument("missing parameters")),
+        1..=MAX_BATCH => Ok(()),
+        _ => Err(Status::invalid_argument(format!(
+            "{params} certificates asked for in one call; ask for at most {MAX_BATCH}"
+        ))),
+    }
+}
+
+/// A certificate that a node asks for.
+pub(super) struct Wanted<'a> {
+    /// What gives the identity, or why nothing does.
+    pub(super) entry: Result<Arc<Entry>, Status>,
+    /// As the node named it.
+    pub(super) source: Source,
+    /// The request.
+    pub(super) csr: &'a [u8],
+}
+
+/// Signs for the calling node, each with its own outcome.
+pub(super) async fn sign_batch<A>(
     server: &Server,
-    op: &Operation<policy::BatchNewX509Svid>,
+    op: &Operation<A>,
+    asking: &Asking,
+    wanted: Vec<Wanted<'_>>,
+) -> Result<BatchNewX509svidResponse, Status> {
+    let node = op.caller_id()?;
+    let mut results = Vec::with_capacity(wanted.len());
+    let mut issued = Vec::with_capacity(wanted.len());
+    for part in wanted.chunks(BY_TURN) {
+        let _turn = match asking.turn(server, op, part.len()).await {
+            Ok(turn) => turn,
+            Err(later) if results.is_empty() => return Err(later),
+            // What is signed is not thrown away.
+            Err(later) => {
+                results.resize_with(wanted.len(), || refused(&later));
+                break;
+            }
+        };
+        for slice in part.chunks(BY_SLICE) {
+            for one in slice {
+                let place = (results.len(), &mut issued);
+                results.push(match new_x509(server, op, node, one, place).await {
+                    Ok(svid) => batch_new_x509svid_response::Result {
+                        status: Some(status::ok()),
+                        svid: Some(svid),
+                    },
+                    Err(fault) => {
+                        let event = Event::SvidIssueX509;
+                        agents::note_unsigned(server, op, event, &one.source, &fault);
+                        refused(&fault)
+                    }
+                });
+            }
+            // A large batch must not keep other tasks from their turn.
+            tokio::task::yield_now().await;
+        }
+    }
+    // On the record before the answer leaves.
+    let withheld = agents::put_on_record(server, issued)
+        .await
+        .map_err(|error| errors::write(&error))?;
+    for (place, why) in withheld {
+        if let Some(result) = results.get_mut(place) {
+            *result = refused(&why);
+        }
+    }
+    Ok(BatchNewX509svidResponse { results })
+}
+
+/// One certificate of a batch.
+async fn new_x509<A>(
+    server: &Server,
+    op: &Operation<A>,
     node: &SpiffeId,
-    params: &NewX509svidParams,
+    wanted: &Wanted<'_>,
     (place, issued): (usize, &mut Vec<Issued>),
 ) -> Result<types::X509svid, Status> {
-    if params.entry_id.is_empty() {
-        return Err(Status::invalid_argument("missing entry ID"));
-    }
-    let entry = entry_of_node(&op.roll, node, &params.entry_id, op.now)?;
+    let entry = wanted.entry.as_ref().map_err(Status::clone)?;
     let ttl = entry.x509_svid_ttl.unwrap_or(server.lifetimes.x509_ttl);
-    let csr = parse_csr(&params.csr)?;
+    let csr = parse_csr(wanted.csr)?;
     let class = entry.class.as_ref();
     let ttl = agents::within(ttl, &op.roll, &entry.spiffe_id, class, op.now);
     let event = Event::SvidIssueX509;
-    let permitted = policies::may_issue(server, op, event, (&entry, node), ttl)?;
+    let permitted = policies::may_issue(server, op, event, (entry, node), ttl)?;
+    derived::count(server, &op.roll, (entry, node), op.now.plus(ttl), op.now)?;
     let leaf = Leaf {
         spiffe_id: &entry.spiffe_id,
         public_key: &csr.public_key,
@@ -314,14 +331,43 @@ async fn new_x509(
         .sign_x509(&leaf, op.now)
         .await
         .map_err(|e| e.status("X509-SVID"))?;
-    let record = x509_record(op, &entry.spiffe_id, &signed).with("entry_id", entry.id.as_str());
-    let record = permitted.onto(record);
-    issued.push(Issued::for_node(&entry, node, place, record));
+    let record = permitted.onto(x509_record(op, &entry.spiffe_id, &signed));
+    issued.push(Issued::for_node(entry, node, place, record));
     Ok(write_x509(&entry.spiffe_id, signed, &entry.hint))
 }
 
+/// Signs a token for the calling node.
+pub(super) async fn sign_jwt_for<A>(
+    server: &Server,
+    op: &Operation<A>,
+    asking: &Asking,
+    entry: &Entry,
+    audience: &[String],
+) -> Result<NewJwtsvidResponse, Status> {
+    let node = op.caller_id()?;
+    let ttl = entry.jwt_svid_ttl.unwrap_or(server.lifetimes.jwt_ttl);
+    let token_id = entry.jwt_svid_include_jti.then(random::uuid_bytes);
+    let given = (&entry.spiffe_id, Some((entry, node)));
+    let signed = sign_jwt(server, op, asking, given, (audience, token_id), ttl).await?;
+    let svid = write_jwt(&entry.spiffe_id, signed, &entry.hint);
+    Ok(NewJwtsvidResponse { svid: Some(svid) })
+}
+
+/// The entry that a node names.
+pub(super) fn named(
+    roll: &Roll,
+    node: &SpiffeId,
+    entry_id: &str,
+    now: Timestamp,
+) -> Result<Arc<Entry>, Status> {
+    if entry_id.is_empty() {
+        return Err(Status::invalid_argument("missing entry ID"));
+    }
+    entry_of_node(roll, node, entry_id, now)
+}
+
 /// The entry that the node may have signed, or the one answer that tells nothing of others.
-pub(super) fn entry_of_node(
+fn entry_of_node(
     roll: &Roll,
     node: &SpiffeId,
     entry_id: &str,
@@ -373,7 +419,11 @@ async fn sign_jwt<A>(
     let ttl = agents::within(ttl, &op.roll, spiffe_id, class, op.now);
     let event = Event::SvidIssueJwt;
     let permitted = match given {
-        Some(given) => policies::may_issue(server, op, event, given, ttl)?,
+        Some(given) => {
+            let permitted = policies::may_issue(server, op, event, given, ttl)?;
+            derived::count(server, &op.roll, given, op.now.plus(ttl), op.now)?;
+            permitted
+        }
         None => policies::may_mint(server, op, event, spiffe_id, ttl)?,
     };
     let turn = asking.turn(server, op, 1).await?;

@@ -5,20 +5,21 @@ use std::time::Duration;
 
 use muster_audit::{Event, Record};
 use muster_crypto::{JwsAlgorithm, PublicKey};
-use muster_model::SpiffeId;
+use muster_model::{Entry, SpiffeId};
 use muster_policy as policy;
 use muster_proto::spire::api::server::svid::v1::{
     BatchNewWitsvidRequest, BatchNewWitsvidResponse, MintWitsvidRequest, MintWitsvidResponse,
-    NewWitsvidParams, batch_new_witsvid_response,
+    batch_new_witsvid_response,
 };
 use muster_proto::spire::api::types;
 use muster_wire::{entry, id, status};
 use tonic::{Request, Response, Status};
 
-use super::svid::{BY_SLICE, BY_TURN, entry_of_node};
+use super::svid::{BY_SLICE, BY_TURN, named};
 use crate::admission::Asking;
-use crate::agents::{self, Issued};
+use crate::agents::{self, Issued, Source};
 use crate::api::not_served;
+use crate::derived;
 use crate::errors;
 use crate::operation::{Operation, operate};
 use crate::policies;
@@ -78,60 +79,92 @@ pub(super) async fn batch_new(
         server,
         request,
         async |op: Operation<policy::BatchNewWitSvid>, message: BatchNewWitsvidRequest| {
-            if message.params.is_empty() {
-                return Err(Status::invalid_argument("missing parameters"));
-            }
-            if message.params.len() > MAX_BATCH {
-                return Err(Status::invalid_argument(format!(
-                    "{} WIT-SVIDs asked for in one call; ask for at most {MAX_BATCH}",
-                    message.params.len()
-                )));
-            }
+            check_count(message.params.len())?;
             let node = op.caller_id()?;
-            let mut results = Vec::with_capacity(message.params.len());
-            let mut issued = Vec::with_capacity(message.params.len());
-            for part in message.params.chunks(BY_TURN) {
-                let _turn = match asking.turn(server, &op, part.len()).await {
-                    Ok(turn) => turn,
-                    Err(later) if results.is_empty() => return Err(later),
-                    // What is signed is not thrown away.
-                    Err(later) => {
-                        results.resize_with(message.params.len(), || refused(&later));
-                        break;
-                    }
-                };
-                for slice in part.chunks(BY_SLICE) {
-                    for params in slice {
-                        let place = (results.len(), &mut issued);
-                        results.push(match new(server, &op, node, params, place).await {
-                            Ok(svid) => batch_new_witsvid_response::Result {
-                                status: Some(status::ok()),
-                                svid: Some(svid),
-                            },
-                            Err(fault) => {
-                                let what = (Event::SvidIssueWit, params.entry_id.as_str());
-                                agents::note_unsigned(server, &op, what, &fault);
-                                refused(&fault)
-                            }
-                        });
-                    }
-                    // A large batch must not keep others from their turn.
-                    tokio::task::yield_now().await;
-                }
-            }
-            // On the record before the answer leaves.
-            let withheld = agents::put_on_record(server, issued)
-                .await
-                .map_err(|error| errors::write(&error))?;
-            for (place, why) in withheld {
-                if let Some(result) = results.get_mut(place) {
-                    *result = refused(&why);
-                }
-            }
-            Ok(BatchNewWitsvidResponse { results })
+            let wanted = message.params.iter().map(|params| Wanted {
+                entry: named(&op.roll, node, &params.entry_id, op.now),
+                source: Source::Entry(params.entry_id.clone()),
+                public_key: &params.public_key,
+                algorithm: &params.signing_algorithm,
+            });
+            sign_batch(server, &op, &asking, wanted.collect()).await
         },
     )
     .await
+}
+
+/// Whether a batch has a size that is served.
+pub(super) fn check_count(params: usize) -> Result<(), Status> {
+    match params {
+        0 => Err(Status::invalid_argument("missing parameters")),
+        1..=MAX_BATCH => Ok(()),
+        _ => Err(Status::invalid_argument(format!(
+            "{params} WIT-SVIDs asked for in one call; ask for at most {MAX_BATCH}"
+        ))),
+    }
+}
+
+/// A WIT-SVID that a node asks for.
+pub(super) struct Wanted<'a> {
+    /// What gives the identity, or why nothing does.
+    pub(super) entry: Result<Arc<Entry>, Status>,
+    /// As the node named it.
+    pub(super) source: Source,
+    /// The workload's key, SubjectPublicKeyInfo.
+    pub(super) public_key: &'a [u8],
+    /// How it signs.
+    pub(super) algorithm: &'a str,
+}
+
+/// Signs for the calling node, each with its own outcome.
+pub(super) async fn sign_batch<A>(
+    server: &Server,
+    op: &Operation<A>,
+    asking: &Asking,
+    wanted: Vec<Wanted<'_>>,
+) -> Result<BatchNewWitsvidResponse, Status> {
+    let node = op.caller_id()?;
+    let mut results = Vec::with_capacity(wanted.len());
+    let mut issued = Vec::with_capacity(wanted.len());
+    for part in wanted.chunks(BY_TURN) {
+        let _turn = match asking.turn(server, op, part.len()).await {
+            Ok(turn) => turn,
+            Err(later) if results.is_empty() => return Err(later),
+            // What is signed is not thrown away.
+            Err(later) => {
+                results.resize_with(wanted.len(), || refused(&later));
+                break;
+            }
+        };
+        for slice in part.chunks(BY_SLICE) {
+            for one in slice {
+                let place = (results.len(), &mut issued);
+                results.push(match new(server, op, node, one, place).await {
+                    Ok(svid) => batch_new_witsvid_response::Result {
+                        status: Some(status::ok()),
+                        svid: Some(svid),
+                    },
+                    Err(fault) => {
+                        let event = Event::SvidIssueWit;
+                        agents::note_unsigned(server, op, event, &one.source, &fault);
+                        refused(&fault)
+                    }
+                });
+            }
+            // A large batch must not keep others from their turn.
+            tokio::task::yield_now().await;
+        }
+    }
+    // On the record before the answer leaves.
+    let withheld = agents::put_on_record(server, issued)
+        .await
+        .map_err(|error| errors::write(&error))?;
+    for (place, why) in withheld {
+        if let Some(result) = results.get_mut(place) {
+            *result = refused(&why);
+        }
+    }
+    Ok(BatchNewWitsvidResponse { results })
 }
 
 /// The outcome of a WIT-SVID that was not signed.
@@ -143,28 +176,25 @@ fn refused(fault: &Status) -> batch_new_witsvid_response::Result {
 }
 
 /// One WIT-SVID of a batch.
-async fn new(
+async fn new<A>(
     server: &Server,
-    op: &Operation<policy::BatchNewWitSvid>,
+    op: &Operation<A>,
     node: &SpiffeId,
-    params: &NewWitsvidParams,
+    wanted: &Wanted<'_>,
     (place, issued): (usize, &mut Vec<Issued>),
 ) -> Result<types::Witsvid, Status> {
-    if params.entry_id.is_empty() {
-        return Err(Status::invalid_argument("missing entry ID"));
-    }
-    let entry = entry_of_node(&op.roll, node, &params.entry_id, op.now)?;
-    let key = Confirmation::read(&params.public_key, &params.signing_algorithm)?;
+    let entry = wanted.entry.as_ref().map_err(Status::clone)?;
+    let key = Confirmation::read(wanted.public_key, wanted.algorithm)?;
     // As SPIRE: an entry has no lifetime of its own for WIT-SVIDs (spire-behaviour 2.1).
     let ttl = entry.x509_svid_ttl.unwrap_or(server.lifetimes.wit_ttl);
     let class = entry.class.as_ref();
     let ttl = agents::within(ttl, &op.roll, &entry.spiffe_id, class, op.now);
     let event = Event::SvidIssueWit;
-    let permitted = policies::may_issue(server, op, event, (&entry, node), ttl)?;
+    let permitted = policies::may_issue(server, op, event, (entry, node), ttl)?;
+    derived::count(server, &op.roll, (entry, node), op.now.plus(ttl), op.now)?;
     let signed = sign(server, op, &entry.spiffe_id, &key, ttl).await?;
-    let record = record(op, &entry.spiffe_id, &signed).with("entry_id", entry.id.as_str());
-    let record = permitted.onto(record);
-    issued.push(Issued::for_node(&entry, node, place, record));
+    let record = permitted.onto(record(op, &entry.spiffe_id, &signed));
+    issued.push(Issued::for_node(entry, node, place, record));
     Ok(write(&entry.spiffe_id, signed, &entry.hint))
 }
 

@@ -14,6 +14,7 @@ use muster_roll::agents::membership;
 use tonic::Status;
 
 use super::{Answer, Question, facts};
+use crate::agents::given_by;
 use crate::operation::Operation;
 use crate::server::Server;
 
@@ -60,7 +61,7 @@ pub(crate) fn may_issue<A>(
         return Ok(Permitted(None));
     }
     let node = facts::node_named(&op.roll, node);
-    let detail = ("entry_id", entry.id.as_str());
+    let detail = given_by(entry);
     ask(server, op, (event, Some(detail)), (&classes, &node), wanted)
 }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use muster_audit::{Event, Record};
 use muster_crypto::random;
-use muster_model::{SelectorSet, SpiffeId, TaskId, TextFault, Timestamp};
+use muster_model::{Facts, SelectorSet, SpiffeId, TaskId, TextFault, Timestamp};
 use muster_policy::OpenTask;
 use muster_proto::muster::node::v1::{OpenRequest, OpenResponse};
 use muster_roll::agents::task::{self, Asked, TaskRequest};
-use muster_wire::{entry as wire_entry, selector, task as wire};
+use muster_wire::{entry as wire_entry, rule as wire_rule, selector, task as wire};
 use tonic::{Request, Response, Status};
 
 use super::ask;
@@ -80,7 +80,7 @@ async fn try_open(
     let admitted = task::admit(&op.roll, asked.clone(), &bounds, now)?;
     let binding = message.task.as_ref().and_then(|task| task.binding.as_ref());
     let attested = Attested {
-        selectors: &asked.facts,
+        selectors: &asked.facts.selectors,
         level,
         age,
         binding: ask::binding(binding, asked.request.bound_to.kind),
@@ -134,6 +134,11 @@ fn read(message: &OpenRequest, node: &SpiffeId, now: Timestamp) -> Result<Read, 
         .ok()
         .filter(|_| message.level <= SUREST)
         .ok_or_else(|| TextFault::Level.at("level", &message.level.to_string()))?;
+    let caller = message
+        .caller
+        .as_ref()
+        .map(wire_rule::read_mark)
+        .transpose()?;
     let age = wire::read_age(message.age.unwrap_or_default()).unwrap_or_default();
     Ok(Read {
         asked: Asked {
@@ -150,7 +155,10 @@ fn read(message: &OpenRequest, node: &SpiffeId, now: Timestamp) -> Result<Read, 
                 bound_to: wire::read_bound_to(message.bound_to.as_ref())?,
                 level,
             },
-            facts: facts(message)?,
+            facts: Facts {
+                selectors: facts(message)?,
+                process: caller,
+            },
             parent: wanted.parent,
         },
         level,

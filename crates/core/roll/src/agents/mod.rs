@@ -35,18 +35,18 @@ use tasks::TaskTable;
 
 /// A persistent multimap, for indexes.
 #[derive(Clone)]
-struct Multi<K, V>(OrdMap<K, OrdSet<V>>);
+pub(crate) struct Multi<K, V>(OrdMap<K, OrdSet<V>>);
 
 impl<K: Ord + Clone, V: Ord + Clone> Multi<K, V> {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(OrdMap::new())
     }
 
-    fn insert(&mut self, key: K, value: V) {
+    pub(crate) fn insert(&mut self, key: K, value: V) {
         self.0.entry(key).or_default().insert(value);
     }
 
-    fn remove(&mut self, key: &K, value: &V) {
+    pub(crate) fn remove(&mut self, key: &K, value: &V) {
         if let Some(set) = self.0.get_mut(key) {
             set.remove(value);
             if set.is_empty() {
@@ -55,7 +55,7 @@ impl<K: Ord + Clone, V: Ord + Clone> Multi<K, V> {
         }
     }
 
-    fn at<Q>(&self, key: &Q) -> std::iter::Flatten<std::option::IntoIter<&OrdSet<V>>>
+    pub(crate) fn at<Q>(&self, key: &Q) -> std::iter::Flatten<std::option::IntoIter<&OrdSet<V>>>
     where
         Q: Ord + ?Sized,
         K: std::borrow::Borrow<Q>,
@@ -77,6 +77,8 @@ pub struct Agents {
     live_by_sight: Multi<Timestamp, SpiffeId>,
     /// Instances that are lost, by when they were last seen.
     lost_by_sight: Multi<Timestamp, SpiffeId>,
+    /// Instances that an operator barred.
+    barred: OrdSet<SpiffeId>,
     tasks: TaskTable,
     departures: OrdMap<PersonId, Arc<Departure>>,
     policies: OrdMap<u64, Arc<PolicyVersion>>,
@@ -93,6 +95,7 @@ impl Default for Agents {
             live_by_node: Multi::new(),
             live_by_sight: Multi::new(),
             lost_by_sight: Multi::new(),
+            barred: OrdSet::new(),
             tasks: TaskTable::default(),
             departures: OrdMap::new(),
             policies: OrdMap::new(),
@@ -232,6 +235,11 @@ impl Agents {
             .filter_map(|id| self.instances.get(id))
     }
 
+    /// The instances that an operator barred, by ascending identity.
+    pub fn barred(&self) -> impl Iterator<Item = &SpiffeId> {
+        self.barred.iter()
+    }
+
     /// Since when a person is known to be gone, and who said so.
     pub fn departure(&self, person: &PersonId) -> Option<&Arc<Departure>> {
         self.departures.get(person)
@@ -285,7 +293,9 @@ impl Agents {
                 }
             }
             InstanceState::Lost => self.lost_by_sight.insert(instance.last_seen, id.clone()),
-            InstanceState::Quarantined | InstanceState::Retired => {}
+            InstanceState::Quarantined | InstanceState::Retired => {
+                self.barred.insert(id.clone());
+            }
         }
         self.instances.insert(id.clone(), instance);
     }
@@ -294,6 +304,7 @@ impl Agents {
         self.by_class.remove(&old.class, &old.id);
         self.live_by_sight.remove(&old.last_seen, &old.id);
         self.lost_by_sight.remove(&old.last_seen, &old.id);
+        self.barred.remove(&old.id);
         if let Some(node) = &old.node {
             self.live_by_node.remove(node, &old.id);
         }

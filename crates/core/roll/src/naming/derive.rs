@@ -168,12 +168,11 @@ pub fn entry(rule: &Rule, spiffe_id: SpiffeId) -> Option<Entry> {
     })
 }
 
-/// Whether an entry ID has the form of those of [`entry`], which nobody may give to another.
-pub fn is_entry_of_rule(id: &EntryId) -> bool {
-    let parts = id.as_str().strip_prefix("rule.");
-    parts
-        .and_then(|parts| parts.split_once('.'))
-        .is_some_and(|(name, digest)| RuleName::parse(name).is_ok() && digest::is_one(digest))
+/// The rule whose name an entry ID of the form of [`entry`] is of; nobody may give such an ID to
+/// another entry.
+pub fn rule_of_entry(id: &EntryId) -> Option<&str> {
+    let (name, digest) = id.as_str().strip_prefix("rule.")?.split_once('.')?;
+    (RuleName::parse(name).is_ok() && digest::is_one(digest)).then_some(name)
 }
 
 #[cfg(test)]

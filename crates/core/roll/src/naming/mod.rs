@@ -9,21 +9,29 @@
 //! Deliberately not here: which nodes have a rule (`matching.rs`, `view.rs`), who counts the names
 //! that it gave (`apps/server`).
 
+pub mod check;
 mod derive;
 mod digest;
+mod error;
 mod escape;
+mod facts;
 mod pattern;
+mod table;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use muster_model::{AgentClass, ClassName, Placeholder, Rule};
+use muster_model::{AgentClass, ClassName, Placeholder, Rule, RuleSpec};
 
 use crate::agents::Agents;
 
-pub use derive::{NoName, derive, entry, is_entry_of_rule};
+pub use derive::{NoName, derive, entry, rule_of_entry};
 pub use digest::{digest_text, withheld_text};
+pub use error::{RuleError, TemplateWrong};
 pub use escape::escape;
+pub use facts::{Values, known};
 pub use pattern::Pattern;
+pub(crate) use table::Rules;
 
 /// The classes that the names of a rule may be of: at most two, and they need not be there. They
 /// do not depend on facts, which `check` sees to.
@@ -68,16 +76,32 @@ pub fn in_force(agents: &Agents, rule: &Arc<Rule>) -> Option<Arc<Rule>> {
     if withheld(agents, rule).is_some() {
         return None;
     }
-    let asked: Vec<_> = classes(rule)
+    Some(with_classes(agents, rule))
+}
+
+/// A rule with what its classes ask of a process among its selectors, whether they are active or not.
+pub fn with_classes(agents: &Agents, rule: &Arc<Rule>) -> Arc<Rule> {
+    match asked(agents, rule) {
+        Cow::Borrowed(_) => Arc::clone(rule),
+        Cow::Owned(spec) => Arc::new(Rule {
+            spec,
+            ..Rule::clone(rule)
+        }),
+    }
+}
+
+/// What operators wrote, with what the classes ask of a process among the selectors.
+fn asked<'a>(agents: &Agents, rule: &'a Rule) -> Cow<'a, RuleSpec> {
+    let more: Vec<_> = classes(rule)
         .filter_map(|name| agents.class(name))
         .flat_map(|class| class.spec.attestation.iter())
         .filter(|selector| !rule.spec.selectors.contains(selector))
         .cloned()
         .collect();
-    if asked.is_empty() {
-        return Some(Arc::clone(rule));
+    if more.is_empty() {
+        return Cow::Borrowed(&rule.spec);
     }
-    let mut rule = Rule::clone(rule);
-    rule.spec.selectors.extend(asked);
-    Some(Arc::new(rule))
+    let mut spec = rule.spec.clone();
+    spec.selectors.extend(more);
+    Cow::Owned(spec)
 }

@@ -80,8 +80,7 @@ impl Pattern {
         Self(pieces.collect())
     }
 
-    /// Whether the rule can give that name, which is of the own trust domain; and if so, the facts
-    /// that a process then has.
+    /// Whether the rule can give that name, which is of the own trust domain.
     pub fn fits(&self, name: &SpiffeId) -> bool {
         self.read(name).is_some()
     }
@@ -101,25 +100,17 @@ impl Pattern {
         segments.next().is_none().then_some(facts)
     }
 
-    /// Whether an entry that gives `name` to processes with `selectors` gives it to those only whose
-    /// facts would make it: then entry and rule mean the same.
-    pub(super) fn means_the_same<'a>(
-        &self,
-        name: &SpiffeId,
-        selectors: impl Iterator<Item = &'a Selector> + Clone,
-    ) -> bool {
-        self.read(name).is_some_and(|facts| {
-            self.0.iter().all(|piece| !piece.is_digest())
-                && facts.iter().all(|((kind, key), value)| {
-                    selectors.clone().any(|selector| {
-                        selector.kind() == kind
-                            && selector
-                                .value()
-                                .strip_prefix(key.as_str())
-                                .and_then(|rest| rest.strip_prefix([':', '=']))
-                                .is_some_and(|found| escape(found) == *value)
-                    })
-                })
+    /// Whether every process to which the rule gives that name is attested as `selector`, because the
+    /// name says so.
+    pub(super) fn implies(&self, name: &SpiffeId, selector: &Selector) -> bool {
+        let facts = self.read(name).unwrap_or_default();
+        facts.into_iter().any(|((kind, key), value)| {
+            selector.kind() == kind
+                && selector
+                    .value()
+                    .strip_prefix(key.as_str())
+                    .and_then(|rest| rest.strip_prefix([':', '=']))
+                    .is_some_and(|found| escape(found) == value)
         })
     }
 
@@ -139,10 +130,6 @@ impl Pattern {
 }
 
 impl Piece {
-    fn is_digest(&self) -> bool {
-        matches!(self.part, Kind::Digest | Kind::Instance)
-    }
-
     /// What stands for the placeholder in a segment of that text; `None` if it does not fit.
     fn value<'a>(&self, text: &'a str) -> Option<&'a str> {
         let value = text.strip_prefix(&self.before)?.strip_suffix(&self.after)?;

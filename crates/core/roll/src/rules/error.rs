@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use muster_model::{EntryIdError, IdError, SelectorError, TextFault, TrustDomain};
+use muster_model::{EntryIdError, IdError, RuleName, SelectorError, TextFault, TrustDomain};
 
 use super::DnsNameError;
 
@@ -177,6 +177,25 @@ pub enum EntryError {
     TaskId {
         /// The ID.
         value: String,
+    },
+    /// The ID that the caller wants has the form of those that rules give.
+    #[error(
+        "invalid entry ID {value:?}: identities by rule have such IDs; leave it empty to have one made"
+    )]
+    RuleId {
+        /// The ID.
+        value: String,
+    },
+    /// An identity rule could give the same SPIFFE ID to another process.
+    #[error(
+        "invalid SPIFFE ID {value:?}: identity rule {rule} could give it to another process; choose \
+         another, or change the rule"
+    )]
+    NameOfRule {
+        /// The SPIFFE ID.
+        value: String,
+        /// The rule.
+        rule: RuleName,
     },
     /// There is no selector.
     #[error("invalid selectors: there are none; give at least one, such as \"unix:uid:1000\"")]

@@ -2,20 +2,23 @@
 
 use std::sync::Arc;
 
-use muster_model::{AgentClass, ClassName, SelectorSet, SpiffeId, Task, TaskId, Timestamp};
+use muster_model::{
+    AgentClass, ClassName, Facts, Rule, SelectorSet, SpiffeId, Task, TaskId, Timestamp,
+};
 
 use super::{TaskError, TaskRequest, open};
 use crate::Roll;
 use crate::agents::{Agents, membership};
-use crate::matching::{applies, authorized_entry, withheld_entry};
+use crate::matching::{applies, authorized_entry, rule_of_node, withheld_entry};
+use crate::naming::{self, Pattern};
 
 /// What a node asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// The task.
     pub request: TaskRequest,
-    /// What its caller was attested as.
-    pub facts: SelectorSet,
+    /// What is known about its caller.
+    pub facts: Facts,
     /// The task that it is to be part of.
     pub parent: Option<TaskId>,
 }
@@ -58,19 +61,19 @@ pub struct Admitted {
     pub parent: Option<(Arc<Task>, Arc<AgentClass>)>,
 }
 
-/// How a caller on `node` that was attested as `facts` has the identity `agent`; `None` where it
+/// How a caller on `node` of which `facts` are known has the identity `agent`; `None` where it
 /// has not.
 ///
-/// This is the one place that says so: whatever gives identities to processes, entries and what is to
-/// come beside them, is asked here.
-pub fn given(roll: &Roll, node: &SpiffeId, agent: &SpiffeId, facts: &SelectorSet) -> Option<Given> {
+/// This is the one place that says so: whatever gives identities to processes, entries, rules and
+/// tasks, is asked here.
+pub fn given(roll: &Roll, node: &SpiffeId, agent: &SpiffeId, facts: &Facts) -> Option<Given> {
     // The name of a task is no agent's.
     if TaskId::in_path(agent).is_some() {
         return None;
     }
     let by_entry = roll
         .named(agent)
-        .filter(|entry| applies(entry, facts))
+        .filter(|entry| applies(entry, &facts.selectors))
         .find(|entry| {
             authorized_entry(roll, node, &entry.id).is_some()
                 // The refusal then says that the class is not active.
@@ -82,7 +85,28 @@ pub fn given(roll: &Roll, node: &SpiffeId, agent: &SpiffeId, facts: &SelectorSet
             within: None,
         });
     }
-    by_task(roll.agents(), node, agent, facts)
+    by_task(roll.agents(), node, agent, &facts.selectors)
+        .or_else(|| by_rule(roll, node, agent, facts))
+}
+
+/// A rule of the node that comes to this name, also while its class is not active: the refusal then
+/// says so. What an entry gives, no rule does.
+fn by_rule(roll: &Roll, node: &SpiffeId, agent: &SpiffeId, facts: &Facts) -> Option<Given> {
+    if roll.named(agent).next().is_some() {
+        return None;
+    }
+    let names_it = |rule: &&Arc<Rule>| {
+        let rule = naming::with_classes(roll.agents(), rule);
+        let derived = naming::derive(&rule, roll.trust_domain(), node, facts);
+        derived.as_ref() == Ok(agent) && rule_of_node(roll, node, rule.name.as_str()).is_some()
+    };
+    roll.rules()
+        .filter(|rule| Pattern::of(rule).fits(agent))
+        .find(names_it)
+        .map(|rule| Given {
+            class: rule.spec.class.clone(),
+            within: None,
+        })
 }
 
 /// On the socket of a task its caller is attested as that task and nothing else.

@@ -42,6 +42,8 @@ pub fn follow(roll: &Roll, changes: &[Change], now: Timestamp) -> Vec<Task> {
             | Change::DeleteJoinToken(_)
             | Change::PutBundle(_)
             | Change::DeleteBundle(_)
+            | Change::PutRule(_)
+            | Change::DeleteRule(_)
             | Change::PutJournal { .. }
             | Change::Agent(
                 AgentChange::PutClass(_)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_model::{
-    Cause, DataClass, Lifecycle, Permissions, Scope, SelectorSet, SpiffeId, Task, TaskId,
+    Cause, DataClass, Facts, Lifecycle, Permissions, Scope, SelectorSet, SpiffeId, Task, TaskId,
     TaskState, Timestamp, Word,
 };
 use proptest::prelude::*;
@@ -159,13 +159,16 @@ impl World {
                     bound_to: world::bound_to(),
                     level: 1,
                 };
-                let facts: SelectorSet = match &parent {
+                let attested: SelectorSet = match &parent {
                     Some(task) if in_it => selectors(&[&format!("muster:task:{}", task.id)]),
                     _ => selectors(&["unix:uid:1"]),
                 };
                 let asked = Asked {
                     request,
-                    facts,
+                    facts: Facts {
+                        selectors: attested,
+                        process: None,
+                    },
                     parent: parent.as_ref().filter(|_| !in_it).map(|task| task.id),
                 };
                 if let Ok(admitted) = admit(&self.roll, asked, &BOUNDS, self.now) {
