@@ -21,6 +21,7 @@ mod handover;
 mod haste;
 mod join;
 mod link;
+mod mark;
 mod material;
 mod metrics;
 mod pace;

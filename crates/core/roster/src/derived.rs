@@ -16,7 +16,7 @@ use std::time::Duration;
 use muster_model::{Entry, EntryId, Facts, ProcessMark, Rule, RuleName, SelectorSet, SpiffeId};
 use muster_roll::naming;
 
-use crate::event::{Derivation, Who};
+use crate::event::{Action, Derivation, Who};
 use crate::groups::GroupId;
 use crate::index::RarestIndex;
 use crate::material::{JwtMaterial, WitMaterial, X509Material};
@@ -367,6 +367,10 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
 
     fn linger(&mut self, id: &EntryId) {
         self.view.derived.rest(id);
+        let name = self.view.derived.names.get(id);
+        if let Some(process) = name.and_then(|name| name.facts.process) {
+            self.fresh.push(Action::AwaitExit(process));
+        }
         let alarm = Alarm::Forget(id.clone());
         self.agenda.set(alarm, When::after(self.now, LINGER));
         while self.view.derived.idle.len() > self.config.x509_cache_max

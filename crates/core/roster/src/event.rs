@@ -493,6 +493,9 @@ pub enum Action<X, J, W> {
     /// The view cannot be trusted any further: open the stream anew, from revision 0, with
     /// back-off.
     Resync(StepFault),
+    /// Say [`Event::ProcessGone`] once this process has ended, if that is within the minute for which
+    /// what it used is kept.
+    AwaitExit(ProcessMark),
     /// Something that an operator may want to know.
     Note(Note),
 }
@@ -513,6 +516,7 @@ impl<X, J, W> Action<X, J, W> {
             | Self::JwtSvids(..)
             | Self::End(..)
             | Self::Resync(_)
+            | Self::AwaitExit(_)
             | Self::Note(_) => return,
         };
         for to_sign in to_sign {

@@ -147,7 +147,7 @@ impl node_admin_server::NodeAdmin for AdminService {
         let nearest = bounded(request.nearest, NEAREST);
         let explanation = self
             .driver
-            .explain(target.selectors.clone(), nearest)
+            .explain(target.who.clone(), nearest)
             .await
             .map_err(unavailable)?;
         let last = self.driver.last_in_step().await.map_err(unavailable)?;

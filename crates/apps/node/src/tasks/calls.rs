@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{Extensions, HeaderMap};
-use muster_model::{SelectorSet, SpiffeId, TaskId};
+use muster_model::{SpiffeId, TaskId};
 use muster_peer::{Assurance, Caller, Processes};
 use muster_proto::muster::agent::v1 as api;
 use muster_proto::muster::node::v1 as node;
+use muster_roster::Who;
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
 use muster_task::{Cause, LeaseId};
-use muster_wire::selector;
+use muster_wire::{rule as wire_rule, selector};
 use tokio::sync::{RwLock, Semaphore, mpsc, oneshot, watch};
 
 use super::binding::{self, Resolved};
@@ -32,7 +33,7 @@ const OPEN_COSTS: u32 = 10;
 /// Who calls.
 pub(crate) struct Admitted {
     pub(crate) caller: Caller,
-    selectors: Arc<SelectorSet>,
+    who: Who,
     on: Option<TaskId>,
     place: Place,
 }
@@ -107,7 +108,7 @@ impl Calls {
             .map_err(|status| Refused::from_status(Reason::NotAttested, &status))?;
         Ok(Admitted {
             caller: attested.caller,
-            selectors: attested.selectors,
+            who: attested.who,
             on: extensions.get::<OnTask>().map(OnTask::id),
             place,
         })
@@ -176,7 +177,7 @@ impl Calls {
             Some(parent) if task.agent.is_empty() || by.on.is_some() => parent.task.agent.clone(),
             Some(_) | None => self.agent(by, &task).await?,
         };
-        let mut facts: Vec<_> = by.selectors.iter().map(selector::write).collect();
+        let mut facts: Vec<_> = by.who.selectors.iter().map(selector::write).collect();
         if let Some(parent) = &parent {
             task.parent.clone_from(&parent.task.id);
             // The node has seen that the caller is bound to it: that is a fact about it too.
@@ -197,7 +198,7 @@ impl Calls {
             age: duration(self.clock.now().mono.saturating_sub(attested)),
             task: Some(task),
             bound_to: Some(resolved.bound.describe(&self.boot_id)),
-            caller: None,
+            caller: by.who.process.as_ref().map(wire_rule::write_mark),
         };
         by.caller
             .verify()
@@ -282,7 +283,7 @@ impl Calls {
     ) -> Result<String, Refused> {
         let matched = self
             .driver
-            .identities(by.selectors.clone())
+            .identities(by.who.clone())
             .await
             .map_err(|_stopped| Refused::shutting_down())?;
         let mut identities: Vec<SpiffeId> = matched.identities;

@@ -98,7 +98,8 @@ impl World {
                 self.in_step = false;
                 self.up = false;
             }
-            Action::Note(_) => {}
+            // Processes go when the world says so.
+            Action::AwaitExit(_) | Action::Note(_) => {}
         }
     }
 
