@@ -10,8 +10,8 @@ use muster_rt::telemetry::{self, Level};
 use crate::failure::Failure;
 use crate::output::{self, Output};
 use crate::{
-    agent, audit, authority, bundle, config_check, daemon, dev, entry, mint, node, policy, run,
-    task, token, workload,
+    agent, audit, authority, bundle, config_check, daemon, dev, entry, mint, node, policy, rule,
+    run, task, token, workload,
 };
 
 /// Identities for AI agents and other workloads: attested, short-lived, rotated.
@@ -52,6 +52,9 @@ enum Command {
     /// AI agents: their classes, and who answers for them
     #[command(subcommand)]
     Agent(agent::Command),
+    /// Identity rules: one row names many processes by what they are attested as
+    #[command(subcommand)]
+    Rule(rule::Command),
     Run(Box<run::Run>),
     /// The tasks of the process that asks, at its node
     #[command(subcommand)]
@@ -132,6 +135,7 @@ async fn obey(command: Command, output: Output) -> Result<ExitCode, Failure> {
         Command::Token(command) => token::run(command, output).await?,
         Command::Entry(command) => entry::run(command, output).await?,
         Command::Agent(command) => agent::run(command, output).await?,
+        Command::Rule(command) => rule::run(command, output).await?,
         Command::Task(command) => task::run(command, output).await?,
         Command::Audit(command) => audit::run(command, output).await?,
         Command::Policy(command) => policy::run(command, output).await?,

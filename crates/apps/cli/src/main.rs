@@ -23,6 +23,7 @@ mod output;
 mod pem;
 mod policy;
 mod process;
+mod rule;
 mod run;
 mod server_api;
 mod task;

@@ -19,6 +19,7 @@ mod plugin;
 #[cfg(test)]
 mod policies;
 #[cfg(test)]
+mod rules;
 mod run;
 #[cfg(test)]
 mod sightings;
