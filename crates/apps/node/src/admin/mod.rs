@@ -4,6 +4,7 @@
 mod debug;
 mod explain;
 mod logger;
+mod rules;
 
 use std::pin::Pin;
 
@@ -158,6 +159,17 @@ impl node_admin_server::NodeAdmin for AdminService {
             last,
             self.clock.now().wall,
         )))
+    }
+
+    /// # Path
+    ///
+    /// `node/admin/rules.rs`, `core/roster/explain.rs`, `core/roll/naming`.
+    async fn try_rule(
+        &self,
+        request: Request<admin::TryRuleRequest>,
+    ) -> Result<Response<admin::TryRuleResponse>, Status> {
+        let answer = rules::tried(self, request.into_inner()).await?;
+        Ok(Response::new(answer))
     }
 
     /// # Path

@@ -12,7 +12,7 @@ use muster_proto::spire::api::server::svid::v1 as svid;
 use muster_proto::spire::api::types;
 use muster_roll::naming;
 use muster_svid::x509::SigningRequest;
-use muster_wire::error_info::{MUSTER_DOMAIN, status as status_of};
+use muster_wire::error_info::{MUSTER_DOMAIN, status_of};
 use muster_wire::{rule as wire, status as wire_status};
 use tonic::{Code, Request, Response, Status};
 
@@ -85,11 +85,19 @@ impl Mind {
         assert_eq!(name.as_str(), derived.spiffe_id, "derived twice alike");
         assert!(!self.rules.withheld.contains(&name));
         assert!(self.entries.values().all(|e| e.spiffe_id != name));
-        let full = self.rules.bound.is_some_and(|most| self.rules.given.len() >= most);
+        let full = self
+            .rules
+            .bound
+            .is_some_and(|most| self.rules.given.len() >= most);
         if full && !self.rules.given.contains(&name) {
             let text = "the rule gives as many names as it may";
             let reason = "RULE_FULL_ON_NODE";
-            return Err(status_of(MUSTER_DOMAIN, Code::ResourceExhausted, text, reason));
+            return Err(status_of(
+                MUSTER_DOMAIN,
+                Code::ResourceExhausted,
+                text,
+                reason,
+            ));
         }
         self.rules.given.insert(name.clone());
         self.rules.signed.push(name.clone());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use muster_proto::muster::node::admin::v1::explain_response::Verdict;
-use muster_proto::muster::node::admin::v1::{ExplainRequest, ExplainResponse};
+use muster_proto::muster::node::admin::v1::{ExplainRequest, ExplainResponse, TryRuleRequest};
 use muster_proto::workload::WitsvidRequest;
 use tonic::Code;
 
@@ -47,7 +47,10 @@ async fn a_new_process_has_its_identity_without_an_entry_and_each_has_its_own() 
     let (double, rig, node) = scene(EACH, "").await;
     let (first, _stream) = fetch_x509(&mut rig.client().await).await.unwrap();
     let own = check(&first)[0].spiffe_id.to_string();
-    assert!(own.starts_with("spiffe://example.org/agent/reader/"), "{own}");
+    assert!(
+        own.starts_with("spiffe://example.org/agent/reader/"),
+        "{own}"
+    );
 
     let socket = rig.workload_socket();
     let others = tokio::task::spawn_blocking(move || {
@@ -85,7 +88,7 @@ async fn a_call_is_held_until_its_rule_exists_and_its_stream_ends_with_it() {
     let (answer, mut stream) = within("the answer", call).await.unwrap().unwrap();
     check(&answer);
     double.remove_rule("readers");
-    let ended = next(&mut stream).await.unwrap_err();
+    let ended = next(&mut stream).await.err().unwrap();
     assert_eq!(ended.code(), Code::PermissionDenied);
     assert_eq!(rig.info(|info| info.x509_svids == 0).await.streams, 0);
     assert!(node.stop().await);
@@ -122,7 +125,7 @@ async fn at_the_bound_the_reason_is_told() {
         refused.message()
     );
     let refused = within("a refusal", client.fetch_jwtsvid(ask(&["a"], ""))).await;
-    let refused = refused.unwrap_err();
+    let refused = refused.err().unwrap();
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(refused.message().contains("as many names as it may"));
     double.shared.mind().rules.bound = None;
@@ -174,7 +177,11 @@ async fn tokens_by_rule_are_kept_between_calls() {
     assert!(tokens[0][0].spiffe_id.contains("/agent/reader/"));
     assert_eq!(tokens[0][0].svid, tokens[1][0].svid);
     assert_eq!(double.heard("NewJwtDerived"), 1);
-    assert_eq!(double.heard("BatchNewX509Derived"), 0, "nobody asked for one");
+    assert_eq!(
+        double.heard("BatchNewX509Derived"),
+        0,
+        "nobody asked for one"
+    );
 
     let request = WitsvidRequest::default();
     let stream = within("a stream", client.fetch_witsvid(request)).await;
@@ -206,7 +213,11 @@ async fn an_explanation_says_what_a_rule_gives_and_why_another_does_not() {
 
     double.remove_rule("readers");
     double.put_rule(rule("others", EACH, &[&uid(), "unix:gid:4294967294"]));
-    double.put_rule(rule("nameless", "spiffe://{td}/x/{docker:image_id}", &[&uid()]));
+    double.put_rule(rule(
+        "nameless",
+        "spiffe://{td}/x/{docker:image_id}",
+        &[&uid()],
+    ));
     rig.in_step(&double).await;
     let refused = explain(&rig, std::process::id()).await;
     assert_eq!(refused.verdict(), Verdict::NoEntry);
@@ -222,7 +233,11 @@ async fn an_explanation_says_what_a_rule_gives_and_why_another_does_not() {
             ("others", "SELECTOR_MISSING", 1)
         ]
     );
-    assert!(refused.summary.contains("rule nameless"), "{}", refused.summary);
+    assert!(
+        refused.summary.contains("the nearest rule is nameless"),
+        "{}",
+        refused.summary
+    );
     assert!(node.stop().await);
 }
 
@@ -243,10 +258,71 @@ async fn a_node_that_restarts_in_an_outage_serves_what_rules_gave() {
     let (after, mut stream) = fetch_x509(&mut client).await.unwrap();
     assert_eq!(before.svids[0].x509_svid, after.svids[0].x509_svid);
     let again = within("a token", client.fetch_jwtsvid(ask(&["a"], ""))).await;
-    assert_eq!(again.unwrap().into_inner().svids[0].svid, token.svids[0].svid);
+    assert_eq!(
+        again.unwrap().into_inner().svids[0].svid,
+        token.svids[0].svid
+    );
     double.remove_rule("readers");
     double.up().await;
-    let ended = next(&mut stream).await.unwrap_err();
+    let ended = next(&mut stream).await.err().unwrap();
     assert_eq!(ended.code(), Code::PermissionDenied);
+    assert!(node.stop().await);
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_what_a_rule_would_name_now() {
+    let (double, rig, node) = scene(EACH, "").await;
+    let mut admin = rig.admin().await;
+    let own = i32::try_from(std::process::id()).unwrap();
+    let all = within(
+        "a dry run",
+        admin.try_rule(TryRuleRequest {
+            name: "readers".to_owned(),
+            ..TryRuleRequest::default()
+        }),
+    );
+    let all = all.await.unwrap().into_inner();
+    assert!(all.named >= 1 && all.tried >= all.named && all.in_step);
+    let this = all
+        .processes
+        .iter()
+        .find(|process| process.pid == own)
+        .unwrap();
+    let (served, _stream) = fetch_x509(&mut rig.client().await).await.unwrap();
+    let name = check(&served)[0].spiffe_id.to_string();
+    assert_eq!(
+        this.result.as_ref().unwrap().spiffe_id,
+        name,
+        "as it is served"
+    );
+
+    // A rule that is written nowhere, and processes that it does not name.
+    let spec = muster_wire::rule::write_spec(&rule("r", USERS, &[&uid(), "a:b"]).spec);
+    let some = within(
+        "a dry run",
+        admin.try_rule(TryRuleRequest {
+            spec: Some(spec),
+            pids: vec![own, 0],
+            ..TryRuleRequest::default()
+        }),
+    );
+    let some = some.await.unwrap().into_inner();
+    let reasons: Vec<_> = some
+        .processes
+        .iter()
+        .map(|process| process.result.as_ref().unwrap().reason.as_str())
+        .collect();
+    assert_eq!(reasons, ["SELECTOR_MISSING", "NOT_RUNNING"]);
+    assert_eq!((some.tried, some.named, some.not_attested), (1, 0, 1));
+
+    let unknown = within(
+        "a refusal",
+        admin.try_rule(TryRuleRequest {
+            name: "others".to_owned(),
+            ..TryRuleRequest::default()
+        }),
+    );
+    assert_eq!(unknown.await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(double.shared.mind().rules.signed.len(), 1);
     assert!(node.stop().await);
 }

@@ -55,7 +55,10 @@ impl Actor {
     pub(crate) fn fetches(&mut self, socket: &Path) -> Vec<String> {
         writeln!(self.to, "fetch {}", socket.display()).unwrap();
         let said = self.hear();
-        said.split(' ').filter(|id| *id != "none").map(str::to_owned).collect()
+        said.split(' ')
+            .filter(|id| *id != "none")
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Has it start another process, whose number it says.

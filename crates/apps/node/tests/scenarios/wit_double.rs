@@ -36,9 +36,7 @@ pub(crate) fn sign_all(
     now: Timestamp,
 ) -> Result<Vec<svid::batch_new_witsvid_response::Result>, Status> {
     let sign = |params: &svid::NewWitsvidParams| {
-        let entry = mind
-            .entries
-            .get(&EntryId::parse(&params.entry_id).unwrap());
+        let entry = mind.entries.get(&EntryId::parse(&params.entry_id).unwrap());
         let key = (&*params.public_key, &*params.signing_algorithm);
         entry
             .map(|entry| sign_one(mind, &entry.spiffe_id, key, now))
