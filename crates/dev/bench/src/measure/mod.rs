@@ -6,6 +6,7 @@ mod entries;
 mod gone;
 mod neighbours;
 mod policy;
+mod rules;
 mod sightings;
 mod signing;
 mod streams;
@@ -23,7 +24,7 @@ use crate::clock::Stopwatch;
 use crate::subject::Kind;
 
 /// The measurements, by the names that `--only` takes.
-pub(crate) const NAMES: [&str; 15] = [
+pub(crate) const NAMES: [&str; 16] = [
     "arrival",
     "signing",
     "connections",
@@ -33,6 +34,7 @@ pub(crate) const NAMES: [&str; 15] = [
     "tokens",
     "entries",
     "sightings",
+    "rules",
     "policy",
     "swarm-idle",
     "swarm-churn",
@@ -74,6 +76,8 @@ pub(crate) struct Sizes {
     pub(crate) decisions: usize,
     /// Processes among which a node looks for agents.
     pub(crate) sighted: usize,
+    /// Workloads that come under one identity rule.
+    pub(crate) newcomers: usize,
     /// How many a swarm has.
     pub(crate) swarm: Swarm,
 }
@@ -103,6 +107,7 @@ impl Sizes {
         peer_entries: Duration::from_mins(2),
         decisions: 20_000,
         sighted: 500,
+        newcomers: 10_000,
         swarm: Swarm::Full,
     };
     /// The same in under a minute.
@@ -118,6 +123,7 @@ impl Sizes {
         peer_entries: Duration::from_secs(10),
         decisions: 2000,
         sighted: 100,
+        newcomers: 100,
         swarm: Swarm::Quick,
     };
 }
@@ -216,6 +222,7 @@ pub(crate) async fn all(
         "streams",
         "swarm-streams",
         "sightings",
+        "rules",
         "tokens",
     ];
     if domain_names.iter().any(|name| wanted(name)) {
@@ -224,7 +231,8 @@ pub(crate) async fn all(
         // Signing comes before there are a thousand entries, tokens last: they kill the server.
         for name in domain_names {
             // SPIRE's agent knows no neighbours, and would only show how long a flood lasts.
-            let ours_only = matches!(name, "neighbours" | "gone" | "sightings") && !kind.is_ours();
+            let ours_only =
+                matches!(name, "neighbours" | "gone" | "sightings" | "rules") && !kind.is_ours();
             if !wanted(name) || ours_only {
                 continue;
             }
@@ -237,6 +245,7 @@ pub(crate) async fn all(
                 "gone" => gone::measure(&domain, sizes).await,
                 "streams" => streams::measure(kind, &domain, sizes).await,
                 "sightings" => sightings::measure(&domain, sizes).await,
+                "rules" => rules::measure(&domain, sizes).await,
                 "swarm-streams" => swarm::streams(kind, &domain, sizes).await,
                 _ => tokens::measure(&domain, sizes).await,
             };
