@@ -74,69 +74,58 @@ fn write_changes(
                 ("entry", entry.id.as_str())
             }
             Change::DeleteEntry(id) => {
-                connection
-                    .prepare_cached("DELETE FROM entries WHERE id = ?1")?
-                    .execute([id.as_str()])?;
+                delete(connection, "DELETE FROM entries WHERE id = ?1", id.as_str())?;
                 ("entry", id.as_str())
             }
             Change::PutNode(node) => {
-                doc = Some(codec::write_node(node)?);
-                connection
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO nodes (id, revision, doc) VALUES (?1, ?2, ?3)",
-                    )?
-                    .execute(params![node.id.as_str(), revision.0, doc])?;
+                let query = "INSERT OR REPLACE INTO nodes (id, revision, doc) VALUES (?1, ?2, ?3)";
+                let row = (node.id.as_str(), codec::write_node(node)?);
+                doc = Some(put(connection, query, revision, row)?);
                 ("node", node.id.as_str())
             }
             Change::DeleteNode(id) => {
-                connection
-                    .prepare_cached("DELETE FROM nodes WHERE id = ?1")?
-                    .execute([id.as_str()])?;
+                delete(connection, "DELETE FROM nodes WHERE id = ?1", id.as_str())?;
                 ("node", id.as_str())
             }
             Change::PutJoinToken(token) => {
-                doc = Some(codec::write_join_token(token)?);
-                connection
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO join_tokens (value, revision, doc) VALUES (?1, ?2, ?3)",
-                    )?
-                    .execute(params![token.value, revision.0, doc])?;
+                let query =
+                    "INSERT OR REPLACE INTO join_tokens (value, revision, doc) VALUES (?1, ?2, ?3)";
+                let row = (token.value.as_str(), codec::write_join_token(token)?);
+                doc = Some(put(connection, query, revision, row)?);
                 ("join_token", token.value.as_str())
             }
             Change::DeleteJoinToken(value) => {
-                connection
-                    .prepare_cached("DELETE FROM join_tokens WHERE value = ?1")?
-                    .execute([value])?;
+                delete(
+                    connection,
+                    "DELETE FROM join_tokens WHERE value = ?1",
+                    value,
+                )?;
                 ("join_token", value.as_str())
             }
             Change::PutBundle(bundle) => {
-                doc = Some(codec::write_bundle(bundle)?);
-                connection
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO bundles (trust_domain, revision, doc) VALUES (?1, ?2, ?3)",
-                    )?
-                    .execute(params![bundle.trust_domain.as_str(), revision.0, doc])?;
+                let query = "INSERT OR REPLACE INTO bundles (trust_domain, revision, doc) VALUES (?1, ?2, ?3)";
+                let row = (bundle.trust_domain.as_str(), codec::write_bundle(bundle)?);
+                doc = Some(put(connection, query, revision, row)?);
                 ("bundle", bundle.trust_domain.as_str())
             }
             Change::DeleteBundle(name) => {
-                connection
-                    .prepare_cached("DELETE FROM bundles WHERE trust_domain = ?1")?
-                    .execute([name.as_str()])?;
+                let query = "DELETE FROM bundles WHERE trust_domain = ?1";
+                delete(connection, query, name.as_str())?;
                 ("bundle", name.as_str())
             }
             Change::PutRule(rule) => {
-                doc = Some(codec::rules::write(rule)?);
-                connection
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO rules (name, revision, doc) VALUES (?1, ?2, ?3)",
-                    )?
-                    .execute(params![rule.name.as_str(), revision.0, doc])?;
+                let query =
+                    "INSERT OR REPLACE INTO rules (name, revision, doc) VALUES (?1, ?2, ?3)";
+                let row = (rule.name.as_str(), codec::rules::write(rule)?);
+                doc = Some(put(connection, query, revision, row)?);
                 ("rule", rule.name.as_str())
             }
             Change::DeleteRule(name) => {
-                connection
-                    .prepare_cached("DELETE FROM rules WHERE name = ?1")?
-                    .execute([name.as_str()])?;
+                delete(
+                    connection,
+                    "DELETE FROM rules WHERE name = ?1",
+                    name.as_str(),
+                )?;
                 ("rule", name.as_str())
             }
             Change::Agent(change) => {
@@ -162,6 +151,24 @@ fn write_changes(
             revision.0, position, at_ms, kind, key, doc, content
         ])?;
     }
+    Ok(())
+}
+
+/// Writes a row that is a document under its key, and returns the document.
+fn put(
+    connection: &Connection,
+    query: &str,
+    revision: Revision,
+    (key, doc): (&str, String),
+) -> Result<String, Fault> {
+    let mut statement = connection.prepare_cached(query)?;
+    statement.execute(params![key, revision.0, doc])?;
+    Ok(doc)
+}
+
+/// Deletes the row of a key.
+fn delete(connection: &Connection, query: &str, key: &str) -> Result<(), Fault> {
+    connection.prepare_cached(query)?.execute([key])?;
     Ok(())
 }
 

@@ -20,6 +20,7 @@ mod plugin;
 mod policies;
 #[cfg(test)]
 mod rules;
+#[cfg(test)]
 mod run;
 #[cfg(test)]
 mod sightings;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use muster_audit::{Event, Record};
-use muster_model::{Facts, FieldError, Rule, RuleName, RuleSpec, SpiffeId, TextFault, Timestamp};
+use muster_model::{
+    Facts, FieldError, Rule, RuleName, RuleSpec, Selector, SpiffeId, TextFault, Timestamp,
+};
 use muster_policy::{
     Action, CreateRule, DeleteRule, GetRule, ListRules, Rules, TryRule, UpdateRule, Writes,
 };
@@ -303,24 +305,24 @@ fn try_one(
     now: Timestamp,
 ) -> v1::Tried {
     let effective = naming::with_classes(roll.agents(), rule);
-    let none = |name: Option<&SpiffeId>, reason: &str, why: String| v1::Tried {
+    let told = |name: Option<&SpiffeId>, reason: &str, why: String| v1::Tried {
         spiffe_id: name.map(ToString::to_string).unwrap_or_default(),
         reason: reason.to_owned(),
         why,
     };
     let name = match naming::derive(&effective, roll.trust_domain(), node, facts) {
         Ok(name) => name,
-        Err(why) => return none(None, why.reason(), why.to_string()),
+        Err(why) => return told(None, why.reason(), why.to_string()),
     };
     if let Some(entry) = roll.named(&name).next() {
         let why = format!("entry {} gives that name; no rule does", entry.id);
-        return none(Some(&name), "NAME_OF_ENTRY", why);
+        return told(Some(&name), "NAME_OF_ENTRY", why);
     }
     let class = rule.spec.class.as_ref();
     if let Some(why) = membership::withheld_at(roll.agents(), &name, class, now) {
-        return none(Some(&name), why.reason(), why.to_string());
+        return told(Some(&name), why.reason(), why.to_string());
     }
-    none(Some(&name), "", String::new())
+    told(Some(&name), "", String::new())
 }
 
 /// A rule for an operator, with what it gives now.
@@ -367,7 +369,7 @@ async fn write<A: Action + Writes<Rules> + Send + 'static>(
 /// What the record of a rule says beside its name.
 fn described(record: Record, rule: &Rule) -> Record {
     let spec = &rule.spec;
-    let selectors: Vec<&str> = spec.selectors.iter().map(|s| s.as_str()).collect();
+    let selectors: Vec<&str> = spec.selectors.iter().map(Selector::as_str).collect();
     let record = record
         .with("parent_id", spec.parent_id.as_str())
         .with("template", spec.template.as_str())

@@ -36,12 +36,12 @@ fn rule(template: &str, selectors: &[&str]) -> Rule {
     }
 }
 
-fn mark(pid: u32, start_time: u64) -> Option<ProcessMark> {
-    Some(ProcessMark {
+fn mark(pid: u32, start_time: u64) -> ProcessMark {
+    ProcessMark {
         boot: BootId::parse(BOOT).unwrap(),
         pid,
         start_time,
-    })
+    }
 }
 
 fn facts(selectors: &[&str], process: Option<ProcessMark>) -> Facts {
@@ -69,7 +69,7 @@ fn names_are_what_they_were() {
             "docker:label:app:web",
             "docker:env:MODE=x y",
         ],
-        mark(42, 1000),
+        Some(mark(42, 1000)),
     );
     check("spiffe://{td}/svc", &all, "spiffe://td/svc");
     check("spiffe://td/svc/{unix:uid}", &all, "spiffe://td/svc/7");
@@ -260,7 +260,7 @@ fn some_facts() -> impl Strategy<Value = Facts> {
                 })
                 .chain(["unix:uid:7".parse().unwrap()])
                 .collect(),
-            process: process.and_then(|(pid, start)| mark(pid, start)),
+            process: process.map(|(pid, start)| mark(pid, start)),
         })
 }
 
