@@ -97,11 +97,19 @@ pub enum NotNamed {
 }
 
 impl NotNamed {
+    /// The name that it comes to all the same.
+    pub const fn name(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::OfAnEntry(name) | Self::Withheld(name) => Some(name),
+            Self::NoName(_) | Self::NodeUnknown => None,
+        }
+    }
+
     /// The reason in a word that programs can act on; it is stable.
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::NoName(why) => why.reason(),
-            Self::OfAnEntry(_) => "NAME_OF_AN_ENTRY",
+            Self::OfAnEntry(_) => "NAME_OF_ENTRY",
             Self::Withheld(_) => "NAME_WITHHELD",
             Self::NodeUnknown => "NODE_UNKNOWN",
         }

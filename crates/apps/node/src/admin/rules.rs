@@ -144,9 +144,9 @@ fn row(
             ..agent::Tried::default()
         },
         Err(why) => agent::Tried {
+            spiffe_id: why.name().map(ToString::to_string).unwrap_or_default(),
             reason: why.reason().to_owned(),
             why: why.to_string(),
-            ..agent::Tried::default()
         },
     };
     admin::TriedProcess {
