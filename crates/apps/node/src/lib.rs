@@ -22,6 +22,7 @@ mod handover;
 mod haste;
 mod join;
 mod link;
+mod mark;
 mod material;
 mod metrics;
 mod pace;

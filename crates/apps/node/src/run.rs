@@ -190,7 +190,7 @@ async fn serve_as(
     let processes = Processes::default();
     let sockets = Sockets::open(&config, given, &refusals, &processes, &clock)?;
     let (entries_sender, entries) = mpsc::unbounded_channel();
-    let unstarted = Unstarted::new(entries_sender);
+    let unstarted = Unstarted::new(entries_sender, processes.clone());
     let (driver, started_at) = (unstarted.driver.clone(), clock.now().wall);
     let attestors = crate::attestors::all(config.unix, &config.attestors, &config.data_dir)
         .map_err(failed("workload attestors"))?;

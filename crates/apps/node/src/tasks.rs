@@ -44,6 +44,7 @@ use crate::config::Config;
 use crate::connections::Stack;
 use crate::driver::{Driver, TaskEntries};
 use crate::events::Events;
+use crate::mark;
 use crate::refusals::Refusals;
 use crate::upstream::Upstream;
 use crate::workload_api::caller::CallerAttestor;
@@ -156,8 +157,8 @@ impl Unserved {
 
 /// The boot of the kernel in which the node runs. Without one no task of an earlier run is taken up.
 fn boot_id() -> Arc<str> {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+    mark::boot()
+        .map(|boot| boot.to_string())
         .unwrap_or_default()
-        .trim()
         .into()
 }

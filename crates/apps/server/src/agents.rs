@@ -295,7 +295,9 @@ pub(crate) fn note_unsigned<A>(
             op.svid_record(kind, subject)
                 .with("entry_id", entry_id.as_str())
         }
-        Source::Rule { rule, name } => op.svid_record(kind, name.as_str()).with("rule", rule.as_str()),
+        Source::Rule { rule, name } => op
+            .svid_record(kind, name.as_str())
+            .with("rule", rule.as_str()),
     };
     if let Some(word) = reason_of(MUSTER_DOMAIN, why) {
         record = record.with("reason_code", word);

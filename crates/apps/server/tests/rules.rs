@@ -67,7 +67,11 @@ async fn many_processes_by_one_rule() {
     let records = rig.stop().await;
     let issued: Vec<_> = records
         .iter()
-        .filter(|r| r.event == Event::SvidIssued && r.detail["svid"] == "x509" && r.decision == Decision::Allowed)
+        .filter(|r| {
+            r.event == Event::SvidIssued
+                && r.detail["svid"] == "x509"
+                && r.decision == Decision::Allowed
+        })
         .filter(|r| names.contains(&r.subject))
         .collect();
     assert_eq!(issued.len(), 6);

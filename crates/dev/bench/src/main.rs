@@ -11,6 +11,7 @@ mod caller;
 mod clock;
 mod flood;
 mod measure;
+mod newcomer;
 mod numbers;
 mod process;
 mod raw;
@@ -49,7 +50,8 @@ struct Arguments {
     /// Small counts, for a run under a minute. The figures are coarse.
     #[arg(long)]
     quick: bool,
-    /// Only these: arrival, signing, connections, neighbours, gone, streams, tokens, entries, sightings, policy, tasks, suspended; and, only when named,
+    /// Only these: arrival, signing, connections, neighbours, gone, streams, tokens, entries,
+    /// sightings, rules, policy, tasks, suspended; and, only when named,
     /// swarm-idle, swarm-churn, swarm-storm, swarm-streams, restart. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -63,6 +65,9 @@ enum Role {
     /// A workload that waits for its SVID; started by the bench itself.
     #[command(hide = true)]
     Waiter(waiter::Options),
+    /// A workload that nobody registered; started by the bench itself.
+    #[command(hide = true)]
+    Newcomer(newcomer::Options),
     /// A hostile neighbour; started by the bench itself.
     #[command(hide = true)]
     Flood(flood::Options),
@@ -78,6 +83,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.role {
         Some(Role::Waiter(options)) => waiter::run(options),
+        Some(Role::Newcomer(options)) => newcomer::run(options),
         Some(Role::Flood(options)) => flood::run(options),
         Some(Role::Testator(options)) => testament::testator(options),
         Some(Role::Heir(inheritance)) => testament::heir(inheritance),

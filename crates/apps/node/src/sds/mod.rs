@@ -113,7 +113,7 @@ impl Sds {
         let attested = api.callers.attest(request.extensions(), &place).await?;
         let subscription = api
             .driver
-            .x509_svids(attested.selectors)
+            .x509_svids(attested.who)
             .map_err(|_stopped| shutting_down())?;
         let (process, shutdown) = (attested.caller.clone(), api.shutdown.clone());
         metrics::counter!("muster_node_sds_calls_total", "rpc" => rpc).increment(1);

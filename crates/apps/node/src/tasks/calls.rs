@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{Extensions, HeaderMap};
-use muster_model::{SelectorSet, SpiffeId, TaskId};
+use muster_model::{SpiffeId, TaskId};
 use muster_peer::{Assurance, Caller, Processes};
 use muster_proto::muster::agent::v1 as api;
 use muster_proto::muster::node::v1 as node;
+use muster_roster::Who;
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
 use muster_task::{Cause, LeaseId};
-use muster_wire::selector;
 use muster_wire::trace::TraceId;
+use muster_wire::{rule as wire_rule, selector};
 use tokio::sync::{RwLock, Semaphore, mpsc, oneshot, watch};
 
 use super::binding::{self, Resolved};
@@ -34,7 +35,7 @@ const OPEN_COSTS: u32 = 6;
 /// Who calls.
 pub(crate) struct Admitted {
     pub(crate) caller: Caller,
-    selectors: Arc<SelectorSet>,
+    who: Who,
     on: Option<TaskId>,
     place: Place,
     /// Of the caller, or of this call.
@@ -111,7 +112,7 @@ impl Calls {
             .map_err(|status| Refused::from_status(Reason::NotAttested, &status))?;
         Ok(Admitted {
             caller: attested.caller,
-            selectors: attested.selectors,
+            who: attested.who,
             on: extensions.get::<OnTask>().map(OnTask::id),
             place,
             trace: TraceId::of_headers(headers),
@@ -181,7 +182,7 @@ impl Calls {
             Some(parent) if task.agent.is_empty() || by.on.is_some() => parent.task.agent.clone(),
             Some(_) | None => self.agent(by, &task).await?,
         };
-        let mut facts: Vec<_> = by.selectors.iter().map(selector::write).collect();
+        let mut facts: Vec<_> = by.who.selectors.iter().map(selector::write).collect();
         if let Some(parent) = &parent {
             task.parent.clone_from(&parent.task.id);
             // The node has seen that the caller is bound to it: that is a fact about it too.
@@ -202,7 +203,7 @@ impl Calls {
             age: duration(self.clock.now().mono.saturating_sub(attested)),
             task: Some(task),
             bound_to: Some(resolved.bound.describe(&self.boot_id)),
-            caller: None,
+            caller: by.who.process.as_ref().map(wire_rule::write_mark),
         };
         by.caller
             .verify()
@@ -349,19 +350,19 @@ impl Calls {
     /// when the hold is over.
     async fn identities(&self, by: &Admitted) -> Result<Matched, Refused> {
         let stopped = |_stopped| Refused::shutting_down();
-        let matched = self.driver.identities(by.selectors.clone()).await;
+        let matched = self.driver.identities(by.who.clone()).await;
         let matched = matched.map_err(stopped)?;
         if !matched.identities.is_empty() {
             return Ok(matched);
         }
-        let held = self.driver.x509_svids(by.selectors.clone());
+        let held = self.driver.x509_svids(by.who.clone());
         let mut held = held.map_err(stopped)?;
         tokio::select! {
             _told = held.answers.told() => {}
             _exited = by.caller.exited() => {}
             _reason = self.shutdown.begun() => return Err(Refused::shutting_down()),
         }
-        let matched = self.driver.identities(by.selectors.clone()).await;
+        let matched = self.driver.identities(by.who.clone()).await;
         matched.map_err(stopped)
     }
 

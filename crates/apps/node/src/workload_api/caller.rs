@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use http::Extensions;
 use muster_attest::workload::process_of;
-use muster_model::{SelectorSet, TaskId};
+use muster_model::TaskId;
 use muster_peer::{Assurance, CallPlace, Caller, HeldProcess, PeerInfo, Refusal as PeerRefusal};
 use muster_plugin::workload::{AttestError, Fact, WorkloadAttestor};
 use muster_proto::muster::node::admin::v1 as admin;
-use muster_roster::{Refusal, SignFault};
+use muster_roster::{Refusal, SignFault, Who};
 use muster_rt::Clock;
 use muster_rt::sparing::Sparing;
 use muster_wire::selector;
@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use crate::events::Events;
+use crate::mark;
 use crate::refusals::Refusals;
 use crate::target::{AttestedTarget, facts_of};
 use crate::tasks::OnTask;
@@ -51,7 +52,8 @@ impl Place {
 /// A caller whose facts are known.
 pub(crate) struct Attested {
     pub(crate) caller: Caller,
-    pub(crate) selectors: Arc<SelectorSet>,
+    /// What it is attested as, and which process it is.
+    pub(crate) who: Who,
 }
 
 /// Lets calls in, and attests who made them.
@@ -161,9 +163,13 @@ impl CallerAttestor {
             self.events.tell(attested, self.clock.now().wall);
         }
         let selectors = facts.into_iter().map(|fact| fact.selector).collect();
+        let process = mark::of(caller.process());
         Ok(Attested {
             caller,
-            selectors: Arc::new(selectors),
+            who: Who {
+                selectors: Arc::new(selectors),
+                process,
+            },
         })
     }
 
@@ -178,7 +184,7 @@ impl CallerAttestor {
         metrics::counter!("muster_node_attestations_total", "outcome" => "done").increment(1);
         Ok(Attested {
             caller,
-            selectors: on.selectors(),
+            who: on.selectors().into(),
         })
     }
 
@@ -213,6 +219,7 @@ impl CallerAttestor {
             Refusal::OutOfStep
             | Refusal::NotSignedYet
             | Refusal::SigningFailed(_)
+            | Refusal::BoundReached
             | Refusal::Overloaded => {
                 self.refusals
                     .put_off(caller.pid(), caller.uid(), refusal.word());
@@ -272,6 +279,14 @@ pub(crate) fn status_of(refusal: Refusal) -> Status {
             "the node is not in step with its server, and no identity is known for the caller yet",
         ),
         Refusal::NotSignedYet => Status::unavailable("the caller's identities are not signed yet"),
+        Refusal::SigningFailed(SignFault::NameRefused) => Status::permission_denied(
+            "no identity issued: the server lets no rule give the caller that name",
+        ),
+        Refusal::BoundReached | Refusal::SigningFailed(SignFault::BoundReached) => {
+            Status::unavailable(
+                "the identity rule that names the caller gives as many names as it may; try again later",
+            )
+        }
         Refusal::SigningFailed(SignFault::Denied) => {
             Status::permission_denied("no identity issued: a policy of the server refuses it")
         }

@@ -55,6 +55,10 @@ mod replaced;
 #[path = "../scenarios/rig.rs"]
 mod rig;
 #[cfg(test)]
+#[expect(dead_code, reason = "shared with the scenarios, which use all of it")]
+#[path = "../scenarios/rule_double.rs"]
+mod rule_double;
+#[cfg(test)]
 mod scene;
 #[cfg(test)]
 #[path = "../scenarios/services.rs"]

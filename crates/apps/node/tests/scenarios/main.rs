@@ -50,6 +50,10 @@ mod restart;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]
+mod rule_double;
+#[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod sds;
 #[cfg(test)]
 mod services;

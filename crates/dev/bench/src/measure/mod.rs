@@ -8,6 +8,7 @@ mod gone;
 mod live_tasks;
 mod neighbours;
 mod policy;
+mod rules;
 mod sightings;
 mod signing;
 mod streams;
@@ -28,7 +29,7 @@ use crate::clock::Stopwatch;
 use crate::subject::Kind;
 
 /// The measurements, by the names that `--only` takes.
-pub(crate) const NAMES: [&str; 17] = [
+pub(crate) const NAMES: [&str; 18] = [
     "arrival",
     "signing",
     "connections",
@@ -38,6 +39,7 @@ pub(crate) const NAMES: [&str; 17] = [
     "tokens",
     "entries",
     "sightings",
+    "rules",
     "policy",
     "tasks",
     "suspended",
@@ -89,6 +91,8 @@ pub(crate) struct Sizes {
     pub(crate) live: usize,
     /// Nodes with agents of a class that is suspended.
     pub(crate) suspended: usize,
+    /// Workloads that come under one identity rule.
+    pub(crate) newcomers: usize,
     /// How many a swarm has.
     pub(crate) swarm: Swarm,
 }
@@ -122,6 +126,7 @@ impl Sizes {
         come_and_go: Duration::from_secs(10),
         live: 10_000,
         suspended: 100,
+        newcomers: 10_000,
         swarm: Swarm::Full,
     };
     /// The same in under a minute.
@@ -141,6 +146,7 @@ impl Sizes {
         come_and_go: Duration::from_secs(2),
         live: 300,
         suspended: 5,
+        newcomers: 100,
         swarm: Swarm::Quick,
     };
 }
@@ -239,6 +245,7 @@ pub(crate) async fn all(
         "streams",
         "swarm-streams",
         "sightings",
+        "rules",
         "tokens",
     ];
     if domain_names.iter().any(|name| wanted(name)) {
@@ -247,7 +254,8 @@ pub(crate) async fn all(
         // Signing comes before there are a thousand entries, tokens last: they kill the server.
         for name in domain_names {
             // SPIRE's agent knows no neighbours, and would only show how long a flood lasts.
-            let ours_only = matches!(name, "neighbours" | "gone" | "sightings") && !kind.is_ours();
+            let ours_only =
+                matches!(name, "neighbours" | "gone" | "sightings" | "rules") && !kind.is_ours();
             if !wanted(name) || ours_only {
                 continue;
             }
@@ -260,6 +268,7 @@ pub(crate) async fn all(
                 "gone" => gone::measure(&domain, sizes).await,
                 "streams" => streams::measure(kind, &domain, sizes).await,
                 "sightings" => sightings::measure(&domain, sizes).await,
+                "rules" => rules::measure(&domain, sizes).await,
                 "swarm-streams" => swarm::streams(kind, &domain, sizes).await,
                 _ => tokens::measure(&domain, sizes).await,
             };

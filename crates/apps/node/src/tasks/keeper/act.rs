@@ -1,6 +1,6 @@
 //! What the machine wants done.
 
-use muster_model::{EntryId, TaskId};
+use muster_model::{EntryId, SelectorSet, TaskId};
 use muster_proto::muster::agent::v1 as api;
 use muster_roster::Event as RosterEvent;
 use muster_task::{Action, Ended, Event, ProcessId, Seen, What};
@@ -243,8 +243,9 @@ impl Keeper {
 
     /// Has the roster keep the task's X509-SVID.
     fn hold(&mut self, id: TaskId) {
-        let selectors = sockets::selector_of(id).into_iter().collect();
-        let held = self.parts.driver.x509_svids(std::sync::Arc::new(selectors));
+        let selectors: SelectorSet = sockets::selector_of(id).into_iter().collect();
+        let who = std::sync::Arc::new(selectors).into();
+        let held = self.parts.driver.x509_svids(who);
         if let (Some(record), Ok(held)) = (self.records.get_mut(&id), held) {
             record.held = Some(held);
         }
