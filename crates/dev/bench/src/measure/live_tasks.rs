@@ -92,7 +92,8 @@ impl Live {
         }
         self.tasks = until;
         let wanted = u64::try_from(until)?;
-        node.stands(|info| info.x509_svids > wanted).await?;
+        // The agent's own SVID is not streamed, and gives way to those that are.
+        node.stands(|info| info.x509_svids >= wanted).await?;
         node.pid.resident()
     }
 }

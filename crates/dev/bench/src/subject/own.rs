@@ -22,6 +22,8 @@ use crate::process::Pid;
 /// A file system in memory, as `/run` is where nodes have their sockets. A task's socket costs a
 /// directory and a file, which take several times as long on a disk.
 const MEMORY: &str = "/dev/shm";
+/// So many lines are told of the log of a daemon that fails.
+const LAST_LINES: usize = 20;
 /// How often a node is asked how it stands.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -187,5 +189,7 @@ fn start(daemon: &Path, config: &Path, log: &Path) -> Result<Child, Failure> {
 
 fn said(what: &str, log: &Path) -> Failure {
     let said = fs::read_to_string(log).unwrap_or_default();
-    format!("{what}:\n{said}").into()
+    let lines: Vec<&str> = said.lines().collect();
+    let last = lines.get(lines.len().saturating_sub(LAST_LINES)..);
+    format!("{what}:\n{}", last.unwrap_or_default().join("\n")).into()
 }
