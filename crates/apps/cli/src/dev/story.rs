@@ -38,6 +38,15 @@ const CLASS: &str = include_str!("../../../../../examples/agent.toml");
 /// How long all of it may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// As what the end of a task is recorded.
+const ENDS: [&str; 5] = [
+    "task.completed",
+    "task.failed",
+    "task.expired",
+    "task.revoked",
+    "task.process_exited",
+];
+
 /// How far it is.
 pub(super) enum Stage {
     /// The workload has no identity yet.
@@ -282,10 +291,10 @@ impl Story {
         let mut open = BTreeSet::new();
         for record in &self.records {
             match (record.event.as_str(), record.detail.get("task")) {
-                ("task.opened", Some(task)) => {
+                ("task.opened" | "task.spawned", Some(task)) => {
                     open.insert(task.as_str());
                 }
-                ("task.ended", Some(task)) => {
+                (event, Some(task)) if ENDS.contains(&event) => {
                     open.remove(task.as_str());
                 }
                 _ => {}

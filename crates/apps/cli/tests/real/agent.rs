@@ -109,12 +109,14 @@ fn the_agent_of_dev_shows_its_task_and_the_trail_of_it() {
             "agent.class.proposed",
             "agent.class.approved",
             "task.opened",
+            "task.spawned",
             "task.refused",
-            "task.ended",
+            "task.completed",
+            "task.revoked",
             "workload.impersonation_attempt",
         ]
         .map(count),
-        [1, 1, 2, 2, 2, 2],
+        [1, 1, 1, 1, 2, 1, 1, 2],
         "{records:?}"
     );
     for opened in [task, part] {
@@ -168,7 +170,7 @@ fn another_agent_is_shown_in_its_own_words() {
             .unwrap_or_else(|| panic!("{event}: {trail}"))
     };
     assert!(at("agent.class.proposed") < at("task.opened"), "{trail}");
-    assert!(at("task.opened") < at("task.ended"), "{trail}");
+    assert!(at("task.opened") < at("task.completed"), "{trail}");
 }
 
 #[test]
@@ -247,8 +249,15 @@ fn the_example_in_rust_has_its_task_and_nobody_else_has() {
     let trail = String::from_utf8(trail.stdout).unwrap();
     let count = |event: &str| trail.matches(&format!("\"event\":\"{event}\"")).count();
     assert_eq!(
-        ["task.opened", "task.refused", "task.ended"].map(count),
-        [2, 1, 2],
+        [
+            "task.opened",
+            "task.spawned",
+            "task.refused",
+            "task.completed",
+            "task.revoked"
+        ]
+        .map(count),
+        [1, 1, 1, 1, 1],
         "{trail}"
     );
 }

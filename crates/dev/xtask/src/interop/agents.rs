@@ -27,7 +27,13 @@ const STORY: [&str; 8] = [
     "task", "refused", "refused", "refused", "refused", "sub-task", "ended", "ended",
 ];
 /// How often the server has to have recorded what.
-const TRAIL: [(&str, usize); 3] = [("task.opened", 2), ("task.refused", 1), ("task.ended", 2)];
+const TRAIL: [(&str, usize); 5] = [
+    ("task.opened", 1),
+    ("task.spawned", 1),
+    ("task.refused", 1),
+    ("task.completed", 1),
+    ("task.revoked", 1),
+];
 
 /// Installs what the agent needs, and runs it.
 pub(super) fn run(muster: &Path, home: &Path, results: &mut Results) -> Result<(), Failure> {
