@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::{Stream, stream};
 use http::Extensions;
 use muster_crypto::Purpose;
-use muster_model::{Bundle, SelectorSet, SpiffeId};
+use muster_model::{Bundle, SpiffeId};
 use muster_peer::HeldProcess;
 use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::spire::api::agent::delegatedidentity::v1 as api;
@@ -22,7 +22,7 @@ use muster_proto::spire::api::agent::delegatedidentity::v1::delegated_identity_s
     DelegatedIdentity, DelegatedIdentityServer,
 };
 use muster_proto::spire::api::types;
-use muster_roster::{JwtIdentity, JwtMaterial, OnMiss, Want, X509Material, X509Update};
+use muster_roster::{JwtIdentity, JwtMaterial, OnMiss, Want, Who, X509Material, X509Update};
 use muster_rt::lifecycle::Shutdown;
 use muster_svid::bundle::encode_jwks;
 use muster_wire::{id, selector};
@@ -87,7 +87,7 @@ struct Delegate {
 
 /// A workload that a delegate asks about.
 struct Workload {
-    selectors: Arc<SelectorSet>,
+    who: Who,
     /// The process, if it was named by pid.
     process: Option<HeldProcess>,
 }
@@ -110,8 +110,8 @@ impl Parts {
     /// does: an entry that is gone ends what it allowed.
     async fn check(&self, delegate: &Delegate) -> Result<(), Status> {
         let caller = &delegate.attested.caller;
-        let selectors = delegate.attested.selectors.clone();
-        let matched = self.driver.identities(selectors).await.map_err(stopped)?;
+        let who = delegate.attested.who.clone();
+        let matched = self.driver.identities(who).await.map_err(stopped)?;
         if matched
             .identities
             .iter()
@@ -157,7 +157,7 @@ impl Parts {
                     Status::unavailable("workload attestation failed")
                 })?;
                 Ok(Workload {
-                    selectors: attested.selectors,
+                    who: attested.who,
                     process: Some(attested.process),
                 })
             }
@@ -167,7 +167,7 @@ impl Parts {
                     Status::invalid_argument("could not parse provided selectors")
                 })?;
                 Ok(Workload {
-                    selectors: Arc::new(selectors),
+                    who: Arc::new(selectors).into(),
                     process: None,
                 })
             }
@@ -199,7 +199,7 @@ impl DelegatedIdentity for DelegatedIdentityApi {
         let message = request.into_inner();
         let workload = parts.workload(&message.selectors, message.pid).await?;
         let driver = parts.driver.on_behalf(OnMiss::TellEmpty);
-        let subscription = driver.x509_svids(workload.selectors).map_err(stopped)?;
+        let subscription = driver.x509_svids(workload.who).map_err(stopped)?;
         let follow = Follow {
             parts,
             delegate,
@@ -246,7 +246,7 @@ impl DelegatedIdentity for DelegatedIdentityApi {
         let driver = parts.driver.on_behalf(OnMiss::Refuse);
         let tokens = tokio::select! {
             _reason = parts.shutdown.begun() => return Err(stopped(Stopped)),
-            tokens = driver.jwt_svids(workload.selectors, want) => tokens.map_err(stopped)?,
+            tokens = driver.jwt_svids(workload.who, want) => tokens.map_err(stopped)?,
         };
         let tokens = tokens.map_err(status_of)?;
         self.0.callers.still_the_same(&delegate.attested.caller)?;

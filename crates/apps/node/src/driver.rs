@@ -5,6 +5,7 @@
 //! is written first.
 
 mod entries;
+mod exits;
 mod told;
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,17 +13,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use muster_model::{Bundle, Revision, SelectorSet, SpiffeId, Timestamp, TrustDomain};
+use muster_model::{Bundle, Revision, Rule, RuleName, SpiffeId, Timestamp, TrustDomain};
+use muster_peer::Processes;
 use muster_roster::{
-    Action, CallId, Event, Explanation, Inventory, JwtBundles, JwtIdentity, Note, OnMiss, Refusal,
-    Roster, Stats, StepFault, ViewDigest, Want, WitBundles, WitNote, WitUpdate, X509Bundles,
-    X509Update,
+    Action, CallId, Event, Explanation, Inventory, JwtBundles, JwtIdentity, NotNamed, Note, OnMiss,
+    Refusal, Roster, Stats, StepFault, ViewDigest, Want, Who, WitBundles, WitNote, WitUpdate,
+    X509Bundles, X509Update,
 };
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::entries::{SELECTOR_KIND, TaskEntries};
+use self::exits::{Exits, Waited};
 pub(crate) use self::told::Listener;
 use self::told::Teller;
 use crate::events::Events;
@@ -55,21 +58,40 @@ enum Command {
     Event(NodeEvent),
     Call {
         call: CallId,
-        selectors: Arc<SelectorSet>,
+        who: Who,
         want: Want,
         reply: Reply,
         asker: Asker,
     },
-    Identities(Arc<SelectorSet>, oneshot::Sender<Matched>),
+    Identities(Who, oneshot::Sender<Matched>),
     Standing(oneshot::Sender<(Revision, ViewDigest)>),
     Stats(oneshot::Sender<Stats>),
-    Explain(Arc<SelectorSet>, usize, oneshot::Sender<Explanation>),
+    Explain(Who, usize, oneshot::Sender<Explanation>),
+    TryRule(WhichRule, Vec<Who>, oneshot::Sender<Option<Tried>>),
+    /// The wait for a process's end is over.
+    Waited(Waited),
     LastInStep(oneshot::Sender<Option<Timestamp>>),
     Inventory(usize, oneshot::Sender<Inventory>),
     /// What the roster knows, for a successor; from then on nothing is sealed here.
     Memory(oneshot::Sender<Option<NodeMemory>>),
     /// The successor did not come about.
     KeepSealing,
+}
+
+/// A rule that is tried.
+pub(crate) enum WhichRule {
+    /// One of the node's view.
+    OfView(RuleName),
+    /// One that need not be written anywhere.
+    Proposed(Box<Rule>),
+}
+
+/// What a rule makes of processes.
+pub(crate) struct Tried {
+    /// The rule, as the node has it.
+    pub(crate) rule: Rule,
+    /// One for each process, in their order.
+    pub(crate) results: Vec<Result<SpiffeId, NotNamed>>,
 }
 
 /// Who asks for a workload.
@@ -79,7 +101,7 @@ enum Asker {
     OnBehalf(OnMiss),
 }
 
-/// The identities that a caller's selectors match now.
+/// The identities that a caller has now.
 pub(crate) struct Matched {
     /// Whether the view is what the server means: otherwise there may be others.
     pub(crate) in_step: bool,
@@ -132,72 +154,63 @@ impl Driver {
         }
     }
 
-    /// What a caller with these selectors is entitled to now; nothing is held or signed for it.
-    pub(crate) async fn identities(&self, selectors: Arc<SelectorSet>) -> Result<Matched, Stopped> {
+    /// What a caller is entitled to now; nothing is held or signed for it.
+    pub(crate) async fn identities(&self, who: Who) -> Result<Matched, Stopped> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Identities(selectors, reply))?;
+        self.send(Command::Identities(who, reply))?;
         answer.await.map_err(|_closed| Stopped)
     }
 
     /// Opens a stream of X509-SVIDs.
     pub(crate) fn x509_svids(
         &self,
-        selectors: Arc<SelectorSet>,
+        who: Who,
     ) -> Result<Subscription<X509Update<HeldX509>>, Stopped> {
-        self.subscribe(selectors, Want::X509Svids, Reply::X509Svids)
+        self.subscribe(who, Want::X509Svids, Reply::X509Svids)
     }
 
     /// Opens a stream of X.509 bundles.
-    pub(crate) fn x509_bundles(
-        &self,
-        selectors: Arc<SelectorSet>,
-    ) -> Result<Subscription<X509Bundles>, Stopped> {
-        self.subscribe(selectors, Want::X509Bundles, Reply::X509Bundles)
+    pub(crate) fn x509_bundles(&self, who: Who) -> Result<Subscription<X509Bundles>, Stopped> {
+        self.subscribe(who, Want::X509Bundles, Reply::X509Bundles)
     }
 
     /// Opens a stream of JWT bundles.
-    pub(crate) fn jwt_bundles(
-        &self,
-        selectors: Arc<SelectorSet>,
-    ) -> Result<Subscription<JwtBundles>, Stopped> {
-        self.subscribe(selectors, Want::JwtBundles, Reply::JwtBundles)
+    pub(crate) fn jwt_bundles(&self, who: Who) -> Result<Subscription<JwtBundles>, Stopped> {
+        self.subscribe(who, Want::JwtBundles, Reply::JwtBundles)
     }
 
     /// Opens a stream of WIT-SVIDs, of one identity or of all.
     pub(crate) fn wit_svids(
         &self,
-        selectors: Arc<SelectorSet>,
+        who: Who,
         spiffe_id: Option<SpiffeId>,
     ) -> Result<Subscription<WitUpdate<HeldWit>>, Stopped> {
-        self.subscribe(selectors, Want::WitSvids { spiffe_id }, Reply::WitSvids)
+        self.subscribe(who, Want::WitSvids { spiffe_id }, Reply::WitSvids)
     }
 
     /// Opens a stream of WIT bundles.
-    pub(crate) fn wit_bundles(
-        &self,
-        selectors: Arc<SelectorSet>,
-    ) -> Result<Subscription<WitBundles>, Stopped> {
-        self.subscribe(selectors, Want::WitBundles, Reply::WitBundles)
+    pub(crate) fn wit_bundles(&self, who: Who) -> Result<Subscription<WitBundles>, Stopped> {
+        self.subscribe(who, Want::WitBundles, Reply::WitBundles)
     }
 
     /// The bundles that a caller may validate tokens with.
     pub(crate) async fn trust(
         &self,
-        selectors: Arc<SelectorSet>,
+        who: Who,
     ) -> Result<Result<Arc<JwtBundles>, Refusal>, Stopped> {
         let (reply, answer) = oneshot::channel();
-        let _place = self.call(selectors, Want::Trust, Reply::Trust(reply))?;
+        let _place = self.call(who, Want::Trust, Reply::Trust(reply))?;
         answer.await.map_err(|_closed| Stopped)
     }
 
     /// Tokens for a caller.
     pub(crate) async fn jwt_svids(
         &self,
-        selectors: Arc<SelectorSet>,
+        who: Who,
         want: Want,
     ) -> Result<Result<Vec<JwtIdentity<HeldJwt>>, Refusal>, Stopped> {
         let (reply, answer) = oneshot::channel();
-        let _place = self.call(selectors, want, Reply::JwtSvids(reply))?;
+        let _place = self.call(who, want, Reply::JwtSvids(reply))?;
         answer.await.map_err(|_closed| Stopped)
     }
 
@@ -220,15 +233,23 @@ impl Driver {
         answer.await.map_err(|_closed| Stopped)
     }
 
-    /// Why callers with these selectors have what they have; lists at most `nearest` entries that
-    /// do not match.
-    pub(crate) async fn explain(
-        &self,
-        selectors: Arc<SelectorSet>,
-        nearest: usize,
-    ) -> Result<Explanation, Stopped> {
+    /// Why a caller has what it has; lists at most `nearest` entries, and as many rules, that do not
+    /// match.
+    pub(crate) async fn explain(&self, who: Who, nearest: usize) -> Result<Explanation, Stopped> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Explain(selectors, nearest, reply))?;
+        self.send(Command::Explain(who, nearest, reply))?;
+        answer.await.map_err(|_closed| Stopped)
+    }
+
+    /// What a rule would give such processes now; nothing is held or signed for them. `None` where the
+    /// view does not have the rule.
+    pub(crate) async fn try_rule(
+        &self,
+        rule: WhichRule,
+        processes: Vec<Who>,
+    ) -> Result<Option<Tried>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::TryRule(rule, processes, reply))?;
         answer.await.map_err(|_closed| Stopped)
     }
 
@@ -262,28 +283,23 @@ impl Driver {
 
     fn subscribe<T>(
         &self,
-        selectors: Arc<SelectorSet>,
+        who: Who,
         want: Want,
         reply: impl FnOnce(Teller<T>) -> Reply,
     ) -> Result<Subscription<T>, Stopped> {
         let (teller, answers) = told::channel();
-        let place = self.call(selectors, want, reply(teller))?;
+        let place = self.call(who, want, reply(teller))?;
         Ok(Subscription {
             answers,
             _place: place,
         })
     }
 
-    fn call(
-        &self,
-        selectors: Arc<SelectorSet>,
-        want: Want,
-        reply: Reply,
-    ) -> Result<Place, Stopped> {
+    fn call(&self, who: Who, want: Want, reply: Reply) -> Result<Place, Stopped> {
         let call = CallId(self.next_call.fetch_add(1, Ordering::Relaxed));
         self.send(Command::Call {
             call,
-            selectors,
+            who,
             want,
             reply,
             asker: self.asker,
@@ -318,6 +334,7 @@ pub(crate) struct Loop {
     /// When the view was last known to be in step.
     last_in_step: Option<Timestamp>,
     keeper: Keeper,
+    exits: Exits,
     tasks: mpsc::UnboundedSender<TaskEntries>,
 }
 
@@ -343,11 +360,12 @@ pub(crate) struct Unstarted {
     pub(crate) driver: Driver,
     commands: mpsc::UnboundedReceiver<Command>,
     tasks: mpsc::UnboundedSender<TaskEntries>,
+    processes: Processes,
 }
 
 impl Unstarted {
-    /// `tasks` is told which tasks have an entry.
-    pub(crate) fn new(tasks: mpsc::UnboundedSender<TaskEntries>) -> Self {
+    /// `tasks` is told which tasks have an entry; callers are known in `processes`.
+    pub(crate) fn new(tasks: mpsc::UnboundedSender<TaskEntries>, processes: Processes) -> Self {
         let (sender, commands) = mpsc::unbounded_channel();
         Self {
             driver: Driver {
@@ -357,6 +375,7 @@ impl Unstarted {
             },
             commands,
             tasks,
+            processes,
         }
     }
 
@@ -380,6 +399,7 @@ impl Unstarted {
             bundles_version: 0,
             last_in_step: None,
             keeper: parts.keeper,
+            exits: Exits::new(self.processes, self.driver),
             tasks: self.tasks,
         }
     }
@@ -446,30 +466,26 @@ impl Loop {
             }
             Command::Call {
                 call,
-                selectors,
+                who,
                 want,
                 reply,
                 asker,
             } => {
                 self.replies.insert(call, reply);
                 self.hear(match asker {
-                    Asker::Itself => Event::Call {
-                        call,
-                        selectors,
-                        want,
-                    },
+                    Asker::Itself => Event::Call { call, who, want },
                     Asker::OnBehalf(on_miss) => Event::CallOnBehalf {
                         call,
-                        selectors,
+                        who,
                         want,
                         on_miss,
                     },
                 });
             }
             // Whoever asked may be gone.
-            Command::Identities(selectors, reply) => drop(reply.send(Matched {
+            Command::Identities(who, reply) => drop(reply.send(Matched {
                 in_step: self.roster.is_in_step(),
-                identities: self.roster.identities(&selectors),
+                identities: self.roster.identities(&who),
             })),
             Command::Standing(reply) => drop(reply.send(self.roster.standing())),
             Command::Memory(reply) => {
@@ -482,8 +498,27 @@ impl Loop {
                 self.hear(Event::Tick);
                 reply.send(self.roster.stats()).ok();
             }
-            Command::Explain(selectors, nearest, reply) => {
-                drop(reply.send(self.roster.explain(&selectors, nearest)));
+            Command::Explain(who, nearest, reply) => {
+                drop(reply.send(self.roster.explain(&who, nearest)));
+            }
+            Command::TryRule(rule, processes, reply) => {
+                let rule = match rule {
+                    WhichRule::Proposed(rule) => Some(*rule),
+                    WhichRule::OfView(name) => self.roster.rule(&name).cloned(),
+                };
+                let tried = rule.map(|rule| Tried {
+                    results: processes
+                        .iter()
+                        .map(|who| self.roster.try_rule(&rule, who))
+                        .collect(),
+                    rule,
+                });
+                drop(reply.send(tried));
+            }
+            Command::Waited(waited) => {
+                if let Some(process) = self.exits.ended(waited) {
+                    self.hear(Event::ProcessGone(process));
+                }
             }
             Command::LastInStep(reply) => {
                 let now = self.clock.now().wall;
@@ -627,6 +662,7 @@ impl Loop {
                 None => {}
             },
             Action::Resync(fault) => self.start_over(&fault),
+            Action::AwaitExit(process) => self.exits.wait_for(process),
             Action::Note(note) => self.note(note),
         }
     }

@@ -84,6 +84,8 @@ mod tests {
             in_step: false,
             revision: Revision(7),
             entries: 2,
+            rules: 0,
+            names: 0,
             x509_svids: 2,
             x509_missing: 0,
             jwt_svids: 0,

@@ -1,21 +1,25 @@
 //! The node's standing with its server: its own SVID, and the long stream of its view.
 
+mod step;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{EntryId, Revision, SpiffeId, TrustDomain};
+use muster_model::{Revision, SpiffeId};
 use muster_plugin::node::NodeAttestor;
 use muster_policy::NodeRefusal;
 use muster_proto::muster::node::v1::node_view_client::NodeViewClient;
 use muster_proto::muster::node::v1::{WatchRequest, WatchResponse};
-use muster_roster::{Event, Step, ViewDigest};
+use muster_roster::{Event, ViewDigest};
 use muster_rt::lifecycle::Shutdown;
 use muster_svid::x509::X509Svid;
 use muster_tls::Rejected;
-use muster_wire::{bundle as wire_bundle, entry as wire_entry, status as wire_status};
+use muster_wire::status as wire_status;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
+use self::step::Gathered;
+pub(crate) use self::step::read_step;
 use crate::config::{FirstTrust, Join};
 use crate::driver::{Driver, Stopped};
 use crate::handover::Pause;
@@ -37,8 +41,6 @@ const LONG_WAIT: Duration = Duration::from_secs(30);
 const CLOCK_CHECK: Duration = Duration::from_secs(5);
 /// How long after a renewal the next one may not be forced.
 const FORCED_INTERVAL: Duration = Duration::from_mins(1);
-/// The most rows that one step may bring before it is complete.
-const STEP_ROWS_MAX: usize = 2_000_000;
 
 /// Counts what the server said of the view and was not believed.
 const VIEW_REFUSED: &str = "muster_node_view_refused_total";
@@ -534,8 +536,12 @@ impl Follower {
             }
         };
         tracing::info!(server = %self.upstream.address(), %revision, "following the server");
-        if self.driver.tell(Event::LinkUp).is_err() {
-            return StreamEnd::Stopped;
+        // Names depend on the node's own, which the server has attested by now.
+        let own = self.node_id().map(Event::NodeIs);
+        for event in own.into_iter().chain([Event::LinkUp]) {
+            if self.driver.tell(event).is_err() {
+                return StreamEnd::Stopped;
+            }
         }
         let mut gathered = Gathered::default();
         loop {
@@ -560,11 +566,7 @@ impl Follower {
                 }
                 Err(status) => return StreamEnd::Status(status),
             };
-            let own = self
-                .node
-                .borrow()
-                .as_ref()
-                .map(|svid| svid.spiffe_id.clone());
+            let own = self.node_id();
             let gathering = gathered.add(&message, self.upstream.trust_domain(), own.as_ref());
             match gathering {
                 Ok(None) => {}
@@ -577,6 +579,11 @@ impl Follower {
                 Err(why) => return StreamEnd::Nonsense(why),
             }
         }
+    }
+
+    fn node_id(&self) -> Option<SpiffeId> {
+        let node = self.node.borrow();
+        node.as_ref().map(|svid| svid.spiffe_id.clone())
     }
 
     async fn open(
@@ -592,83 +599,5 @@ impl Follower {
             node_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         Ok(client.watch(request).await?.into_inner())
-    }
-}
-
-/// Whether an entry with this parent is surely not the node's.
-///
-/// The parent of an entry is a node, or an alias that nodes have by their selectors, which only the
-/// server knows. The names of nodes are recognised: nothing else is named so.
-fn is_another_nodes(parent: &SpiffeId, own: &TrustDomain, node: Option<&SpiffeId>) -> bool {
-    parent.trust_domain() == own
-        && parent.path().starts_with("/spire/agent/")
-        && node.is_some_and(|node| node != parent)
-}
-
-/// A step that one message holds.
-pub(crate) fn read_step(message: &WatchResponse, own: &TrustDomain) -> Result<Step, String> {
-    Gathered::default()
-        .add(message, own, None)?
-        .ok_or_else(|| "the step is not complete".to_owned())
-}
-
-/// The messages of a step that is not complete yet.
-#[derive(Default)]
-struct Gathered(Option<Step>);
-
-impl Gathered {
-    /// Adds a message; the step when it is complete.
-    fn add(
-        &mut self,
-        message: &WatchResponse,
-        own: &TrustDomain,
-        node: Option<&SpiffeId>,
-    ) -> Result<Option<Step>, String> {
-        let digest = ViewDigest::from_bytes(&message.digest)
-            .ok_or("the digest of the view does not have 32 bytes")?;
-        let step = self.0.get_or_insert_with(|| Step {
-            revision: Revision(message.revision),
-            replace: message.replace,
-            entries: Vec::new(),
-            removed_entries: Vec::new(),
-            bundles: Vec::new(),
-            removed_bundles: Vec::new(),
-            digest,
-        });
-        // A message of another step would silently lose the one that was not completed.
-        if step.revision.0 != message.revision || step.replace != message.replace {
-            return Err("a step was not completed before the next one began".to_owned());
-        }
-        step.digest = digest;
-        for entry in &message.entries {
-            let entry = wire_entry::read(entry).map_err(|e| e.to_string())?;
-            if is_another_nodes(&entry.parent_id, own, node) {
-                return Err(format!(
-                    "entry {} is for another node, {}",
-                    entry.id, entry.parent_id
-                ));
-            }
-            step.entries.push(entry);
-        }
-        for id in &message.removed_entries {
-            let id = EntryId::parse(id).map_err(|e| format!("a removed entry: {e}"))?;
-            step.removed_entries.push(id);
-        }
-        for bundle in &message.bundles {
-            let bundle = wire_bundle::read(bundle, join::not_after).map_err(|e| e.to_string())?;
-            step.bundles.push(bundle);
-        }
-        for name in &message.removed_bundles {
-            let name =
-                TrustDomain::from_name_or_id(name).map_err(|e| format!("a removed bundle: {e}"))?;
-            if name == *own {
-                return Err("the server removed the bundle of its own trust domain".to_owned());
-            }
-            step.removed_bundles.push(name);
-        }
-        if step.entries.len() + step.removed_entries.len() > STEP_ROWS_MAX {
-            return Err(format!("a step has more than {STEP_ROWS_MAX} entries"));
-        }
-        Ok(message.complete.then(|| self.0.take()).flatten())
     }
 }

@@ -1,5 +1,6 @@
 //! Has the server sign: keys are made here and stay here.
 
+mod derived;
 mod wit;
 
 use std::sync::Arc;
@@ -10,12 +11,14 @@ use muster_model::{EntryId, SerialNumber, SpiffeId, Timestamp};
 use muster_policy::NodeRefusal;
 use muster_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use muster_proto::spire::api::server::svid::v1::{
-    BatchNewX509svidRequest, NewJwtsvidRequest, NewX509svidParams, batch_new_x509svid_response,
+    BatchNewX509svidRequest, BatchNewX509svidResponse, NewJwtsvidRequest, NewJwtsvidResponse,
+    NewX509svidParams, batch_new_x509svid_response,
 };
 use muster_roster::{Event, RequestId, SignFault, ToSign};
 use muster_svid::x509::{X509Svid, build_csr};
 use muster_wire::error_info::{self, MUSTER_DOMAIN};
 use muster_wire::status as wire_status;
+use muster_wire::trace::TraceId;
 use muster_wire::urgency::EXPIRES_AT;
 use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
@@ -112,31 +115,26 @@ impl Signer {
     }
 
     async fn x509(&self, entries: Vec<ToSign>) -> Result<X509Results, SignFault> {
+        derived::apart(entries, |part| self.x509_of(part)).await
+    }
+
+    /// Of entries only, or of names only.
+    async fn x509_of(&self, entries: Vec<ToSign>) -> Result<X509Results, SignFault> {
         let renewal = Renewal {
             node: self.node_id()?,
             availability_target: self.availability_target,
         };
         let key_type = self.key_type;
-        let expires_at = first_expiry(&entries);
-        let names: Vec<EntryId> = entries.into_iter().map(|e| e.entry).collect();
-        let count = names.len();
+        let count = entries.len();
         // RSA keys take seconds: never on a thread that serves.
         let keys = blocking(move || make_keys(count, key_type)).await??;
-        let params: Vec<NewX509svidParams> = names
-            .iter()
-            .zip(&keys)
-            .map(|(entry, (_, csr))| NewX509svidParams {
-                entry_id: entry.as_str().to_owned(),
-                csr: csr.clone().into(),
-            })
-            .collect();
-        let message = BatchNewX509svidRequest { params };
-        let answer = self
-            .ask("BatchNewX509SVID", |mut client| {
-                let request = dated(message.clone(), expires_at);
-                async move { client.batch_new_x509svid(request).await }
-            })
-            .await?;
+        let answer = if derived::are_derived(&entries) {
+            self.x509_derived(&entries, &keys).await?
+        } else {
+            self.x509_of_entries(&entries, &keys).await?
+        };
+        let fault_of = derived::fault_of_items(&entries);
+        let names: Vec<EntryId> = entries.into_iter().map(|e| e.entry).collect();
         if answer.results.len() != count {
             tracing::error!(
                 asked = count,
@@ -155,7 +153,7 @@ impl Signer {
                 .zip(keys)
                 .zip(answer.results)
                 .map(|((entry, (key, _)), result)| {
-                    let held = read_x509(&entry, result, &key)
+                    let held = read_x509(&entry, result, &key, fault_of)
                         .map(|svid| Arc::new(HeldX509::new(svid, authorities, &renewal)));
                     (entry, held)
                 })
@@ -164,25 +162,51 @@ impl Signer {
         .await
     }
 
+    async fn x509_of_entries(
+        &self,
+        entries: &[ToSign],
+        keys: &Keys,
+    ) -> Result<BatchNewX509svidResponse, SignFault> {
+        let params: Vec<NewX509svidParams> = entries
+            .iter()
+            .zip(keys)
+            .map(|(entry, (_, csr))| NewX509svidParams {
+                entry_id: entry.entry.as_str().to_owned(),
+                csr: csr.clone().into(),
+            })
+            .collect();
+        let message = BatchNewX509svidRequest { params };
+        let expires_at = first_expiry(entries);
+        self.ask("BatchNewX509SVID", |channel, trace| {
+            let request = dated(message.clone(), expires_at, trace);
+            async move { client(channel).batch_new_x509svid(request).await }
+        })
+        .await
+        .map_err(|no| no.fault)
+    }
+
     /// Has the server sign. One that signs for others first is asked again when it says: the roster
     /// keeps what nobody waits for in a lane of its own, which nothing else needs meanwhile.
     async fn ask<T, Rpc>(
         &self,
         what: &'static str,
-        rpc: impl Fn(SvidClient<Channel>) -> Rpc,
-    ) -> Result<T, SignFault>
+        rpc: impl Fn(Channel, TraceId) -> Rpc,
+    ) -> Result<T, NotSigned>
     where
         Rpc: Future<Output = Result<Response<T>, Status>>,
     {
+        let trace = TraceId::new();
         let mut waited = Duration::ZERO;
         loop {
-            let client =
-                SvidClient::new(self.upstream.channel()).max_decoding_message_size(MESSAGE_MAX);
             let shown = self.shown();
-            let status = match tokio::time::timeout(RPC_TIMEOUT, rpc(client)).await {
-                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+            let rpc = rpc(self.upstream.channel(), trace);
+            let status = match tokio::time::timeout(RPC_TIMEOUT, rpc).await {
+                Ok(Ok(answer)) => {
+                    tracing::debug!(rpc = what, trace_id = %trace, "the server has signed");
+                    return Ok(answer.into_inner());
+                }
                 Ok(Err(status)) => status,
-                Err(_elapsed) => return Err(no_answer(what)),
+                Err(_elapsed) => return Err(no_answer(what, trace)),
             };
             match wire_status::retry_after(&status) {
                 Some(wait) if waited + wait <= DEFERRED_MAX => {
@@ -194,24 +218,19 @@ impl Signer {
                     tokio::time::sleep(wait).await;
                     waited += wait;
                 }
-                Some(_) | None => return Err(self.fault(what, status, shown.as_ref())),
+                Some(_) | None => {
+                    return Err(self.not_signed((what, trace), status, shown.as_ref()));
+                }
             }
         }
     }
 
     async fn jwt(&self, entry: &ToSign, audience: &[String]) -> Result<HeldJwt, SignFault> {
         let node = self.node_id()?;
-        let message = NewJwtsvidRequest {
-            entry_id: entry.entry.as_str().to_owned(),
-            audience: audience.to_vec(),
+        let answer = match &entry.derived {
+            Some(_) => self.jwt_derived(entry, audience).await?,
+            None => self.jwt_of_entry(entry, audience).await?,
         };
-        let expires_at = first_expiry(std::slice::from_ref(entry));
-        let answer = self
-            .ask("NewJWTSVID", |mut client| {
-                let request = dated(message.clone(), expires_at);
-                async move { client.new_jwtsvid(request).await }
-            })
-            .await?;
         let token = answer.svid.map(|svid| svid.token).unwrap_or_default();
         let authorities = self.upstream.trust().bundle();
         let authorities = authorities.as_ref().map_or(&[][..], |b| &b.jwt_authorities);
@@ -220,6 +239,24 @@ impl Signer {
             tracing::error!(entry_id = %entry.entry, %error, "the server's token is not believed");
             SignFault::NotWhatWasAsked
         })
+    }
+
+    async fn jwt_of_entry(
+        &self,
+        entry: &ToSign,
+        audience: &[String],
+    ) -> Result<NewJwtsvidResponse, SignFault> {
+        let message = NewJwtsvidRequest {
+            entry_id: entry.entry.as_str().to_owned(),
+            audience: audience.to_vec(),
+        };
+        let expires_at = first_expiry(std::slice::from_ref(entry));
+        self.ask("NewJWTSVID", |channel, trace| {
+            let request = dated(message.clone(), expires_at, trace);
+            async move { client(channel).new_jwtsvid(request).await }
+        })
+        .await
+        .map_err(|no| no.fault)
     }
 
     fn node_id(&self) -> Result<SpiffeId, SignFault> {
@@ -235,9 +272,25 @@ impl Signer {
     }
 
     /// What a status comes to for a call that was made when the node's SVID had the number `shown`.
-    fn fault(&self, what: &'static str, status: Status, shown: Option<&SerialNumber>) -> SignFault {
-        tracing::warn!(rpc = what, code = ?status.code(), error = words::status(&status), "the server did not sign");
-        if error_info::reason_of(MUSTER_DOMAIN, &status).as_deref() == Some(POLICY_REFUSED) {
+    fn not_signed(
+        &self,
+        (what, trace): (&'static str, TraceId),
+        status: Status,
+        shown: Option<&SerialNumber>,
+    ) -> NotSigned {
+        tracing::warn!(rpc = what, trace_id = %trace, code = ?status.code(), error = words::status(&status), "the server did not sign");
+        let reason = error_info::reason_of(MUSTER_DOMAIN, &status);
+        let fault = self.fault(reason.as_deref(), status, shown);
+        NotSigned { fault, reason }
+    }
+
+    fn fault(
+        &self,
+        reason: Option<&str>,
+        status: Status,
+        shown: Option<&SerialNumber>,
+    ) -> SignFault {
+        if reason == Some(POLICY_REFUSED) {
             return SignFault::Denied;
         }
         let fault = fault_of(status.code());
@@ -254,6 +307,17 @@ impl Signer {
     }
 }
 
+/// Why a request was not answered with a signature.
+struct NotSigned {
+    fault: SignFault,
+    /// The server's own word for it.
+    reason: Option<String>,
+}
+
+fn client(channel: Channel) -> SvidClient<Channel> {
+    SvidClient::new(channel).max_decoding_message_size(MESSAGE_MAX)
+}
+
 /// When the first of the SVIDs that are to be replaced expires; 0 says that there is one without any.
 fn first_expiry(entries: &[ToSign]) -> i64 {
     let expiries = entries
@@ -262,22 +326,26 @@ fn first_expiry(entries: &[ToSign]) -> i64 {
     expiries.min().unwrap_or(0)
 }
 
-/// A request that says how urgent it is.
-fn dated<T>(message: T, expires_at: i64) -> Request<T> {
-    let mut request = Request::new(message);
+/// A request that says how urgent it is, and of which trace it is a part.
+fn dated<T>(message: T, expires_at: i64, trace: TraceId) -> Request<T> {
+    let mut request = trace.request(message);
     request
         .metadata_mut()
         .insert(EXPIRES_AT, MetadataValue::from(expires_at));
     request
 }
 
-fn no_answer(what: &'static str) -> SignFault {
+fn no_answer(what: &'static str, trace: TraceId) -> NotSigned {
     tracing::warn!(
         rpc = what,
+        trace_id = %trace,
         seconds = RPC_TIMEOUT.as_secs(),
         "no answer in time"
     );
-    SignFault::Unavailable
+    NotSigned {
+        fault: SignFault::Unavailable,
+        reason: None,
+    }
 }
 
 /// Keys with their CSRs.
@@ -301,12 +369,13 @@ fn read_x509(
     entry: &EntryId,
     result: batch_new_x509svid_response::Result,
     key: &PrivateKey,
+    fault_of: fn(Code) -> SignFault,
 ) -> Result<X509Svid, SignFault> {
     let status = result.status.unwrap_or_default();
     if status.code != 0 {
         let code = Code::from_i32(status.code);
         tracing::warn!(entry_id = %entry, ?code, error = status.message, "the server did not sign an entry");
-        return Err(fault_of_item(code));
+        return Err(fault_of(code));
     }
     let svid = result.svid.ok_or(SignFault::NotWhatWasAsked)?;
     let chain = svid.cert_chain.iter().map(|der| der.to_vec()).collect();

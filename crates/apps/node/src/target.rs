@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_attest::workload::{attest, process_of_held};
-use muster_model::SelectorSet;
 use muster_peer::{HeldProcess, Processes, Refusal};
 use muster_plugin::workload::{AttestError, Fact, Process, WorkloadAttestor};
+use muster_roster::Who;
+
+use crate::mark;
 
 /// The longest that the attestors may take together.
 const ATTEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,8 +24,8 @@ pub(crate) struct AttestedTarget {
     pub(crate) gid: u32,
     /// What is known about it, and how.
     pub(crate) facts: Vec<Fact>,
-    /// The same as a set, for matching.
-    pub(crate) selectors: Arc<SelectorSet>,
+    /// The same, for matching.
+    pub(crate) who: Who,
 }
 
 /// Why a process that was named could not be attested.
@@ -136,12 +138,16 @@ async fn attest_held(
         | AttestError::NoAttestors => TargetRefusal::Failed(error.to_string()),
     })?;
     let selectors = facts.iter().map(|fact| fact.selector.clone()).collect();
+    let who = Who {
+        selectors: Arc::new(selectors),
+        process: mark::of(&process),
+    };
     Ok(AttestedTarget {
         process,
         uid,
         gid,
         facts,
-        selectors: Arc::new(selectors),
+        who,
     })
 }
 
@@ -183,8 +189,8 @@ mod tests {
             .unwrap();
         let attested = targets().attest(child.id()).await.unwrap();
         let uid = format!("unix:uid:{}", nix::unistd::geteuid());
-        assert!(attested.selectors.iter().any(|s| s.to_string() == uid));
-        assert_eq!(attested.facts.len(), attested.selectors.iter().count());
+        assert!(attested.who.selectors.iter().any(|s| s.to_string() == uid));
+        assert_eq!(attested.facts.len(), attested.who.selectors.iter().count());
         attested.process.verify().unwrap();
 
         drop(child.stdin.take());

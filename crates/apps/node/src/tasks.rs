@@ -44,6 +44,7 @@ use crate::config::Config;
 use crate::connections::Stack;
 use crate::driver::{Driver, TaskEntries};
 use crate::events::Events;
+use crate::mark;
 use crate::refusals::Refusals;
 use crate::upstream::Upstream;
 use crate::workload_api::caller::CallerAttestor;
@@ -69,6 +70,7 @@ pub(crate) struct Unserved {
     commands: mpsc::UnboundedReceiver<Command>,
     calls: Arc<Calls>,
     limits: SharedLimits,
+    refusals: Refusals,
     directory: std::path::PathBuf,
 }
 
@@ -85,14 +87,14 @@ impl Unserved {
             ..Limits::default()
         })
         .timed_by(around.clock.clone())
-        .observed_by(around.refusals.observer());
+        .observed_by(around.refusals.observer_of_tasks());
         let directory = config.tasks.directory.clone();
         let unfit = (!config.tasks.fits()).then(|| directory.display().to_string());
         let calls = Arc::new(Calls {
             callers: CallerAttestor::new(
                 around.attestors,
                 around.events,
-                around.refusals,
+                around.refusals.clone(),
                 around.clock.clone(),
                 config.workload_api.max_calls,
             ),
@@ -115,6 +117,7 @@ impl Unserved {
             commands,
             calls,
             limits,
+            refusals: around.refusals,
             directory,
         }
     }
@@ -127,7 +130,13 @@ impl Unserved {
         entries: mpsc::UnboundedReceiver<TaskEntries>,
     ) -> Result<Keeper, FileError> {
         let calls = self.calls;
-        let sockets = Sockets::new(self.directory, self.limits, calls.processes.clone(), stack);
+        let sockets = Sockets::new(
+            self.directory,
+            self.limits,
+            calls.processes.clone(),
+            stack,
+            self.refusals,
+        );
         Keeper::new(
             &config.data_dir,
             Parts {
@@ -148,8 +157,8 @@ impl Unserved {
 
 /// The boot of the kernel in which the node runs. Without one no task of an earlier run is taken up.
 fn boot_id() -> Arc<str> {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+    mark::boot()
+        .map(|boot| boot.to_string())
         .unwrap_or_default()
-        .trim()
         .into()
 }

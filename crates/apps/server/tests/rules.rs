@@ -68,14 +68,18 @@ async fn many_processes_by_one_rule() {
     let records = rig.stop().await;
     let issued: Vec<_> = records
         .iter()
-        .filter(|r| r.event == Event::SvidIssueX509 && r.decision == Decision::Allowed)
+        .filter(|r| {
+            r.event == Event::SvidIssued
+                && r.detail["svid"] == "x509"
+                && r.decision == Decision::Allowed
+        })
         .filter(|r| names.contains(&r.subject))
         .collect();
     assert_eq!(issued.len(), 6);
     assert!(issued.iter().all(|r| r.detail["rule"] == "readers"
         && r.detail["class"] == "reader"
         && !r.detail.contains_key("entry_id")));
-    let written = records.iter().find(|r| r.event == Event::RuleCreate);
+    let written = records.iter().find(|r| r.event == Event::RuleCreated);
     assert_eq!(written.unwrap().detail["template"], BY_PROCESS);
 }
 
@@ -180,7 +184,7 @@ async fn what_may_not_be_written_is_refused_with_its_reason() {
     let records = rig.stop().await;
     let refused: Vec<(String, String)> = records
         .iter()
-        .filter(|r| r.event == Event::RuleCreate && r.decision == Decision::Refused)
+        .filter(|r| r.event == Event::RuleCreated && r.decision == Decision::Refused)
         .map(|r| (r.subject.clone(), r.detail["reason"].clone()))
         .collect();
     assert_eq!(refused, expected);
@@ -229,7 +233,8 @@ async fn what_differs_is_not_signed() {
     rig.sign(good).await.unwrap();
     let records = rig.stop().await;
     let refusals = records.iter().filter(|r| {
-        r.event == Event::SvidIssueJwt
+        r.event == Event::SvidIssued
+            && r.detail["svid"] == "jwt"
             && r.decision == Decision::Refused
             && r.detail.contains_key("reason_code")
     });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{EntryId, SpiffeId};
+use muster_model::{EntryId, ProcessMark, SpiffeId};
 
 use crate::event::{
     JwtBundles, OnMiss, RequestId, SignFault, WitBundles, WitUpdate, X509Bundles, X509Update,
@@ -16,6 +16,8 @@ use crate::wit::Wish;
 /// An open call.
 pub(crate) struct Call<X, J, W> {
     pub(crate) group: GroupId,
+    /// Which process called, where that is known.
+    pub(crate) process: Option<ProcessMark>,
     /// Monotonic time of the call.
     pub(crate) arrived: Duration,
     pub(crate) on_miss: OnMiss,

@@ -3,10 +3,13 @@
 use std::fmt;
 
 use muster_crypto::digest::{hex, sha256};
-use muster_model::{Bundle, Entry};
+use muster_model::{Bundle, Entry, Rule, SpiffeId};
+use muster_roll::naming;
 
-/// The sum, modulo 2^256, of the SHA-256 of each entry's `ID/revision_number/created_at` and each
-/// bundle's `trust_domain/sequence_number`: `created_at` in Unix seconds, numbers in decimal.
+/// The sum, modulo 2^256, of the SHA-256 of each entry's `ID/revision_number/created_at`, each bundle's
+/// `trust_domain/sequence_number`, and of each rule's and each withheld name's own text
+/// ([`naming::digest_text`], [`naming::withheld_text`]): `created_at` in Unix seconds, numbers in
+/// decimal.
 ///
 /// A sum does not depend on order and can be kept up to date one item at a time. It finds drift;
 /// it is no defence against a server that lies, which could send any digest it likes.
@@ -42,6 +45,26 @@ impl ViewDigest {
     /// Counts a bundle out that was counted in.
     pub fn remove_bundle(&mut self, bundle: &Bundle) {
         self.add(negative(sha256(bundle_text(bundle).as_bytes())));
+    }
+
+    /// Counts a rule in.
+    pub fn add_rule(&mut self, rule: &Rule) {
+        self.add(sha256(naming::digest_text(rule).as_bytes()));
+    }
+
+    /// Counts a rule out that was counted in.
+    pub fn remove_rule(&mut self, rule: &Rule) {
+        self.add(negative(sha256(naming::digest_text(rule).as_bytes())));
+    }
+
+    /// Counts a withheld name in.
+    pub fn add_withheld(&mut self, name: &SpiffeId) {
+        self.add(sha256(naming::withheld_text(name).as_bytes()));
+    }
+
+    /// Counts a withheld name out that was counted in.
+    pub fn remove_withheld(&mut self, name: &SpiffeId) {
+        self.add(negative(sha256(naming::withheld_text(name).as_bytes())));
     }
 
     fn add(&mut self, other: [u8; 32]) {

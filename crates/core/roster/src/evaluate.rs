@@ -220,7 +220,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         };
         let until = call.arrived.saturating_add(self.config.hold);
         if self.now.mono >= until {
-            self.refuse(id, self.refusal_of_miss(other_identities));
+            self.refuse(id, self.refusal_of_miss(call.group, other_identities));
         } else {
             self.agenda.set(Alarm::Call(id), When::at(until));
         }
@@ -335,7 +335,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
 
     /// Has a token signed for the call, unless that is under way. `false` when too many wait.
     fn await_token(&mut self, id: CallId, key: JwtKey, entry: &EntryId, shared: bool) -> bool {
-        let Some(state) = self.view.entries.get(entry) else {
+        let Some(state) = self.view.entry(entry) else {
             return true;
         };
         let spiffe_id = state.spiffe_id.clone();

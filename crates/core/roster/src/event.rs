@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use muster_model::{
-    Entry, EntryId, JwtAuthority, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain,
-    WitAuthority,
+    Entry, EntryId, Facts, JwtAuthority, ProcessMark, RuleName, SelectorSet, SerialNumber,
+    SpiffeId, Timestamp, TrustDomain, WitAuthority,
 };
 
+use crate::derived::Derived;
 use crate::view::{Step, StepFault};
 
 /// A call of a workload, named by the driver; never used twice.
@@ -54,6 +55,36 @@ pub enum Want {
     WitBundles,
 }
 
+/// Who calls, as far as identities can depend on it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Who {
+    /// What the caller was attested as.
+    pub selectors: Arc<SelectorSet>,
+    /// Which process it is; `None` where that is not known, and then no rule that names each process
+    /// names it.
+    pub process: Option<ProcessMark>,
+}
+
+impl Who {
+    /// The same as what rules read.
+    pub(crate) fn facts(&self) -> Facts {
+        Facts {
+            selectors: SelectorSet::clone(&self.selectors),
+            process: self.process,
+        }
+    }
+}
+
+impl From<Arc<SelectorSet>> for Who {
+    /// Somebody who is only described.
+    fn from(selectors: Arc<SelectorSet>) -> Self {
+        Self {
+            selectors,
+            process: None,
+        }
+    }
+}
+
 /// Which entries count for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Scope {
@@ -92,6 +123,11 @@ pub enum SignFault {
     /// A policy of the server refuses it, and will until another is in force: the caller has no such
     /// identity.
     Denied,
+    /// The rule that names the caller gives as many names as it may: there is one when another is
+    /// given up.
+    BoundReached,
+    /// The server does not let a rule give that name: it is another's, or the rules differ by now.
+    NameRefused,
     /// What came back was not what was asked for: another key, another identity, no chain.
     NotWhatWasAsked,
     /// What came back had expired by this node's clock.
@@ -114,12 +150,16 @@ pub enum Event<X, J, W> {
     LinkDown,
     /// A complete step of the view arrived.
     Step(Step),
-    /// A workload calls; its attestation found `selectors`.
+    /// The node is attested, as this; rules give no names before. To be told again does nothing.
+    NodeIs(SpiffeId),
+    /// A process of the node is gone: what was kept for it alone is dropped.
+    ProcessGone(ProcessMark),
+    /// A workload calls.
     Call {
         /// The call's name.
         call: CallId,
-        /// What the caller was attested as.
-        selectors: Arc<SelectorSet>,
+        /// Who it is.
+        who: Who,
         /// What it asks for.
         want: Want,
     },
@@ -129,7 +169,7 @@ pub enum Event<X, J, W> {
         /// The call's name.
         call: CallId,
         /// What the workload is attested as, or is said to be.
-        selectors: Arc<SelectorSet>,
+        who: Who,
         /// What is asked for.
         want: Want,
         /// What a stream of X509-SVIDs is told when nothing matches.
@@ -344,6 +384,8 @@ pub enum Refusal {
     NotSignedYet,
     /// The server could not sign (WAPI-42).
     SigningFailed(SignFault),
+    /// The rule that names the caller gives as many names as it may, to the end of the caller's wait.
+    BoundReached,
     /// Too much is asked of the node at once (WEP-11).
     Overloaded,
 }
@@ -356,10 +398,12 @@ impl Refusal {
             Self::NoIdentity
             | Self::IdentityNotGranted
             | Self::EntitlementLost
-            | Self::SigningFailed(SignFault::Denied) => true,
-            Self::OutOfStep | Self::NotSignedYet | Self::SigningFailed(_) | Self::Overloaded => {
-                false
-            }
+            | Self::SigningFailed(SignFault::Denied | SignFault::NameRefused) => true,
+            Self::OutOfStep
+            | Self::NotSignedYet
+            | Self::SigningFailed(_)
+            | Self::BoundReached
+            | Self::Overloaded => false,
         }
     }
 
@@ -371,6 +415,9 @@ impl Refusal {
             Self::EntitlementLost => "entitlement_lost",
             Self::OutOfStep => "out_of_step_with_server",
             Self::NotSignedYet => "not_signed_yet",
+            Self::SigningFailed(SignFault::BoundReached) | Self::BoundReached => {
+                "rule_bound_reached"
+            }
             Self::SigningFailed(_) => "signing_failed",
             Self::Overloaded => "overloaded",
         }
@@ -387,6 +434,17 @@ pub struct ToSign {
     /// When the SVID that this one is to replace expires; `None` if there is none that could be
     /// served meanwhile.
     pub expires_at: Option<Timestamp>,
+    /// By what the identity is derived; `None` where an entry of the view gives it.
+    pub derived: Option<Derivation>,
+}
+
+/// How a rule came to a name. The server is told, and derives it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Derivation {
+    /// The rule.
+    pub rule: RuleName,
+    /// What is known of a process that has the name.
+    pub facts: Arc<Facts>,
 }
 
 /// Something to be done by the driver.
@@ -435,8 +493,36 @@ pub enum Action<X, J, W> {
     /// The view cannot be trusted any further: open the stream anew, from revision 0, with
     /// back-off.
     Resync(StepFault),
+    /// Say [`Event::ProcessGone`] once this process has ended, if that is within the minute for which
+    /// what it used is kept.
+    AwaitExit(ProcessMark),
     /// Something that an operator may want to know.
     Note(Note),
+}
+
+impl<X, J, W> Action<X, J, W> {
+    /// Says of what is to be signed which rule gives it.
+    pub(crate) fn derive_by(&mut self, derived: &Derived) {
+        let to_sign = match self {
+            Self::SignX509 { entries, .. } | Self::SignWit { entries, .. } => {
+                entries.as_mut_slice()
+            }
+            Self::SignJwt { entry, .. } => std::slice::from_mut(entry),
+            Self::X509Svids(..)
+            | Self::X509Bundles(..)
+            | Self::JwtBundles(..)
+            | Self::WitSvids(..)
+            | Self::WitBundles(..)
+            | Self::JwtSvids(..)
+            | Self::End(..)
+            | Self::Resync(_)
+            | Self::AwaitExit(_)
+            | Self::Note(_) => return,
+        };
+        for to_sign in to_sign {
+            to_sign.derived = derived.derivation(&to_sign.entry);
+        }
+    }
 }
 
 /// What an operator may want to know.

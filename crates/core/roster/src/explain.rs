@@ -5,9 +5,12 @@
 use std::collections::BTreeMap;
 
 use muster_model::{
-    EntryId, Revision, Selector, SelectorSet, SerialNumber, SpiffeId, Timestamp, TrustDomain,
+    EntryId, Revision, Rule, RuleName, Selector, SelectorSet, SerialNumber, SpiffeId, Timestamp,
+    TrustDomain,
 };
+use muster_roll::naming::{self, NoName};
 
+use crate::event::Who;
 use crate::material::{JwtMaterial, WitMaterial, X509Material};
 use crate::roster::{Link, Roster};
 
@@ -76,15 +79,66 @@ pub struct Miss {
     pub lacks: Vec<Lack>,
 }
 
+/// Why a rule gives a caller no identity.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotNamed {
+    /// It comes to no name.
+    #[error(transparent)]
+    NoName(#[from] NoName),
+    /// It comes to a name that an entry gives.
+    #[error("the name would be {0}, which an entry gives")]
+    OfAnEntry(SpiffeId),
+    /// It comes to a name that an operator barred.
+    #[error("the name would be {0}, which an operator barred")]
+    Withheld(SpiffeId),
+    /// The node has not been attested yet, and names depend on it.
+    #[error("the node does not know its own name yet")]
+    NodeUnknown,
+}
+
+impl NotNamed {
+    /// The name that it comes to all the same.
+    pub const fn name(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::OfAnEntry(name) | Self::Withheld(name) => Some(name),
+            Self::NoName(_) | Self::NodeUnknown => None,
+        }
+    }
+
+    /// The reason in a word that programs can act on; it is stable.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NoName(why) => why.reason(),
+            Self::OfAnEntry(_) => "NAME_OF_ENTRY",
+            Self::Withheld(_) => "NAME_WITHHELD",
+            Self::NodeUnknown => "NODE_UNKNOWN",
+        }
+    }
+}
+
+/// A rule that gives a caller no identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleMiss {
+    /// The rule.
+    pub rule: RuleName,
+    /// What the caller lacks of what it asks for; may be empty.
+    pub lacks: Vec<Lack>,
+    /// Why it gives none.
+    pub why: NotNamed,
+}
+
 /// Why a caller has the identities it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// Entries that match, by ascending ID, those for an external store included.
+    /// Entries that match, by ascending ID, those for an external store included; then the names that
+    /// rules give.
     pub matching: Vec<Identity>,
     /// Of those that match, entries whose hint an older entry has: they give nothing (WAPI-32).
     pub hint_taken: Vec<EntryId>,
     /// Entries that do not match, those that lack least first.
     pub nearest: Vec<Miss>,
+    /// Rules that give nothing, those that lack least first.
+    pub nearest_rules: Vec<RuleMiss>,
     /// Calls of callers with the same selectors that wait for their first answer.
     pub waiting: usize,
     /// Whether the stream from the server is open.
@@ -124,10 +178,14 @@ pub struct CacheStanding {
 /// What the node holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inventory {
-    /// The first entries, by ascending ID.
+    /// The first entries, by ascending ID, and the first names that rules give.
     pub identities: Vec<Identity>,
     /// How many entries there are.
     pub entries: usize,
+    /// How many rules there are.
+    pub rules: usize,
+    /// How many names they give now, those that were used a moment ago included.
+    pub names: usize,
     /// The bundles, by trust domain.
     pub bundles: Vec<BundleStanding>,
     /// X509-SVIDs.
@@ -141,9 +199,10 @@ pub struct Inventory {
 }
 
 impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
-    /// Why a caller that was attested as `selectors` has what it has; lists at most `nearest`
-    /// entries that do not match.
-    pub fn explain(&self, selectors: &SelectorSet, nearest: usize) -> Explanation {
+    /// Why a caller has what it has; lists at most `nearest` entries, and as many rules, that do not
+    /// match.
+    pub fn explain(&self, who: &Who, nearest: usize) -> Explanation {
+        let selectors = &*who.selectors;
         let mut matching = Vec::new();
         let mut misses: Vec<(usize, &EntryId)> = Vec::new();
         for (id, entry) in &self.view.entries {
@@ -154,6 +213,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             }
         }
         misses.sort_unstable();
+        let (named, nearest_rules) = self.explain_rules(who, nearest);
         let nearest = misses
             .iter()
             .take(nearest)
@@ -161,19 +221,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             .map(|entry| Miss {
                 entry: entry.id.clone(),
                 spiffe_id: entry.spiffe_id.clone(),
-                lacks: entry
-                    .selectors
-                    .iter()
-                    .filter(|wanted| !selectors.contains(wanted))
-                    .map(|wanted| Lack {
-                        wanted: wanted.clone(),
-                        has: selectors
-                            .iter()
-                            .filter(|s| same_name(s, wanted))
-                            .cloned()
-                            .collect(),
-                    })
-                    .collect(),
+                lacks: lacks(&entry.selectors, selectors),
             })
             .collect();
 
@@ -196,13 +244,58 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             .collect();
         Explanation {
             hint_taken,
-            matching: matching.iter().map(|e| self.identity(e)).collect(),
+            matching: matching
+                .iter()
+                .map(|e| self.identity(e))
+                .chain(named)
+                .collect(),
             nearest,
-            waiting: self.waiting_like(selectors),
+            nearest_rules,
+            waiting: self.waiting_like(who),
             connected: self.link != Link::Down,
             in_step: self.link == Link::InStep,
             revision: self.view.revision,
         }
+    }
+
+    /// The names that rules give a caller, whether or not they are held, and the rules that give none.
+    fn explain_rules(&self, who: &Who, nearest: usize) -> (Vec<Identity>, Vec<RuleMiss>) {
+        let mut named = Vec::new();
+        let mut misses = Vec::new();
+        for rule in self.view.rules.values() {
+            match self.try_rule(rule, who) {
+                Ok(spiffe_id) => {
+                    let entry = naming::entry(rule, spiffe_id);
+                    named.extend(entry.map(|entry| self.identity(&entry)));
+                }
+                Err(why) => misses.push(RuleMiss {
+                    rule: rule.name.clone(),
+                    lacks: lacks(&rule.spec.selectors, &who.selectors),
+                    why,
+                }),
+            }
+        }
+        misses.sort_by_key(|miss| miss.lacks.len());
+        misses.truncate(nearest);
+        (named, misses)
+    }
+
+    /// The identity that a rule, of the view or not, gives such a caller on this node now.
+    pub fn try_rule(&self, rule: &Rule, who: &Who) -> Result<SpiffeId, NotNamed> {
+        let node = self.view.derived.node().ok_or(NotNamed::NodeUnknown)?;
+        let name = naming::derive(rule, &self.config.trust_domain, node, &who.facts())?;
+        if self.view.withheld.contains(&name) {
+            return Err(NotNamed::Withheld(name));
+        }
+        if !self.view.is_free(&name) {
+            return Err(NotNamed::OfAnEntry(name));
+        }
+        Ok(name)
+    }
+
+    /// A rule of the view.
+    pub fn rule(&self, name: &RuleName) -> Option<&Rule> {
+        self.view.rules.get(name).map(AsRef::as_ref)
     }
 
     /// What the node holds; lists at most `limit` entries.
@@ -212,10 +305,13 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
                 .view
                 .entries
                 .values()
+                .chain(self.view.derived.entries())
                 .take(limit)
                 .map(|e| self.identity(e))
                 .collect(),
             entries: self.view.entries.len(),
+            rules: self.view.rules.len(),
+            names: self.view.derived.len(),
             bundles: self
                 .view
                 .bundles
@@ -261,7 +357,11 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         let (standing, held, subscribers) =
             self.holdings
                 .standing(&entry.id)
-                .unwrap_or((Standing::StoredOutside, None, 0));
+                .unwrap_or(if entry.store_svid {
+                    (Standing::StoredOutside, None, 0)
+                } else {
+                    (Standing::NotWanted, None, 0)
+                });
         let held = held.map(|svid| HeldSvid {
             serial: svid.serial().clone(),
             not_after: svid.not_after(),
@@ -277,6 +377,21 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             subscribers,
         }
     }
+}
+
+/// What is wanted and not there.
+fn lacks(wanted: &SelectorSet, has: &SelectorSet) -> Vec<Lack> {
+    let missing = wanted.iter().filter(|wanted| !has.contains(wanted));
+    missing
+        .map(|wanted| Lack {
+            wanted: wanted.clone(),
+            has: has
+                .iter()
+                .filter(|s| same_name(s, wanted))
+                .cloned()
+                .collect(),
+        })
+        .collect()
 }
 
 /// Whether two selectors are about the same thing: `unix:uid:0` and `unix:uid:1000` are.

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use muster_model::{Entry, EntryId, Now, SelectorSet, TrustDomain};
+use muster_model::{Entry, EntryId, Now, SpiffeId, TrustDomain};
 
 use crate::event::{
-    CallId, Encoded, JwtBundles, Scope, WitBundles, X509Bundles, X509Identity, X509Update,
+    CallId, Encoded, JwtBundles, Scope, Who, WitBundles, X509Bundles, X509Identity, X509Update,
 };
 use crate::holdings::Holdings;
 use crate::kinds::X509Kind;
@@ -41,11 +41,14 @@ impl<U> Clone for Outlook<U> {
 
 /// A group of calls.
 pub(crate) struct Group<X, W> {
-    pub(crate) selectors: Arc<SelectorSet>,
+    /// What its callers have in common, and nobody else has.
+    pub(crate) who: Who,
     /// Which entries count.
     pub(crate) scope: Scope,
-    /// Entries that apply to the group's callers.
+    /// Entries that apply to the group's callers, and names that rules give them.
     pub(crate) matches: BTreeSet<EntryId>,
+    /// Names that rules would give them, were they free.
+    pub(crate) passed_over: Vec<SpiffeId>,
     pub(crate) calls: BTreeSet<CallId>,
     /// How many of the calls stream X509-SVIDs.
     pub(crate) x509_calls: usize,
@@ -73,15 +76,12 @@ pub(crate) struct BundlesOutlook {
 }
 
 impl<X: X509Material, W> Group<X, W> {
-    pub(crate) fn new(
-        selectors: Arc<SelectorSet>,
-        scope: Scope,
-        matches: BTreeSet<EntryId>,
-    ) -> Self {
+    pub(crate) fn new(who: Who, scope: Scope, matches: BTreeSet<EntryId>) -> Self {
         Self {
-            selectors,
+            who,
             scope,
             matches,
+            passed_over: Vec::new(),
             calls: BTreeSet::new(),
             x509_calls: 0,
             settled: false,
@@ -105,7 +105,7 @@ impl<X: X509Material, W> Group<X, W> {
     /// The entries that give the group its identities, by ascending ID (WAPI-35). Of entries with
     /// the same hint the oldest counts; of equally old ones the one with the smallest ID (WAPI-32).
     pub(crate) fn granted<'v>(&self, view: &'v View) -> Vec<&'v Arc<Entry>> {
-        let matching = || self.matches.iter().filter_map(|id| view.entries.get(id));
+        let matching = || self.matches.iter().filter_map(|id| view.entry(id));
         let mut oldest: BTreeMap<&str, &Arc<Entry>> = BTreeMap::new();
         for entry in matching().filter(|e| !e.hint.is_empty()) {
             let best = oldest.entry(&entry.hint).or_insert(entry);

@@ -83,8 +83,8 @@ struct Holding<K: Kind> {
     parked: Option<Arc<K::Material>>,
     stage: Stage,
     failures: u32,
-    /// The last word of the server was that a policy refuses it.
-    denied: bool,
+    /// Why the last word of the server was no, where that stands for a while.
+    denied: Option<SignFault>,
     /// When it was last subscribed to, on a counter; only for entries in `kept`.
     touched: u64,
 }
@@ -146,11 +146,16 @@ impl<K: Kind> Holdings<K> {
         (!held.schedule.expire.reached(now)).then_some(&held.svid)
     }
 
-    /// Whether there is none because a policy refuses it: nobody waits for it, and it takes nothing
-    /// from the caller's other identities. It is asked for again all the same.
+    /// Whether there is none because the server refuses it for a while: nobody waits for it, and it
+    /// takes nothing from the caller's other identities. It is asked for again all the same.
     pub(crate) fn denied(&self, entry: &EntryId) -> bool {
-        let holding = self.entries.get(entry);
-        holding.is_some_and(|holding| holding.denied && holding.current.is_none())
+        self.denial(entry).is_some()
+    }
+
+    /// Why there is none, where the server refuses it for a while.
+    pub(crate) fn denial(&self, entry: &EntryId) -> Option<SignFault> {
+        let holding = self.entries.get(entry)?;
+        holding.denied.filter(|_| holding.current.is_none())
     }
 
     /// How many SVIDs are held.
@@ -251,7 +256,7 @@ impl<K: Kind> Holdings<K> {
                     parked: None,
                     stage: Stage::Rest,
                     failures: 0,
-                    denied: false,
+                    denied: None,
                     touched: 0,
                 },
             );
@@ -266,7 +271,7 @@ impl<K: Kind> Holdings<K> {
             holding.stage = Stage::Rest;
             holding.parked = None;
             holding.failures = 0;
-            holding.denied = false;
+            holding.denied = None;
             agenda.clear(&Alarm::Retry(K::KIND, after.id.clone()));
             holding.spiffe_id = after.spiffe_id.clone();
             if identity_changed {
@@ -340,15 +345,17 @@ impl<K: Kind> Holdings<K> {
             let Some(first) = self.queue.first() else {
                 return;
             };
-            let awaited = first.class == Class::Awaited;
+            let class = first.class;
+            let awaited = class == Class::Awaited;
             // One lane for what nobody waits for: the others stay free for those who do.
             if !awaited && self.batches.values().any(|b| !b.awaited) {
                 return;
             }
+            // Renewals go by themselves: so the server can say on the record what they are.
             let keys: Vec<QueueKey> = self
                 .queue
                 .iter()
-                .take_while(|key| (key.class == Class::Awaited) == awaited)
+                .take_while(|key| key.class == class)
                 .take(self.batch_limit)
                 .cloned()
                 .collect();
@@ -365,6 +372,7 @@ impl<K: Kind> Holdings<K> {
                             .current
                             .as_ref()
                             .map(|held| K::validity(&held.svid).1),
+                        derived: None,
                     });
                 }
             }
@@ -607,7 +615,7 @@ impl<K: Kind> Holdings<K> {
         changed
     }
 
-    /// Returns whether that changes who is told what: a policy has begun to refuse it, or refuses it
+    /// Returns whether that changes who is told what: the server has begun to refuse it, or refuses it
     /// no longer.
     fn entry_failed(
         &mut self,
@@ -619,7 +627,8 @@ impl<K: Kind> Holdings<K> {
     ) -> bool {
         holding.failures = holding.failures.saturating_add(1);
         holding.stage = Stage::Waiting;
-        let was = std::mem::replace(&mut holding.denied, fault == SignFault::Denied);
+        let denied = Some(fault).filter(|fault| stands(*fault));
+        let was = std::mem::replace(&mut holding.denied, denied);
         let wait = ENTRY_BACKOFF.wait(holding.failures, (self.seed, id));
         agenda.set(Alarm::Retry(K::KIND, id.clone()), When::after(now, wait));
         self.deeds.push(Deed::NotSigned {
@@ -724,6 +733,20 @@ impl<K: Kind> Holdings<K> {
     }
 }
 
+/// Whether a fault is a refusal that waiting for a moment does not change.
+fn stands(fault: SignFault) -> bool {
+    match fault {
+        SignFault::Denied | SignFault::BoundReached | SignFault::NameRefused => true,
+        SignFault::Unavailable
+        | SignFault::Refused
+        | SignFault::NotWhatWasAsked
+        | SignFault::ExpiredOnArrival
+        | SignFault::TaintedAuthority
+        | SignFault::UnknownAuthority
+        | SignFault::Local => false,
+    }
+}
+
 enum Installed {
     Servable,
     Parked,
@@ -739,7 +762,7 @@ fn install<K: Kind>(
     agenda: &mut Agenda,
     deeds: &mut Vec<Deed<K>>,
 ) -> Result<Installed, SignFault> {
-    holding.denied = false;
+    holding.denied = None;
     let Some(root) = K::verified_by(&svid, authorities) else {
         holding.parked = Some(svid);
         return Ok(Installed::Parked);

@@ -1,42 +1,49 @@
 //! Who matches whom, without comparing everyone with everyone.
 //!
-//! An entry applies to a caller whose attested selectors contain all of the entry's. Each entry
-//! is filed under the one of its selectors that fewest entries share, and each group of callers
-//! under all of its selectors: a new caller looks into one drawer per selector of its own, a new
-//! entry into the smallest drawer of its own selectors.
+//! An entry, and a rule, applies to a caller whose attested selectors contain all of its own. Each is
+//! filed under the one of its selectors that fewest others share, and each group of callers under
+//! all of its selectors: a new caller looks into one drawer per selector of its own, a new entry into
+//! the smallest drawer of its own selectors.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 
-use muster_model::{Entry, EntryId, Selector, SelectorSet};
+use muster_model::{Selector, SelectorSet};
 
 use crate::groups::GroupId;
 
-/// Entries by their rarest selector.
-#[derive(Debug, Default)]
-pub(crate) struct EntryIndex {
-    drawers: HashMap<Selector, BTreeSet<EntryId>>,
-    filed: BTreeMap<EntryId, Selector>,
+/// Entries or rules by their rarest selector.
+#[derive(Debug)]
+pub(crate) struct RarestIndex<K> {
+    drawers: HashMap<Selector, BTreeSet<K>>,
+    filed: BTreeMap<K, Selector>,
 }
 
-impl EntryIndex {
-    pub(crate) fn add(&mut self, entry: &Entry) {
-        self.remove(&entry.id);
-        let rarest = entry
-            .selectors
+impl<K> Default for RarestIndex<K> {
+    fn default() -> Self {
+        Self {
+            drawers: HashMap::new(),
+            filed: BTreeMap::new(),
+        }
+    }
+}
+
+impl<K: Ord + Clone> RarestIndex<K> {
+    pub(crate) fn add(&mut self, id: &K, selectors: &SelectorSet) {
+        self.remove(id);
+        let rarest = selectors
             .iter()
             .min_by_key(|s| self.drawers.get(*s).map_or(0, BTreeSet::len));
-        // A view has no entry without selectors: it would match everyone.
+        // A view has nothing without selectors: it would match everyone.
         if let Some(selector) = rarest {
             self.drawers
                 .entry(selector.clone())
                 .or_default()
-                .insert(entry.id.clone());
-            self.filed.insert(entry.id.clone(), selector.clone());
+                .insert(id.clone());
+            self.filed.insert(id.clone(), selector.clone());
         }
     }
 
-    pub(crate) fn remove(&mut self, id: &EntryId) {
+    pub(crate) fn remove(&mut self, id: &K) {
         let Some(selector) = self.filed.remove(id) else {
             return;
         };
@@ -48,23 +55,18 @@ impl EntryIndex {
         }
     }
 
-    /// The entries that apply to a caller with these selectors.
-    pub(crate) fn matching(
-        &self,
-        selectors: &SelectorSet,
-        entries: &BTreeMap<EntryId, Arc<Entry>>,
-    ) -> BTreeSet<EntryId> {
+    /// Those that apply to a caller with these selectors, in no order; `asks` says what each asks of
+    /// a caller.
+    pub(crate) fn matching<'a>(
+        &'a self,
+        selectors: &'a SelectorSet,
+        asks: impl Fn(&K) -> Option<&'a SelectorSet> + 'a,
+    ) -> impl Iterator<Item = &'a K> {
         selectors
             .iter()
             .filter_map(|s| self.drawers.get(s))
             .flatten()
-            .filter(|id| {
-                entries
-                    .get(*id)
-                    .is_some_and(|e| e.selectors.is_subset(selectors))
-            })
-            .cloned()
-            .collect()
+            .filter(move |id| asks(id).is_some_and(|asked| asked.is_subset(selectors)))
     }
 }
 
@@ -95,10 +97,10 @@ impl GroupIndex {
         }
     }
 
-    /// The groups that have all of an entry's selectors.
-    pub(crate) fn matching(&self, entry: &Entry) -> BTreeSet<GroupId> {
-        let mut drawers = Vec::with_capacity(entry.selectors.len());
-        for selector in &entry.selectors {
+    /// The groups that have all of these selectors.
+    pub(crate) fn matching(&self, selectors: &SelectorSet) -> BTreeSet<GroupId> {
+        let mut drawers = Vec::with_capacity(selectors.len());
+        for selector in selectors {
             match self.drawers.get(selector) {
                 Some(drawer) => drawers.push(drawer),
                 None => return BTreeSet::new(),

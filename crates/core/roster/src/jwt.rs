@@ -227,6 +227,7 @@ impl<J: JwtMaterial> Tokens<J> {
                     entry: request.key.entry.clone(),
                     spiffe_id: request.spiffe_id.clone(),
                     expires_at: None,
+                    derived: None,
                 },
                 audience: request.key.audience.clone(),
             });

@@ -17,6 +17,7 @@
 //!   number of things to sign, whatever the civil clock does.
 
 mod calls;
+mod derived;
 mod digest;
 mod evaluate;
 mod event;
@@ -28,6 +29,7 @@ mod jwt;
 mod kinds;
 mod lru;
 mod material;
+mod membership;
 mod memory;
 mod roster;
 mod time;
@@ -36,14 +38,15 @@ mod wit;
 
 pub use digest::ViewDigest;
 pub use event::{
-    Action, CallId, Encoded, Event, JwtBundles, JwtIdentity, Note, OnMiss, Refusal, RequestId,
-    SignFault, ToSign, Want, WitBundles, WitIdentity, WitNote, WitUpdate, X509Bundles,
-    X509Identity, X509Update,
+    Action, CallId, Derivation, Encoded, Event, JwtBundles, JwtIdentity, Note, OnMiss, Refusal,
+    RequestId, SignFault, ToSign, Want, Who, WitBundles, WitIdentity, WitNote, WitUpdate,
+    X509Bundles, X509Identity, X509Update,
 };
 pub use explain::{
-    BundleStanding, CacheStanding, Explanation, HeldSvid, Identity, Inventory, Lack, Miss, Standing,
+    BundleStanding, CacheStanding, Explanation, HeldSvid, Identity, Inventory, Lack, Miss,
+    NotNamed, RuleMiss, Standing,
 };
 pub use material::{JwtMaterial, WitMaterial, X509Material};
 pub use memory::{Memory, Remembered};
 pub use roster::{Config, Roster, Stats};
-pub use view::{Step, StepFault};
+pub use view::{NamingStep, Step, StepFault};

@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{
-    Bundle, Entry, EntryId, Now, Revision, SelectorSet, SpiffeId, Timestamp, TrustDomain,
-};
+use muster_model::{Bundle, Entry, EntryId, Now, Revision, SpiffeId, Timestamp, TrustDomain};
 
 use crate::ViewDigest;
 use crate::calls::{Call, JwtCall, Kind};
-use crate::event::{Action, CallId, Encoded, Event, JwtBundles, OnMiss, Refusal, Scope, Want};
+use crate::event::{
+    Action, CallId, Encoded, Event, JwtBundles, OnMiss, Refusal, Scope, SignFault, Who,
+};
 use crate::groups::{Group, GroupId};
 use crate::holdings::Holdings;
-use crate::index::{EntryIndex, GroupIndex};
+use crate::index::{GroupIndex, RarestIndex};
 use crate::jwt::Tokens;
 use crate::kinds::{Requests, SvidKind, WitKind, X509Kind};
 use crate::material::{JwtMaterial, WitMaterial, X509Material};
@@ -59,6 +59,10 @@ pub struct Stats {
     pub revision: Revision,
     /// Entries in the view.
     pub entries: usize,
+    /// Rules in the view.
+    pub rules: usize,
+    /// Names that rules give now, those that were used a moment ago included.
+    pub names: usize,
     /// X509-SVIDs held.
     pub x509_svids: usize,
     /// X509-SVIDs that are wanted and not there, or no longer good.
@@ -83,14 +87,14 @@ pub struct Roster<X: X509Material, J, W: WitMaterial> {
     pub(crate) now: Now,
     pub(crate) link: Link,
     pub(crate) view: View,
-    entry_index: EntryIndex,
-    group_index: GroupIndex,
+    pub(crate) entry_index: RarestIndex<EntryId>,
+    pub(crate) group_index: GroupIndex,
     /// Entries that the node itself has taken back; those that are not in the view may still come.
     withdrawn: BTreeSet<EntryId>,
-    groups_of: HashMap<EntryId, BTreeSet<GroupId>>,
+    pub(crate) groups_of: HashMap<EntryId, BTreeSet<GroupId>>,
     pub(crate) groups: BTreeMap<GroupId, Group<X, W>>,
-    by_selectors: HashMap<(Scope, Arc<SelectorSet>), GroupId>,
-    next_group: u64,
+    pub(crate) by_who: HashMap<(Scope, Who), GroupId>,
+    pub(crate) next_group: u64,
     pub(crate) calls: BTreeMap<CallId, Call<X, J, W>>,
     pub(crate) requests: Requests,
     pub(crate) holdings: Holdings<X509Kind<X>>,
@@ -98,7 +102,7 @@ pub struct Roster<X: X509Material, J, W: WitMaterial> {
     pub(crate) tokens: Tokens<J>,
     pub(crate) agenda: Agenda,
     bundles_version: u64,
-    stale_groups: BTreeSet<GroupId>,
+    pub(crate) stale_groups: BTreeSet<GroupId>,
     pub(crate) stale_calls: BTreeSet<CallId>,
     pub(crate) fresh: Vec<Action<X, J, W>>,
     actions: VecDeque<Action<X, J, W>>,
@@ -120,12 +124,12 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             now,
             link: Link::Down,
             view: View::new(config.trust_domain.clone()),
-            entry_index: EntryIndex::default(),
+            entry_index: RarestIndex::default(),
             group_index: GroupIndex::default(),
             withdrawn: BTreeSet::new(),
             groups_of: HashMap::new(),
             groups: BTreeMap::new(),
-            by_selectors: HashMap::new(),
+            by_who: HashMap::new(),
             next_group: 0,
             calls: BTreeMap::new(),
             requests: Requests::default(),
@@ -196,13 +200,17 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         self.bundles_version
     }
 
-    /// The identities of a caller with `selectors` as the view has them now, signed or not.
-    pub fn identities(&self, selectors: &SelectorSet) -> Vec<SpiffeId> {
-        let matches = self.entry_index.matching(selectors, &self.view.entries);
+    /// The identities of a caller as the view has them now, signed or not: by ascending ID of the
+    /// entries that give them, then what rules give.
+    pub fn identities(&self, who: &Who) -> Vec<SpiffeId> {
+        let entries = &self.view.entries;
+        let asks = |id: &EntryId| entries.get(id).map(|entry| &entry.selectors);
+        let matches: BTreeSet<&EntryId> = self.entry_index.matching(&who.selectors, asks).collect();
         matches
-            .iter()
-            .filter_map(|id| self.view.entries.get(id))
+            .into_iter()
+            .filter_map(|id| entries.get(id))
             .map(|entry| entry.spiffe_id.clone())
+            .chain(self.view.names_of(who))
             .collect()
     }
 
@@ -219,6 +227,8 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             in_step: self.link == Link::InStep,
             revision: self.view.revision,
             entries: self.view.entries.len(),
+            rules: self.view.rules.len(),
+            names: self.view.derived.len(),
             x509_svids: self.holdings.held(),
             x509_missing: self.holdings.missing(),
             jwt_svids: self.tokens.held(),
@@ -230,10 +240,10 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         }
     }
 
-    /// Calls of callers with these selectors that wait for their first answer.
-    pub(crate) fn waiting_like(&self, selectors: &SelectorSet) -> usize {
-        let key = (Scope::Own, Arc::new(selectors.clone()));
-        let group = self.by_selectors.get(&key);
+    /// Calls of such callers that wait for their first answer.
+    pub(crate) fn waiting_like(&self, who: &Who) -> usize {
+        let key = (Scope::Own, self.view.told_apart_by(who.clone()));
+        let group = self.by_who.get(&key);
         let calls = group.and_then(|id| self.groups.get(id)).map(|g| &g.calls);
         let calls = calls.into_iter().flatten();
         calls
@@ -272,6 +282,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
                 }
             }
             Alarm::RetryJwt(request) => self.tokens.retry(request),
+            Alarm::Forget(name) => self.remove_name(&name),
         }
     }
 
@@ -285,17 +296,17 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             }
             Event::LinkDown => self.link = Link::Down,
             Event::Step(step) => self.on_step(step),
-            Event::Call {
-                call,
-                selectors,
-                want,
-            } => self.on_call(call, Scope::Own, selectors, want, OnMiss::Refuse),
+            Event::NodeIs(node) => self.on_node(node),
+            Event::ProcessGone(process) => self.on_process_gone(process),
+            Event::Call { call, who, want } => {
+                self.on_call(call, Scope::Own, who, want, OnMiss::Refuse);
+            }
             Event::CallOnBehalf {
                 call,
-                selectors,
+                who,
                 want,
                 on_miss,
-            } => self.on_call(call, Scope::OnBehalf, selectors, want, on_miss),
+            } => self.on_call(call, Scope::OnBehalf, who, want, on_miss),
             Event::CallEnded(call) => self.end(call),
             Event::Withdraw(entry) => self.withdraw(entry),
             Event::X509Signed { request, results } => {
@@ -358,7 +369,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             let Some(id) = before.as_ref().or(after.as_ref()).map(|e| &e.id) else {
                 continue;
             };
-            let old_groups = self.groups_of.remove(id).unwrap_or_default();
+            let old_groups = self.groups_of.get(id).cloned().unwrap_or_default();
             self.entry_index.remove(id);
             let mut new_groups = BTreeSet::new();
             if after.is_none() {
@@ -368,8 +379,8 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             let usable =
                 |entry: &&Arc<Entry>| !entry.store_svid && !self.withdrawn.contains(&entry.id);
             if let Some(entry) = after.as_ref().filter(usable) {
-                self.entry_index.add(entry);
-                new_groups = self.group_index.matching(entry);
+                self.entry_index.add(&entry.id, &entry.selectors);
+                new_groups = self.group_index.matching(&entry.selectors);
                 new_groups.retain(|id| {
                     let group = self.groups.get(id);
                     group.is_some_and(|group| group.scope.admits(entry))
@@ -393,54 +404,42 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
                 _ => true,
             };
             if tokens_change {
-                let waiters = self.tokens.forget(id, &mut self.agenda);
-                for call in &waiters {
-                    self.with_jwt_call(*call, |jwt| {
-                        jwt.asked.remove(id);
-                    });
-                }
-                for group in &old_groups {
-                    let calls = self.groups.get(group).map(|g| g.calls.clone());
-                    for call in calls.unwrap_or_default() {
-                        self.with_jwt_call(call, |jwt| {
-                            jwt.tokens.remove(id);
-                        });
-                    }
-                }
+                self.forget_tokens(id);
             }
             for group in old_groups.difference(&new_groups) {
-                self.with_group(*group, |group, holdings, wits| {
-                    group.matches.remove(id);
-                    if group.x509_calls > 0 {
-                        holdings.unsubscribe(id);
-                    }
-                    if group.wits.calls() > 0 {
-                        wits.unsubscribe(id);
-                    }
-                });
+                self.detach(id, *group);
             }
             for group in new_groups.difference(&old_groups) {
-                self.with_group(*group, |group, holdings, wits| {
-                    group.matches.insert(id.clone());
-                    if group.x509_calls > 0 {
-                        holdings.subscribe(id);
-                    }
-                    if group.wits.calls() > 0 {
-                        wits.subscribe(id);
-                    }
-                });
+                self.attach(id, *group);
             }
             self.stale_groups.extend(old_groups.union(&new_groups));
-            if !new_groups.is_empty() {
-                self.groups_of.insert(id.clone(), new_groups);
-            }
         }
+        self.on_naming(difference);
         if difference.bundles.contains(&self.config.trust_domain) {
             self.on_own_bundle();
         }
         if !difference.bundles.is_empty() {
             self.bundles_version += 1;
             self.stale_groups.extend(self.groups.keys());
+        }
+    }
+
+    /// What was signed for an entry, or is being, is not what it gives: callers that wait for tokens
+    /// ask again.
+    pub(crate) fn forget_tokens(&mut self, id: &EntryId) {
+        let waiters = self.tokens.forget(id, &mut self.agenda);
+        for call in &waiters {
+            self.with_jwt_call(*call, |jwt| {
+                jwt.asked.remove(id);
+            });
+        }
+        for group in self.groups_of.get(id).cloned().unwrap_or_default() {
+            let calls = self.groups.get(&group).map(|g| g.calls.clone());
+            for call in calls.unwrap_or_default() {
+                self.with_jwt_call(call, |jwt| {
+                    jwt.tokens.remove(id);
+                });
+            }
         }
     }
 
@@ -451,7 +450,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
                     before: Some(entry),
                     after: None,
                 }],
-                bundles: Vec::new(),
+                ..Difference::default()
             });
         }
         self.withdrawn.insert(id);
@@ -492,141 +491,6 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         }
     }
 
-    fn on_call(
-        &mut self,
-        call: CallId,
-        scope: Scope,
-        selectors: Arc<SelectorSet>,
-        want: Want,
-        on_miss: OnMiss,
-    ) {
-        if self.calls.contains_key(&call) {
-            return;
-        }
-        let kind = match want {
-            Want::X509Svids => Kind::X509Svids(None),
-            Want::X509Bundles => Kind::X509Bundles(None),
-            Want::JwtBundles => Kind::JwtBundles(None),
-            Want::Trust => Kind::Trust,
-            Want::WitBundles => Kind::WitBundles(None),
-            Want::WitSvids { spiffe_id } => Kind::WitSvids {
-                spiffe_id,
-                told: None,
-            },
-            Want::JwtSvids {
-                mut audience,
-                spiffe_id,
-            } => {
-                audience.sort_unstable();
-                audience.dedup();
-                Kind::JwtSvids(JwtCall {
-                    audience: audience.into(),
-                    spiffe_id,
-                    tokens: BTreeMap::new(),
-                    asked: BTreeMap::new(),
-                    fault: None,
-                })
-            }
-        };
-        let group = self.join(scope, selectors);
-        let call_state = Call {
-            group,
-            arrived: self.now.mono,
-            on_miss,
-            kind,
-        };
-        let streams_x509 = call_state.is_x509();
-        let lane = call_state.wit_lane();
-        self.calls.insert(call, call_state);
-        self.with_group(group, |group, holdings, wits| {
-            group.calls.insert(call);
-            if streams_x509 {
-                group.x509_calls += 1;
-                if group.x509_calls == 1 {
-                    group.matches.iter().for_each(|id| holdings.subscribe(id));
-                }
-            }
-            if let Some(lane) = lane
-                && group.wits.enter(lane) == 1
-            {
-                group.matches.iter().for_each(|id| wits.subscribe(id));
-            }
-        });
-        self.stale_calls.insert(call);
-    }
-
-    fn join(&mut self, scope: Scope, selectors: Arc<SelectorSet>) -> GroupId {
-        let key = (scope, selectors.clone());
-        if let Some(group) = self.by_selectors.get(&key) {
-            return *group;
-        }
-        self.next_group += 1;
-        let id = GroupId(self.next_group);
-        let mut matches = self.entry_index.matching(&selectors, &self.view.entries);
-        let entries = &self.view.entries;
-        matches.retain(|entry| entries.get(entry).is_some_and(|e| scope.admits(e)));
-        for entry in &matches {
-            self.groups_of.entry(entry.clone()).or_default().insert(id);
-        }
-        self.group_index.add(id, &selectors);
-        self.by_selectors.insert(key, id);
-        self.groups
-            .insert(id, Group::new(selectors, scope, matches));
-        id
-    }
-
-    /// Forgets a call and whatever was only there for it.
-    pub(crate) fn end(&mut self, id: CallId) {
-        let Some(call) = self.calls.remove(&id) else {
-            return;
-        };
-        self.agenda.clear(&Alarm::Call(id));
-        self.stale_calls.remove(&id);
-        let streamed_x509 = call.is_x509();
-        let lane = call.wit_lane();
-        if let Kind::JwtSvids(jwt) = call.kind {
-            for request in jwt.asked.into_values() {
-                self.tokens.leave(request, id, &mut self.agenda);
-            }
-        }
-        self.with_group(call.group, |group, holdings, wits| {
-            group.calls.remove(&id);
-            if streamed_x509 {
-                group.x509_calls -= 1;
-                if group.x509_calls == 0 {
-                    group.matches.iter().for_each(|id| holdings.unsubscribe(id));
-                }
-            }
-            if let Some(lane) = lane
-                && group.wits.leave(&lane) == 0
-            {
-                group.matches.iter().for_each(|id| wits.unsubscribe(id));
-            }
-        });
-        if self
-            .groups
-            .get(&call.group)
-            .is_some_and(|g| g.calls.is_empty())
-            && let Some(group) = self.groups.remove(&call.group)
-        {
-            for entry in &group.matches {
-                if let Some(groups) = self.groups_of.get_mut(entry) {
-                    groups.remove(&call.group);
-                    if groups.is_empty() {
-                        self.groups_of.remove(entry);
-                    }
-                }
-            }
-            self.group_index.remove(call.group, &group.selectors);
-            self.by_selectors
-                .remove(&(group.scope, group.selectors.clone()));
-            self.stale_groups.remove(&call.group);
-            for kind in [SvidKind::X509, SvidKind::Wit] {
-                self.agenda.clear(&Alarm::Settle(kind, call.group));
-            }
-        }
-    }
-
     /// Tells whoever has to be told, then asks for what is wanted.
     pub(crate) fn settle(&mut self) {
         // What was noted comes before what follows from it.
@@ -647,6 +511,9 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         self.wits.pump(&mut self.requests);
         self.collect();
         self.tokens.pump(&mut self.fresh);
+        for action in &mut self.fresh {
+            action.derive_by(&self.view.derived);
+        }
         self.actions.extend(self.fresh.drain(..));
     }
 
@@ -655,19 +522,9 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         self.fresh.extend(self.wits.deeds().map(Action::from));
     }
 
-    fn entry_stale(&mut self, entry: &EntryId) {
+    pub(crate) fn entry_stale(&mut self, entry: &EntryId) {
         if let Some(groups) = self.groups_of.get(entry) {
             self.stale_groups.extend(groups);
-        }
-    }
-
-    fn with_group(
-        &mut self,
-        id: GroupId,
-        change: impl FnOnce(&mut Group<X, W>, &mut Holdings<X509Kind<X>>, &mut Holdings<WitKind<W>>),
-    ) {
-        if let Some(group) = self.groups.get_mut(&id) {
-            change(group, &mut self.holdings, &mut self.wits);
         }
     }
 
@@ -692,11 +549,21 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
     }
 
     /// The refusal of a call for which nothing matched to the end of its wait.
-    pub(crate) fn refusal_of_miss(&self, other_identities: bool) -> Refusal {
+    pub(crate) fn refusal_of_miss(&self, group: GroupId, other_identities: bool) -> Refusal {
         match self.link {
+            Link::InStep if self.is_full(group) => Refusal::BoundReached,
             Link::InStep if other_identities => Refusal::IdentityNotGranted,
             Link::InStep => Refusal::NoIdentity,
             Link::Down | Link::Catching => Refusal::OutOfStep,
         }
+    }
+
+    /// Whether the last word of the server on an identity of the group was that its rule is full.
+    fn is_full(&self, group: GroupId) -> bool {
+        let matches = self.groups.get(&group).map(|group| &group.matches);
+        matches.into_iter().flatten().any(|id| {
+            let faults = [self.holdings.denial(id), self.wits.denial(id)];
+            faults.contains(&Some(SignFault::BoundReached))
+        })
     }
 }

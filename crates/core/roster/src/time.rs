@@ -105,6 +105,8 @@ pub(crate) enum Alarm {
     Settle(SvidKind, GroupId),
     /// A JWT-SVID whose signature failed is due again.
     RetryJwt(RequestId),
+    /// Nobody used a name that a rule gave for long enough.
+    Forget(EntryId),
 }
 
 /// The alarms, ordered by both clocks.

@@ -1,11 +1,16 @@
-//! What the node may answer to, as its server says: entries and bundles at a revision.
+//! What the node may answer to, as its server says: entries, rules and bundles at a revision; and what
+//! the rules make of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use muster_model::{Bundle, Entry, EntryId, JwtAuthority, Revision, TrustDomain, WitAuthority};
+use muster_model::{
+    Bundle, Entry, EntryId, JwtAuthority, Revision, Rule, RuleName, SpiffeId, TrustDomain,
+    WitAuthority,
+};
 
 use crate::ViewDigest;
+use crate::derived::Derived;
 
 /// A complete step of the view: what changed between two revisions, or everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +27,23 @@ pub struct Step {
     pub bundles: Vec<Bundle>,
     /// Bundles that are no longer the node's.
     pub removed_bundles: Vec<TrustDomain>,
+    /// What it says of identity rules.
+    pub naming: NamingStep,
     /// The digest of the view afterwards, by the server's reckoning.
     pub digest: ViewDigest,
+}
+
+/// What a step says of identity rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamingStep {
+    /// Rules to add or to replace.
+    pub rules: Vec<Rule>,
+    /// Rules that are no longer the node's.
+    pub removed_rules: Vec<RuleName>,
+    /// Names that rules could give and that nobody gets.
+    pub withheld: Vec<SpiffeId>,
+    /// Names that are withheld no longer.
+    pub released: Vec<SpiffeId>,
 }
 
 /// Why a step was not believed. The view stays as it was.
@@ -43,6 +63,9 @@ pub enum StepFault {
     /// An entry has no selectors and would match every caller.
     #[error("entry {0} has no selectors and would match every caller")]
     EntryWithoutSelectors(EntryId),
+    /// A rule has no selectors and would name every caller.
+    #[error("rule {0} has no selectors and would name every caller")]
+    RuleWithoutSelectors(RuleName),
     /// The trust domain's own bundle would be gone or have no X.509 authority.
     #[error("the step would empty the bundle of the node's own trust domain")]
     OwnBundleEmptied,
@@ -87,20 +110,26 @@ impl HeldBundle {
 /// The node's view.
 #[derive(Debug)]
 pub(crate) struct View {
-    trust_domain: TrustDomain,
+    pub(crate) trust_domain: TrustDomain,
     pub(crate) revision: Revision,
     digest: ViewDigest,
     /// A step was not believed: the view stays in use, and only a full one is taken up.
     doubted: bool,
     pub(crate) entries: BTreeMap<EntryId, Arc<Entry>>,
     pub(crate) bundles: BTreeMap<TrustDomain, Arc<HeldBundle>>,
+    pub(crate) rules: BTreeMap<RuleName, Arc<Rule>>,
+    pub(crate) withheld: BTreeSet<SpiffeId>,
+    /// How many entries give each identity: what an entry gives, no rule does.
+    named: HashMap<SpiffeId, usize>,
+    /// What the rules make of the node's callers.
+    pub(crate) derived: Derived,
 }
 
-/// A changed entry: what it was and what it is.
+/// A changed entry, or a changed rule: what it was and what it is.
 #[derive(Debug)]
-pub(crate) struct Changed {
-    pub(crate) before: Option<Arc<Entry>>,
-    pub(crate) after: Option<Arc<Entry>>,
+pub(crate) struct Changed<T = Entry> {
+    pub(crate) before: Option<Arc<T>>,
+    pub(crate) after: Option<Arc<T>>,
 }
 
 /// What a step changed.
@@ -109,6 +138,9 @@ pub(crate) struct Difference {
     pub(crate) entries: Vec<Changed>,
     /// The trust domains whose bundle changed, came or went.
     pub(crate) bundles: Vec<TrustDomain>,
+    pub(crate) rules: Vec<Changed<Rule>>,
+    /// Names that rules may give now and could not before, or the other way round.
+    pub(crate) names: BTreeSet<SpiffeId>,
 }
 
 impl View {
@@ -120,7 +152,21 @@ impl View {
             doubted: false,
             entries: BTreeMap::new(),
             bundles: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            withheld: BTreeSet::new(),
+            named: HashMap::new(),
+            derived: Derived::default(),
         }
+    }
+
+    /// What gives an identity: an entry, or a rule in the form of one.
+    pub(crate) fn entry(&self, id: &EntryId) -> Option<&Arc<Entry>> {
+        self.entries.get(id).or_else(|| self.derived.entry(id))
+    }
+
+    /// Whether a rule may give that name: no entry does, and nobody barred it.
+    pub(crate) fn is_free(&self, name: &SpiffeId) -> bool {
+        !self.named.contains_key(name) && !self.withheld.contains(name)
     }
 
     /// The bundle of the node's own trust domain.
@@ -146,6 +192,12 @@ impl View {
             removed_entries: Vec::new(),
             bundles: self.bundles.values().map(|b| b.bundle.clone()).collect(),
             removed_bundles: Vec::new(),
+            naming: NamingStep {
+                rules: self.rules.values().map(|r| Rule::clone(r)).collect(),
+                removed_rules: Vec::new(),
+                withheld: self.withheld.iter().cloned().collect(),
+                released: Vec::new(),
+            },
             digest: self.digest,
         }
     }
@@ -176,13 +228,35 @@ impl View {
                 return Err(StepFault::EntryWithoutSelectors(entry.id.clone()));
             }
         }
+        if let Some(rule) = step
+            .naming
+            .rules
+            .iter()
+            .find(|r| r.spec.selectors.is_empty())
+        {
+            return Err(StepFault::RuleWithoutSelectors(rule.name.clone()));
+        }
 
         let mut entries: BTreeMap<EntryId, Option<Arc<Entry>>> = BTreeMap::new();
         let mut bundles: BTreeMap<TrustDomain, Option<Arc<HeldBundle>>> = BTreeMap::new();
+        let mut rules: BTreeMap<RuleName, Option<Arc<Rule>>> = BTreeMap::new();
+        let mut withheld: BTreeMap<SpiffeId, bool> = BTreeMap::new();
         if step.replace {
             entries.extend(self.entries.keys().map(|id| (id.clone(), None)));
             bundles.extend(self.bundles.keys().map(|td| (td.clone(), None)));
+            rules.extend(self.rules.keys().map(|name| (name.clone(), None)));
+            withheld.extend(self.withheld.iter().map(|name| (name.clone(), false)));
         }
+        let naming = step.naming;
+        rules.extend(naming.removed_rules.into_iter().map(|name| (name, None)));
+        rules.extend(
+            naming
+                .rules
+                .into_iter()
+                .map(|rule| (rule.name.clone(), Some(Arc::new(rule)))),
+        );
+        withheld.extend(naming.released.into_iter().map(|name| (name, false)));
+        withheld.extend(naming.withheld.into_iter().map(|name| (name, true)));
         entries.extend(step.removed_entries.into_iter().map(|id| (id, None)));
         entries.extend(
             step.entries
@@ -219,6 +293,22 @@ impl View {
                 digest.add_bundle(&after.bundle);
             }
         }
+        for (name, after) in &rules {
+            if let Some(before) = self.rules.get(name) {
+                digest.remove_rule(before);
+            }
+            if let Some(after) = after {
+                digest.add_rule(after);
+            }
+        }
+        withheld.retain(|name, after| self.withheld.contains(name) != *after);
+        for (name, after) in &withheld {
+            if *after {
+                digest.add_withheld(name);
+            } else {
+                digest.remove_withheld(name);
+            }
+        }
         if digest != step.digest {
             return Err(StepFault::DigestMismatch);
         }
@@ -232,6 +322,7 @@ impl View {
                 None => self.entries.remove(&id),
             };
             if before != after {
+                self.count_names(before.as_deref(), after.as_deref(), &mut difference.names);
                 difference.entries.push(Changed { before, after });
             }
         }
@@ -244,6 +335,52 @@ impl View {
                 difference.bundles.push(td);
             }
         }
+        for (name, after) in rules {
+            let before = match after.clone() {
+                Some(rule) => self.rules.insert(name, rule),
+                None => self.rules.remove(&name),
+            };
+            if before != after {
+                difference.rules.push(Changed { before, after });
+            }
+        }
+        for (name, after) in withheld {
+            if after {
+                self.withheld.insert(name.clone());
+            } else {
+                self.withheld.remove(&name);
+            }
+            difference.names.insert(name);
+        }
         Ok(difference)
+    }
+
+    /// Counts who gives which identity, and notes the names that come or go so.
+    fn count_names(
+        &mut self,
+        before: Option<&Entry>,
+        after: Option<&Entry>,
+        changed: &mut BTreeSet<SpiffeId>,
+    ) {
+        let (before, after) = (before.map(|e| &e.spiffe_id), after.map(|e| &e.spiffe_id));
+        if before == after {
+            return;
+        }
+        if let Some(name) = before
+            && let Some(count) = self.named.get_mut(name)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.named.remove(name);
+                changed.insert(name.clone());
+            }
+        }
+        if let Some(name) = after {
+            let count = self.named.entry(name.clone()).or_default();
+            *count += 1;
+            if *count == 1 {
+                changed.insert(name.clone());
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@ mod caller;
 mod clock;
 mod flood;
 mod measure;
+mod newcomer;
 mod numbers;
 mod process;
 mod raw;
@@ -39,7 +40,7 @@ type Failure = Box<dyn Error + Send + Sync>;
 struct Arguments {
     #[command(subcommand)]
     role: Option<Role>,
-    /// The `muster` to measure; `muster-server` stands beside it.
+    /// The `muster` to measure; `muster-server` and `muster-node` stand beside it.
     #[arg(long, value_name = "FILE", default_value = "muster")]
     muster: PathBuf,
     /// Also measure SPIRE, whose `spire-server` and `spire-agent` are in this folder. Swarms are then
@@ -49,7 +50,8 @@ struct Arguments {
     /// Small counts, for a run under a minute. The figures are coarse.
     #[arg(long)]
     quick: bool,
-    /// Only these: arrival, signing, connections, neighbours, gone, streams, tokens, entries, sightings, policy; and, only when named,
+    /// Only these: arrival, signing, connections, neighbours, gone, streams, tokens, entries,
+    /// sightings, rules, policy, tasks, suspended; and, only when named,
     /// swarm-idle, swarm-churn, swarm-storm, swarm-streams, restart. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -63,6 +65,9 @@ enum Role {
     /// A workload that waits for its SVID; started by the bench itself.
     #[command(hide = true)]
     Waiter(waiter::Options),
+    /// A workload that nobody registered; started by the bench itself.
+    #[command(hide = true)]
+    Newcomer(newcomer::Options),
     /// A hostile neighbour; started by the bench itself.
     #[command(hide = true)]
     Flood(flood::Options),
@@ -71,16 +76,17 @@ enum Role {
     Testator(testament::Options),
     /// That child.
     #[command(hide = true)]
-    Heir,
+    Heir(testament::Inheritance),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.role {
         Some(Role::Waiter(options)) => waiter::run(options),
+        Some(Role::Newcomer(options)) => newcomer::run(options),
         Some(Role::Flood(options)) => flood::run(options),
         Some(Role::Testator(options)) => testament::testator(options),
-        Some(Role::Heir) => testament::heir(),
+        Some(Role::Heir(inheritance)) => testament::heir(inheritance),
         None => run(&arguments),
     };
     match outcome {

@@ -133,6 +133,14 @@ fn answer_text(answer: &admin::ExplainResponse, output: Output) -> String {
         ));
         text.push('\n');
     }
+    let rules: Vec<_> = answer
+        .nearest_rules
+        .iter()
+        .map(|near| vec![near.rule.clone(), near.why.clone()])
+        .collect();
+    if !rules.is_empty() {
+        text.push_str(&output.table(&["RULE THAT GIVES NO NAME", "WHY"], &rules, ""));
+    }
     for refusal in answer.refusals.iter().take(5) {
         let at = refusal.at.map(|at| rfc3339(at.seconds)).unwrap_or_default();
         text.push_str(&["refused ", &at, ": ", &refusal.reason, "\n"].concat());
@@ -178,6 +186,9 @@ fn answer_json(pid: i32, answer: &admin::ExplainResponse) -> Value {
                 "wanted": d.wanted.as_ref().map(selector_text),
                 "has": d.has.iter().map(selector_text).collect::<Vec<_>>(),
             })).collect::<Value>(),
+        })).collect::<Value>(),
+        "nearest_rules": answer.nearest_rules.iter().map(|near| json!({
+            "rule": near.rule, "reason": near.reason, "why": near.why,
         })).collect::<Value>(),
         "held_calls": answer.held_calls,
         "refusals": answer.refusals.iter().map(|r| json!({

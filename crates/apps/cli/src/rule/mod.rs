@@ -1,6 +1,7 @@
 //! `muster rule`: one row that names processes by a template over what they were attested as.
 
 mod fields;
+mod on_node;
 mod tries;
 mod view;
 

@@ -1,13 +1,16 @@
 //! `muster rule try`: what a rule would make of a process.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use muster_model::{BootId, Facts, ProcessMark, RuleName, Selector, SpiffeId};
 use muster_proto::muster::agent::v1;
+use muster_proto::muster::node::admin::v1 as admin;
 use muster_wire::rule;
 use serde_json::{Value, json};
 
 use super::fields::Fields;
-use super::{client, failure, view};
+use super::{client, failure, on_node, view};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::server_api::ServerArgs;
@@ -21,7 +24,11 @@ pub(crate) struct Try {
     #[arg(long, value_name = "ID")]
     node: Option<SpiffeId>,
     /// What the process is attested as; repeatable
-    #[arg(long = "fact", value_name = "TYPE:VALUE", required = true)]
+    #[arg(
+        long = "fact",
+        value_name = "TYPE:VALUE",
+        required_unless_present = "node_socket"
+    )]
     facts: Vec<Selector>,
     /// Number of the process, for templates with {instance}
     #[arg(long, value_name = "PID", requires_all = ["start_time", "boot"])]
@@ -32,6 +39,12 @@ pub(crate) struct Try {
     /// Boot of the node, as /proc/sys/kernel/random/boot_id has it
     #[arg(long, value_name = "UUID", value_parser = BootId::parse, requires_all = ["pid", "start_time"])]
     boot: Option<BootId>,
+    /// Try it on the processes that run now on the node with this admin socket
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["facts", "node", "pid"])]
+    node_socket: Option<PathBuf>,
+    /// Only on this process of that node; repeatable
+    #[arg(long = "process", value_name = "PID", requires = "node_socket")]
+    processes: Vec<i32>,
     #[command(flatten)]
     fields: Fields,
     #[command(flatten)]
@@ -56,6 +69,15 @@ impl Try {
 
 pub(super) async fn run(wanted: &Try, output: Output) -> Result<(), Failure> {
     let text = |id: Option<&dyn ToString>| id.map(ToString::to_string).unwrap_or_default();
+    if let Some(socket) = &wanted.node_socket {
+        let request = admin::TryRuleRequest {
+            name: text(wanted.name.as_ref().map(|name| name as &dyn ToString)),
+            spec: (!wanted.fields.is_empty()).then(|| wanted.fields.spec()),
+            pids: wanted.processes.clone(),
+            limit: 0,
+        };
+        return on_node::run(socket, request, output).await;
+    }
     let request = v1::TryRuleRequest {
         name: text(wanted.name.as_ref().map(|name| name as &dyn ToString)),
         spec: (!wanted.fields.is_empty()).then(|| wanted.fields.spec()),
@@ -85,11 +107,11 @@ pub(super) async fn run(wanted: &Try, output: Output) -> Result<(), Failure> {
     )
 }
 
-fn to_json(tried: &v1::Tried) -> Value {
+pub(super) fn to_json(tried: &v1::Tried) -> Value {
     json!({ "spiffe_id": tried.spiffe_id, "reason": tried.reason, "why": tried.why })
 }
 
-fn line(tried: &v1::Tried) -> String {
+pub(super) fn line(tried: &v1::Tried) -> String {
     match (tried.spiffe_id.as_str(), tried.reason.as_str()) {
         (name, "") => name.to_owned(),
         ("", reason) => format!("No name ({reason}): {}.", tried.why),

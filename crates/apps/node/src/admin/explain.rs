@@ -6,7 +6,7 @@ use muster_model::Timestamp;
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_proto::muster::node::admin::v1::explain_response::Verdict;
 use muster_proto::muster::node::admin::v1::identity::State;
-use muster_roster::{Explanation, Identity, Inventory, Standing};
+use muster_roster::{Explanation, Identity, Inventory, Lack, RuleMiss, Standing};
 use muster_wire::selector;
 
 use crate::events::{PastRefusal, timestamp};
@@ -87,6 +87,7 @@ pub(crate) fn attested(
             .map(|i| write(i, explanation.hint_taken.contains(&i.entry)))
             .collect(),
         nearest: explanation.nearest.iter().map(nearest).collect(),
+        nearest_rules: explanation.nearest_rules.iter().map(nearest_rule).collect(),
         held_calls: count(explanation.waiting),
         refusals: refusals
             .into_iter()
@@ -127,6 +128,12 @@ fn judge(pid: i32, explanation: &Explanation) -> (Verdict, String) {
                 )
             },
         );
+        let nearest = explanation
+            .nearest_rules
+            .first()
+            .map_or(nearest.clone(), |miss| {
+                format!("{nearest}; the nearest rule is {}: {}", miss.rule, miss.why)
+            });
         return match (explanation.in_step, outside) {
             (_, true) => (
                 Verdict::NoEntry,
@@ -233,6 +240,8 @@ pub(crate) fn inventory(
         allow_unauthenticated_verifiers: settings.allow_unauthenticated_verifiers,
         availability_target_seconds: settings.availability_target_seconds,
         first_expiry: first.map(timestamp),
+        rules: count(inventory.rules),
+        names: count(inventory.names),
     }
 }
 
@@ -274,15 +283,25 @@ fn nearest(miss: &muster_roster::Miss) -> admin::Nearest {
     admin::Nearest {
         entry_id: miss.entry.as_str().to_owned(),
         spiffe_id: miss.spiffe_id.as_str().to_owned(),
-        missing: miss
-            .lacks
-            .iter()
-            .map(|lack| admin::Difference {
-                wanted: Some(selector::write(&lack.wanted)),
-                has: lack.has.iter().map(selector::write).collect(),
-            })
-            .collect(),
+        missing: differences(&miss.lacks),
     }
+}
+
+fn nearest_rule(miss: &RuleMiss) -> admin::NearestRule {
+    admin::NearestRule {
+        rule: miss.rule.to_string(),
+        reason: miss.why.reason().to_owned(),
+        why: miss.why.to_string(),
+        missing: differences(&miss.lacks),
+    }
+}
+
+fn differences(lacks: &[Lack]) -> Vec<admin::Difference> {
+    let difference = |lack: &Lack| admin::Difference {
+        wanted: Some(selector::write(&lack.wanted)),
+        has: lack.has.iter().map(selector::write).collect(),
+    };
+    lacks.iter().map(difference).collect()
 }
 
 fn count(n: usize) -> u64 {

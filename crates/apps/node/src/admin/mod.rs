@@ -4,6 +4,7 @@
 mod debug;
 mod explain;
 mod logger;
+mod rules;
 
 use std::pin::Pin;
 
@@ -147,7 +148,7 @@ impl node_admin_server::NodeAdmin for AdminService {
         let nearest = bounded(request.nearest, NEAREST);
         let explanation = self
             .driver
-            .explain(target.selectors.clone(), nearest)
+            .explain(target.who.clone(), nearest)
             .await
             .map_err(unavailable)?;
         let last = self.driver.last_in_step().await.map_err(unavailable)?;
@@ -158,6 +159,17 @@ impl node_admin_server::NodeAdmin for AdminService {
             last,
             self.clock.now().wall,
         )))
+    }
+
+    /// # Path
+    ///
+    /// `node/admin/rules.rs`, `core/roster/explain.rs`, `core/roll/naming`.
+    async fn try_rule(
+        &self,
+        request: Request<admin::TryRuleRequest>,
+    ) -> Result<Response<admin::TryRuleResponse>, Status> {
+        let answer = rules::tried(self, request.into_inner()).await?;
+        Ok(Response::new(answer))
     }
 
     /// # Path

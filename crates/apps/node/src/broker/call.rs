@@ -104,24 +104,24 @@ impl Parts {
             "SubscribeToX509SVID" => {
                 let message = grpc::read::<SubscribeToX509svidRequest>(request).await?;
                 let call = self.attest(asking, message.reference, place).await?;
-                let selectors = call.workload.selectors.clone();
-                let subscription = self.driver.x509_svids(selectors).map_err(stopped)?;
+                let who = call.workload.who.clone();
+                let subscription = self.driver.x509_svids(who).map_err(stopped)?;
                 let follow = Follow::new(&self, call, subscription, "SubscribeToX509SVID");
                 follow.answer(answers::x509_svids).await
             }
             "SubscribeToX509Bundles" => {
                 let message = grpc::read::<SubscribeToX509BundlesRequest>(request).await?;
                 let call = self.attest(asking, message.reference, place).await?;
-                let selectors = call.workload.selectors.clone();
-                let subscription = self.driver.x509_bundles(selectors).map_err(stopped)?;
+                let who = call.workload.who.clone();
+                let subscription = self.driver.x509_bundles(who).map_err(stopped)?;
                 let follow = Follow::new(&self, call, subscription, "SubscribeToX509Bundles");
                 follow.answer(answers::x509_bundles).await
             }
             "SubscribeToJWTBundles" => {
                 let message = grpc::read::<SubscribeToJwtBundlesRequest>(request).await?;
                 let call = self.attest(asking, message.reference, place).await?;
-                let selectors = call.workload.selectors.clone();
-                let subscription = self.driver.jwt_bundles(selectors).map_err(stopped)?;
+                let who = call.workload.who.clone();
+                let subscription = self.driver.jwt_bundles(who).map_err(stopped)?;
                 let follow = Follow::new(&self, call, subscription, "SubscribeToJWTBundles");
                 follow.answer(answers::jwt_bundles).await
             }
@@ -160,12 +160,12 @@ impl Parts {
             audience: request.audience,
             spiffe_id,
         };
-        let selectors = call.workload.selectors.clone();
+        let who = call.workload.who.clone();
         let tokens = tokio::select! {
             biased;
             _reason = self.shutdown.begun() => return Err(shutting_down()),
             exited = call.workload.process.exited() => return Err(ended(exited)),
-            tokens = self.driver.jwt_svids(selectors, want) => tokens.map_err(stopped)?,
+            tokens = self.driver.jwt_svids(who, want) => tokens.map_err(stopped)?,
         };
         let tokens = tokens.map_err(|refusal| refuse(&call, refusal, "FetchJWTSVID"))?;
         still_the_same(&call)?;

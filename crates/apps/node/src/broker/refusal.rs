@@ -115,6 +115,7 @@ pub(super) fn roster(refusal: Refusal) -> Status {
         Refusal::OutOfStep
         | Refusal::NotSignedYet
         | Refusal::SigningFailed(_)
+        | Refusal::BoundReached
         | Refusal::Overloaded => {
             count(refusal.word());
             status_of(refusal)

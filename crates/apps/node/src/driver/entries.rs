@@ -34,6 +34,8 @@ impl TaskEntries {
             Event::Step(step) => step,
             Event::Tick
             | Event::LinkDown
+            | Event::NodeIs(_)
+            | Event::ProcessGone(_)
             | Event::Call { .. }
             | Event::CallOnBehalf { .. }
             | Event::CallEnded(_)

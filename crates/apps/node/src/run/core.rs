@@ -5,7 +5,7 @@ use std::sync::Arc;
 use muster_crypto::{Purpose, random};
 use muster_model::{Now, Timestamp};
 use muster_proto::spire::agent::debug::v1::debug_server::DebugServer;
-use muster_roster::{Config as RosterConfig, Roster};
+use muster_roster::{Config as RosterConfig, Event, Roster};
 use muster_rt::Clock;
 use muster_svid::x509::X509Svid;
 use tokio::sync::watch;
@@ -161,6 +161,7 @@ fn take_up(
         seal.wipe();
         return survives.then_some(seal);
     };
+    roster.handle(Event::NodeIs(node.clone()), now);
     let renewal = Renewal {
         node: node.clone(),
         availability_target: config.svid.availability_target,
@@ -193,6 +194,7 @@ fn remember(roster: &mut NodeRoster, memory: NodeMemory, now: Now) {
     match roster.remember(memory, now) {
         Ok(remembered) => tracing::info!(
             entries = remembered.entries,
+            names = remembered.names,
             x509_svids = remembered.x509_svids,
             jwt_svids = remembered.jwt_svids,
             "serving what an earlier run held, until the server says more"

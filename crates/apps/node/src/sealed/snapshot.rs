@@ -7,10 +7,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use muster_crypto::{Purpose, Secret};
 use muster_model::{EntryId, TrustDomain};
+use muster_proto::muster::agent::v1::Facts;
 use muster_proto::muster::node::v1::WatchResponse;
-use muster_roster::{Memory, Step};
+use muster_roster::{Derivation, Memory, Step};
 use muster_svid::x509::X509Svid;
-use muster_wire::{bundle as wire_bundle, entry as wire_entry};
+use muster_wire::{bundle as wire_bundle, entry as wire_entry, rule as wire_rule};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
@@ -31,8 +32,17 @@ pub(crate) struct SnapshotError(String);
 struct Document {
     /// A `muster.node.v1.WatchResponse` that replaces the view, base64.
     view: String,
+    names: Vec<NameRow>,
     x509: Vec<X509Row>,
     jwt: Vec<JwtRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NameRow {
+    rule: String,
+    /// A `muster.agent.v1.Facts`, base64.
+    facts: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -69,6 +79,14 @@ impl Drop for JwtRow {
 pub(crate) fn write(memory: &NodeMemory) -> Result<Zeroizing<Vec<u8>>, SnapshotError> {
     let document = Document {
         view: STANDARD.encode(write_step(&memory.view).encode_to_vec()),
+        names: memory
+            .names
+            .iter()
+            .map(|name| NameRow {
+                rule: name.rule.to_string(),
+                facts: STANDARD.encode(wire_rule::write_facts(&name.facts).encode_to_vec()),
+            })
+            .collect(),
         x509: memory
             .x509
             .iter()
@@ -112,7 +130,13 @@ pub(crate) fn read(
         .map_err(|error| SnapshotError(error.to_string()))?;
     let view = read_step(&view, own).map_err(SnapshotError)?;
     let bundle = view.bundles.iter().find(|b| b.trust_domain == *own);
+    let names = document
+        .names
+        .iter()
+        .map(read_name)
+        .collect::<Result<_, _>>()?;
     let mut memory = NodeMemory {
+        names,
         x509: Vec::new(),
         jwt: Vec::new(),
         last_expiry: None,
@@ -161,10 +185,28 @@ fn write_step(step: &Step) -> WatchResponse {
             .iter()
             .map(|b| wire_bundle::write(b, None))
             .collect(),
+        rules: step.naming.rules.iter().map(wire_rule::write).collect(),
+        withheld_names: step
+            .naming
+            .withheld
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         digest: step.digest.as_bytes().to_vec().into(),
         complete: true,
         ..WatchResponse::default()
     }
+}
+
+fn read_name(row: &NameRow) -> Result<Derivation, SnapshotError> {
+    let facts =
+        Facts::decode(&*decode(&row.facts)?).map_err(|error| SnapshotError(error.to_string()))?;
+    let facts = wire_rule::read_facts(Some(&facts));
+    let rule = wire_rule::read_name(&row.rule);
+    Ok(Derivation {
+        rule: rule.map_err(|error| SnapshotError(error.to_string()))?,
+        facts: Arc::new(facts.map_err(|error| SnapshotError(error.to_string()))?),
+    })
 }
 
 fn entry_id(text: &str) -> Result<EntryId, SnapshotError> {

@@ -199,7 +199,7 @@ impl Sweeper {
                 let Ok(attested) = attested else {
                     return Joined::unknown(found);
                 };
-                let matched = self.driver.identities(attested.selectors).await;
+                let matched = self.driver.identities(attested.who).await;
                 let identities = matched
                     .map(|matched| matched.identities)
                     .unwrap_or_default();

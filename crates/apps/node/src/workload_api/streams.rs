@@ -29,10 +29,7 @@ impl Inner {
         place: Place,
     ) -> Result<Response<Body>, Status> {
         let attested = self.callers.attest(caller, &place).await?;
-        let subscription = self
-            .driver
-            .x509_svids(attested.selectors)
-            .map_err(stopped)?;
+        let subscription = self.driver.x509_svids(attested.who).map_err(stopped)?;
         let follow = Follow::new(self, attested.caller, subscription, place, "FetchX509SVID");
         follow
             .answer(|update: &X509Update<HeldX509>| {
@@ -50,10 +47,7 @@ impl Inner {
         place: Place,
     ) -> Result<Response<Body>, Status> {
         let attested = self.callers.attest(caller, &place).await?;
-        let subscription = self
-            .driver
-            .x509_bundles(attested.selectors)
-            .map_err(stopped)?;
+        let subscription = self.driver.x509_bundles(attested.who).map_err(stopped)?;
         let follow = Follow::new(
             self,
             attested.caller,
@@ -77,10 +71,7 @@ impl Inner {
         place: Place,
     ) -> Result<Response<Body>, Status> {
         let attested = self.callers.attest(caller, &place).await?;
-        let subscription = self
-            .driver
-            .jwt_bundles(attested.selectors)
-            .map_err(stopped)?;
+        let subscription = self.driver.jwt_bundles(attested.who).map_err(stopped)?;
         let follow = Follow::new(
             self,
             attested.caller,

@@ -51,7 +51,7 @@ impl Inner {
         let attested = self.callers.attest(caller, &place).await?;
         let subscription = self
             .driver
-            .wit_svids(attested.selectors, spiffe_id)
+            .wit_svids(attested.who, spiffe_id)
             .map_err(stopped)?;
         let follow = Follow::new(self, attested.caller, subscription, place, "FetchWITSVID");
         follow
@@ -70,10 +70,7 @@ impl Inner {
         place: Place,
     ) -> Result<Response<Body>, Status> {
         let attested = self.callers.attest(caller, &place).await?;
-        let subscription = self
-            .driver
-            .wit_bundles(attested.selectors)
-            .map_err(stopped)?;
+        let subscription = self.driver.wit_bundles(attested.who).map_err(stopped)?;
         let follow = Follow::new(
             self,
             attested.caller,

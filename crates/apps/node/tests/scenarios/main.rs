@@ -15,6 +15,8 @@ mod daemon;
 #[cfg(test)]
 mod delegated;
 #[cfg(test)]
+mod denials;
+#[cfg(test)]
 mod double;
 #[cfg(test)]
 mod explain;
@@ -42,9 +44,15 @@ mod reattest;
 #[cfg(test)]
 mod recovery;
 #[cfg(test)]
+mod refusals_double;
+#[cfg(test)]
 mod restart;
 #[cfg(test)]
 mod rig;
+#[cfg(test)]
+mod rule_double;
+#[cfg(test)]
+mod rules;
 #[cfg(test)]
 mod sds;
 #[cfg(test)]

@@ -55,7 +55,7 @@ impl Services {
         self.sign(mind, id, &request, mind.node_ttl, age)
     }
 
-    fn sign(
+    pub(crate) fn sign(
         &self,
         mind: &Mind,
         spiffe_id: &SpiffeId,
@@ -394,7 +394,7 @@ fn whole(mind: &Mind) -> WatchResponse {
         Some(Lie::Digest) => ViewDigest::default(),
         _ => mind.digest(),
     };
-    WatchResponse {
+    let mut answer = WatchResponse {
         revision: match mind.lie {
             Some(Lie::RevisionBack) => 1,
             _ => mind.revision,
@@ -412,7 +412,9 @@ fn whole(mind: &Mind) -> WatchResponse {
         digest: digest.as_bytes().to_vec().into(),
         complete: true,
         ..WatchResponse::default()
-    }
+    };
+    mind.write_rules(&mut answer);
+    answer
 }
 
 #[tonic::async_trait]

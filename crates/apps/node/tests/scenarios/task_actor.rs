@@ -51,6 +51,16 @@ impl Actor {
         self.hear().parse().ok()
     }
 
+    /// Has it ask for its X509-SVIDs: the SPIFFE IDs that it gets, or none.
+    pub(crate) fn fetches(&mut self, socket: &Path) -> Vec<String> {
+        writeln!(self.to, "fetch {}", socket.display()).unwrap();
+        let said = self.hear();
+        said.split(' ')
+            .filter(|id| *id != "none")
+            .map(str::to_owned)
+            .collect()
+    }
+
     /// Has it start another process, whose number it says.
     pub(crate) fn starts_another(&mut self) -> u32 {
         writeln!(self.to, "start").unwrap();
@@ -127,6 +137,7 @@ fn not_a_test_by_itself() {
                 let connection = UnixStream::connect(socket).ok();
                 say(connection.and_then(|connection| ask(&connection, path)));
             }
+            ["fetch", socket] => println!("\n> {}", fetch(Path::new(socket))),
             ["start"] => {
                 let other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
                 println!("> {}", other.id());
@@ -139,6 +150,24 @@ fn not_a_test_by_itself() {
         drop(other.stdin.take());
         other.wait().unwrap();
     }
+}
+
+/// The SPIFFE IDs of the process that this is.
+fn fetch(socket: &Path) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut client = crate::rig::client_of(socket).await.unwrap();
+        match crate::rig::fetch_x509(&mut client).await {
+            Ok((answer, _stream)) => {
+                let ids = answer.svids.iter().map(|svid| svid.spiffe_id.as_str());
+                ids.collect::<Vec<_>>().join(" ")
+            }
+            Err(_refused) => "none".to_owned(),
+        }
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "it is how the actor answers")]

@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{Entry, EntryId, SelectorSet, TrustDomain};
-use muster_roster::{Action, CallId, Event, JwtIdentity, Refusal, Want, WitUpdate, X509Update};
+use muster_model::{Entry, EntryId, Facts, SelectorSet, TrustDomain};
+use muster_roll::naming;
+use muster_roster::{
+    Action, CallId, Event, JwtIdentity, Refusal, Want, Who, WitUpdate, X509Update,
+};
 
 use crate::material::{Cert, Token, Wit};
 use crate::ops::Op;
-use crate::world::{HOLD, Pending, World, X509_LIFE, own};
+use crate::world::{HOLD, Pending, World, X509_LIFE, node, own};
 
 impl World {
     pub(crate) fn hear(&mut self, event: Event<Cert, Token, Wit>) {
@@ -20,7 +23,7 @@ impl World {
             self.act(action);
         }
         assert!(
-            count <= 4 * (self.callers.len() + self.node.entries.len() + 8),
+            count <= 4 * (self.callers.len() + self.node.entries.len() + self.names() + 8),
             "{count} actions for one event"
         );
         self.check_all();
@@ -95,21 +98,23 @@ impl World {
                 self.in_step = false;
                 self.up = false;
             }
-            Action::Note(_) => {}
+            // Processes go when the world says so.
+            Action::AwaitExit(_) | Action::Note(_) => {}
         }
     }
 
-    /// What the node's view grants to these selectors, after the conflict of hints (WAPI-32).
-    pub(crate) fn granted(&self, selectors: &SelectorSet) -> Vec<&Entry> {
+    /// What the node's view grants to a caller: what entries give, after the conflict of hints
+    /// (WAPI-32), and what rules give that no entry does, once for each name.
+    pub(crate) fn granted(&self, who: &Who) -> Vec<Entry> {
         let matching: Vec<&Entry> = self
             .node
             .entries
             .values()
-            .filter(|e| !e.store_svid && e.selectors.is_subset(selectors))
+            .filter(|e| !e.store_svid && e.selectors.is_subset(&who.selectors))
             // What a policy refuses counts for nothing.
             .filter(|e| !self.denied.contains(&e.id))
             .collect();
-        matching
+        let mut granted: Vec<Entry> = matching
             .iter()
             .filter(|e| {
                 e.hint.is_empty()
@@ -117,14 +122,30 @@ impl World {
                         .iter()
                         .all(|o| o.hint != e.hint || (o.created_at, &o.id) >= (e.created_at, &e.id))
             })
-            .copied()
-            .collect()
+            .map(|entry| Entry::clone(entry))
+            .collect();
+        let facts = Facts {
+            selectors: SelectorSet::clone(&who.selectors),
+            process: who.process,
+        };
+        let mut names = BTreeSet::new();
+        for rule in self.node.rules.values() {
+            let Ok(name) = naming::derive(rule, &own(), &node(), &facts) else {
+                continue;
+            };
+            let taken = self.node.entries.values().any(|e| e.spiffe_id == name);
+            if names.insert(name.clone()) && !taken && !self.node.withheld.contains(&name) {
+                granted.extend(naming::entry(rule, name));
+            }
+        }
+        granted.sort_by(|a, b| a.id.cmp(&b.id));
+        granted
     }
 
     pub(crate) fn told_x509(&mut self, call: CallId, update: Arc<X509Update<Cert>>) {
         let caller = &self.callers[&call];
         assert!(caller.open, "told after the end");
-        let granted = self.granted(&caller.selectors);
+        let granted = self.granted(&caller.who);
         let bundle = &self.node.bundles[&own()];
         assert!(!update.identities.is_empty(), "WAPI-22");
         assert!(
@@ -188,8 +209,8 @@ impl World {
         let Want::WitSvids { spiffe_id } = &caller.want else {
             panic!("WIT-SVIDs for another call");
         };
-        let granted: Vec<&Entry> = self
-            .granted(&caller.selectors)
+        let granted: Vec<Entry> = self
+            .granted(&caller.who)
             .into_iter()
             .filter(|e| spiffe_id.as_ref().is_none_or(|id| *id == e.spiffe_id))
             .collect();
@@ -233,8 +254,8 @@ impl World {
         else {
             panic!("tokens for another call");
         };
-        let granted: Vec<&Entry> = self
-            .granted(&caller.selectors)
+        let granted: Vec<Entry> = self
+            .granted(&caller.who)
             .into_iter()
             .filter(|e| spiffe_id.as_ref().is_none_or(|id| *id == e.spiffe_id))
             .collect();
@@ -266,7 +287,7 @@ impl World {
     pub(crate) fn ended(&mut self, call: CallId, refusal: Refusal) {
         let caller = &self.callers[&call];
         assert!(caller.open, "ended twice");
-        let granted = self.granted(&caller.selectors);
+        let granted = self.granted(&caller.who);
         if refusal.is_denial() {
             match (refusal, &caller.want) {
                 (
@@ -300,7 +321,7 @@ impl World {
     pub(crate) fn check_all(&self) {
         for caller in self.callers.values().filter(|c| c.open) {
             if let Some(update) = &caller.x509 {
-                let granted = self.granted(&caller.selectors);
+                let granted = self.granted(&caller.who);
                 for identity in &update.identities {
                     assert!(
                         granted
@@ -311,10 +332,10 @@ impl World {
                 }
             }
             if let Some(update) = &caller.wits {
-                let granted = self.granted(&caller.selectors);
+                let granted = self.granted(&caller.who);
                 for identity in &update.identities {
                     let same =
-                        |e: &&Entry| e.id == identity.entry && e.spiffe_id == identity.spiffe_id;
+                        |e: &Entry| e.id == identity.entry && e.spiffe_id == identity.spiffe_id;
                     assert!(granted.iter().any(same), "a WIT-SVID that is not granted");
                 }
             }
@@ -342,7 +363,7 @@ impl World {
             if !caller.open {
                 continue;
             }
-            let granted = self.granted(&caller.selectors);
+            let granted = self.granted(&caller.who);
             if let Some(update) = &caller.x509 {
                 assert_eq!(
                     granted.iter().map(|e| &e.id).collect::<Vec<_>>(),
@@ -359,13 +380,13 @@ impl World {
             let Want::WitSvids { spiffe_id } = &caller.want else {
                 continue;
             };
-            let granted: Vec<&EntryId> = self
-                .granted(&caller.selectors)
+            let granted: Vec<EntryId> = self
+                .granted(&caller.who)
                 .into_iter()
                 .filter(|e| spiffe_id.as_ref().is_none_or(|id| *id == e.spiffe_id))
-                .map(|e| &e.id)
+                .map(|e| e.id)
                 .collect();
-            let told: Vec<&EntryId> = update.identities.iter().map(|i| &i.entry).collect();
+            let told: Vec<EntryId> = update.identities.iter().map(|i| i.entry.clone()).collect();
             assert_eq!(granted, told);
         }
         let (asked, wits_asked) = (self.asked, self.wits_asked);
@@ -383,7 +404,7 @@ impl World {
             }
         }
         // 120 s are less than six renewal periods of 60 s lives (half, minus skew and spread).
-        let most = 7 * self.node.entries.len();
+        let most = 7 * (self.node.entries.len() + self.names());
         assert!(
             self.asked - asked <= most,
             "{} > {most}",
@@ -394,5 +415,21 @@ impl World {
             "{} > {most} WIT-SVIDs",
             self.wits_asked - wits_asked
         );
+        self.all_hang_up();
+        self.advance(Duration::from_secs(61), true);
+        assert_eq!(self.names(), 0, "names of callers that are gone are kept");
+    }
+
+    fn names(&self) -> usize {
+        self.roster.stats().names
+    }
+
+    pub(crate) fn all_hang_up(&mut self) {
+        let open = self.callers.iter().filter(|(_, caller)| caller.open);
+        let open: Vec<CallId> = open.map(|(id, _)| *id).collect();
+        for id in open {
+            self.callers.get_mut(&id).unwrap().open = false;
+            self.hear(Event::CallEnded(id));
+        }
     }
 }

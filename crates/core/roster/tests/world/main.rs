@@ -9,6 +9,8 @@ mod material;
 #[cfg(test)]
 mod ops;
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod scenes;
 #[cfg(test)]
 mod server;

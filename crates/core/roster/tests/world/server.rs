@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_model::{
-    Bundle, Entry, EntryId, JwtAuthority, Revision, SerialNumber, Timestamp, WitAuthority,
-    X509Authority,
+    Bundle, Entry, EntryId, JwtAuthority, Revision, Rule, SerialNumber, SpiffeId, Timestamp,
+    WitAuthority, X509Authority,
 };
-use muster_roster::{Event, SignFault, Step, ToSign, ViewDigest};
+use muster_roll::naming;
+use muster_roster::{Event, NamingStep, SignFault, Step, ToSign, ViewDigest};
 
 use crate::material::{Cert, Token, Wit};
-use crate::world::{JWT_LIFE, Pending, SKEW, World, X509_LIFE, foreign, own, pick, selectors};
+use crate::world::{
+    JWT_LIFE, Pending, SKEW, World, X509_LIFE, foreign, node, own, pick, selectors,
+};
 
 impl World {
     pub(crate) fn add_entry(&mut self, mask: u8, hint: u8, flags: u8) {
@@ -24,7 +27,7 @@ impl World {
         let entry = Entry {
             id: id.clone(),
             spiffe_id: own().with_path(&format!("/w{}", flags % 5)).unwrap(),
-            parent_id: own().with_path("/spire/agent/join_token/x").unwrap(),
+            parent_id: node(),
             selectors: selectors(mask),
             x509_svid_ttl: None,
             jwt_svid_ttl: None,
@@ -117,6 +120,8 @@ impl World {
         let replace = asked == 0 || to.revision % 3 == 0;
         let has = |id| !replace && from.entries.get(id) == to.entries.get(id);
         let knows = |td| !replace && from.bundles.get(td) == to.bundles.get(td);
+        let rules = to.rules.values();
+        let new = |r: &&Rule| replace || from.rules.get(&r.name) != Some(*r);
         Step {
             revision: Revision(to.revision),
             replace,
@@ -144,8 +149,46 @@ impl World {
                 .filter(|td| !to.bundles.contains_key(*td))
                 .cloned()
                 .collect(),
+            naming: NamingStep {
+                rules: rules.filter(new).cloned().collect(),
+                removed_rules: from
+                    .rules
+                    .keys()
+                    .filter(|name| !to.rules.contains_key(*name))
+                    .cloned()
+                    .collect(),
+                withheld: to
+                    .withheld
+                    .iter()
+                    .filter(|name| replace || !from.withheld.contains(*name))
+                    .cloned()
+                    .collect(),
+                released: from.withheld.difference(&to.withheld).cloned().collect(),
+            },
             digest: to.digest(),
         }
+    }
+
+    /// The identity that the server signs: an entry's, or one that a rule comes to once more.
+    fn identity_of(&mut self, asked: &ToSign) -> Result<SpiffeId, SignFault> {
+        let Some(derived) = &asked.derived else {
+            let entry = self.server.entries.get(&asked.entry);
+            return Ok(entry.ok_or(SignFault::Refused)?.spiffe_id.clone());
+        };
+        let rule = self.server.rules.get(&derived.rule);
+        let rule = rule.ok_or(SignFault::Refused)?;
+        let name = naming::derive(rule, &own(), &node(), &derived.facts)
+            .map_err(|_no_name| SignFault::Refused)?;
+        let taken = self.server.entries.values().any(|e| e.spiffe_id == name);
+        if name != asked.spiffe_id || taken || self.server.withheld.contains(&name) {
+            return Err(SignFault::Refused);
+        }
+        let is_new = !self.given.contains(&name);
+        if is_new && self.bound.is_some_and(|bound| self.given.len() >= bound) {
+            return Err(SignFault::BoundReached);
+        }
+        self.given.insert(name.clone());
+        Ok(name)
     }
 
     pub(crate) fn deliver(&mut self) {
@@ -225,15 +268,10 @@ impl World {
     }
 
     fn sign_x509(&mut self, asked: &ToSign, bad: u8) -> Result<Arc<Cert>, SignFault> {
-        let entry = self
-            .server
-            .entries
-            .get(&asked.entry)
-            .ok_or(SignFault::Refused)?;
+        let mut id = self.identity_of(asked)?;
         if self.denied.contains(&asked.entry) {
             return Err(SignFault::Denied);
         }
-        let mut id = entry.spiffe_id.clone();
         let roots = &self.server.bundles[&own()].x509_authorities;
         let mut root = roots.iter().rfind(|a| !a.tainted).unwrap().der.clone();
         let mut life = X509_LIFE;
@@ -255,12 +293,7 @@ impl World {
     }
 
     fn sign_wit(&mut self, asked: &ToSign, bad: u8) -> Result<Arc<Wit>, SignFault> {
-        let entry = self
-            .server
-            .entries
-            .get(&asked.entry)
-            .ok_or(SignFault::Refused)?;
-        let mut id = entry.spiffe_id.clone();
+        let mut id = self.identity_of(asked)?;
         let keys = &self.server.bundles[&own()].wit_authorities;
         let mut key_id = keys.iter().rfind(|a| !a.tainted).unwrap().key_id.clone();
         let mut life = X509_LIFE;
@@ -287,14 +320,10 @@ impl World {
         audience: &[String],
         bad: u8,
     ) -> Result<Arc<Token>, SignFault> {
-        let entry = self
-            .server
-            .entries
-            .get(&asked.entry)
-            .ok_or(SignFault::Refused)?;
+        let id = self.identity_of(asked)?;
         let keys = &self.server.bundles[&own()].jwt_authorities;
         let mut token = Token {
-            id: entry.spiffe_id.clone(),
+            id,
             audience: audience.to_vec(),
             issued_at: self.server_now(),
             expires_at: self.server_now().plus(JWT_LIFE),

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_model::{
-    Bundle, Entry, EntryId, JwtAuthority, Now, Selector, SelectorSet, Timestamp, TrustDomain,
-    WitAuthority, X509Authority,
+    BootId, Bundle, Entry, EntryId, JwtAuthority, Now, ProcessMark, Rule, RuleName, Selector,
+    SelectorSet, SpiffeId, Timestamp, TrustDomain, WitAuthority, X509Authority,
 };
 use muster_roster::{
     CallId, Config, Event, JwtBundles, JwtIdentity, Refusal, RequestId, Roster, ToSign, ViewDigest,
-    Want, WitBundles, WitUpdate, X509Bundles, X509Update,
+    Want, Who, WitBundles, WitUpdate, X509Bundles, X509Update,
 };
 
 use crate::material::{Cert, Token, Wit};
@@ -22,7 +22,7 @@ pub(crate) const JWT_LIFE: Duration = Duration::from_secs(30);
 pub(crate) const SKEW: Duration = Duration::from_secs(10);
 
 pub(crate) struct Caller {
-    pub(crate) selectors: Arc<SelectorSet>,
+    pub(crate) who: Who,
     pub(crate) want: Want,
     pub(crate) called_at: Duration,
     pub(crate) open: bool,
@@ -48,6 +48,8 @@ pub(crate) struct Belief {
     pub(crate) revision: u64,
     pub(crate) entries: BTreeMap<EntryId, Entry>,
     pub(crate) bundles: BTreeMap<TrustDomain, Bundle>,
+    pub(crate) rules: BTreeMap<RuleName, Rule>,
+    pub(crate) withheld: BTreeSet<SpiffeId>,
 }
 
 impl Belief {
@@ -55,6 +57,8 @@ impl Belief {
         let mut digest = ViewDigest::default();
         self.entries.values().for_each(|e| digest.add_entry(e));
         self.bundles.values().for_each(|b| digest.add_bundle(b));
+        self.rules.values().for_each(|r| digest.add_rule(r));
+        self.withheld.iter().for_each(|n| digest.add_withheld(n));
         digest
     }
 }
@@ -76,6 +80,9 @@ pub(crate) struct World {
     pub(crate) wits_asked: usize,
     /// Entries that a policy of the server refuses to sign for.
     pub(crate) denied: BTreeSet<EntryId>,
+    /// How many names the server gives, if there is a bound; and those that it gave.
+    pub(crate) bound: Option<usize>,
+    pub(crate) given: BTreeSet<SpiffeId>,
     /// Entries that the node itself took back.
     pub(crate) withdrawn: BTreeSet<EntryId>,
     next: u64,
@@ -89,10 +96,24 @@ pub(crate) fn foreign(n: u8) -> TrustDomain {
     TrustDomain::parse(&format!("foreign{}.test", n % 2)).unwrap()
 }
 
+pub(crate) fn node() -> SpiffeId {
+    own().with_path("/spire/agent/join_token/x").unwrap()
+}
+
+/// Processes have numbers from 1; 0 is one of which nothing is known.
+pub(crate) fn process(number: u8) -> Option<ProcessMark> {
+    let boot = BootId::parse("0f8fad5b-d9cb-469f-a165-70867728950e").unwrap();
+    (number > 0).then(|| ProcessMark {
+        boot,
+        pid: number.into(),
+        start_time: 1000,
+    })
+}
+
 pub(crate) fn selectors(mask: u8) -> SelectorSet {
     (0..4)
         .filter(|bit| mask & (1 << bit) != 0)
-        .map(|bit| Selector::new("s", bit.to_string()).unwrap())
+        .map(|bit| Selector::new("s", format!("{bit}:on")).unwrap())
         .collect()
 }
 
@@ -106,15 +127,7 @@ impl World {
             wall: Timestamp::from_unix_seconds(1_700_000_000),
             mono: Duration::from_secs(1000),
         };
-        let config = Config {
-            trust_domain: own(),
-            seed: 7,
-            hold: HOLD,
-            allow_unauthenticated_verifiers: false,
-            x509_cache_max,
-            jwt_cache_max,
-            wit_cache_max: Some(x509_cache_max),
-        };
+        let config = Self::config(x509_cache_max, jwt_cache_max);
         let mut world = Self {
             roster: Roster::new(config, now),
             now,
@@ -129,15 +142,30 @@ impl World {
             asked_per_entry: BTreeMap::new(),
             wits_asked: 0,
             denied: BTreeSet::new(),
+            bound: None,
+            given: BTreeSet::new(),
             withdrawn: BTreeSet::new(),
             next: 0,
         };
         world.server.bundles.insert(own(), Bundle::empty(own()));
+        world.hear(Event::NodeIs(node()));
         world.perform(Op::AddRoot);
         world.perform(Op::AddKey);
         world.perform(Op::AddWitKey);
         world.perform(Op::ServerUp);
         world
+    }
+
+    pub(crate) fn config(x509_cache_max: usize, jwt_cache_max: usize) -> Config {
+        Config {
+            trust_domain: own(),
+            seed: 7,
+            hold: HOLD,
+            allow_unauthenticated_verifiers: false,
+            x509_cache_max,
+            jwt_cache_max,
+            wit_cache_max: Some(x509_cache_max),
+        }
     }
 
     pub(crate) fn server_now(&self) -> Timestamp {
@@ -215,6 +243,10 @@ impl World {
             }),
             Op::AddWitKey | Op::RemoveWitKey(_) | Op::TaintWitKey(_) => self.change_wit_keys(op),
             Op::Foreign(which) => self.change_foreign(which),
+            Op::Rule { name, shape } => self.put_rule(name, shape),
+            Op::RemoveRule(which) => self.remove_rule(which),
+            Op::Withhold(which) => self.withhold(which),
+            Op::ProcessGone(number) => self.process_gone(number % 4),
             Op::Deliver => self.deliver(),
             Op::Garble(how) => self.garble(how),
             Op::Call {
@@ -319,13 +351,19 @@ impl World {
         self.fail_pending();
     }
 
+    /// A call of a process: the lower half of `mask` says what it is attested as, the upper which it is.
     pub(crate) fn call(&mut self, mask: u8, want: Want) -> CallId {
-        let id = CallId(self.fresh());
         let selectors = Arc::new(selectors(mask % 16));
+        let process = process(mask / 16 % 4);
+        self.call_of(Who { selectors, process }, want)
+    }
+
+    pub(crate) fn call_of(&mut self, who: Who, want: Want) -> CallId {
+        let id = CallId(self.fresh());
         self.callers.insert(
             id,
             Caller {
-                selectors: selectors.clone(),
+                who: who.clone(),
                 want: want.clone(),
                 called_at: self.now.mono,
                 open: true,
@@ -341,7 +379,7 @@ impl World {
         );
         self.hear(Event::Call {
             call: id,
-            selectors,
+            who,
             want,
         });
         id
