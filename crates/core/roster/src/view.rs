@@ -143,6 +143,20 @@ pub(crate) struct Difference {
     pub(crate) names: BTreeSet<SpiffeId>,
 }
 
+/// What a step changes of rules and barred names.
+struct NamingChanges {
+    rules: BTreeMap<RuleName, Option<Arc<Rule>>>,
+    /// Those whose bar is not as it was.
+    withheld: BTreeMap<SpiffeId, Bar>,
+}
+
+/// Whether a name is barred.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bar {
+    Set,
+    Lifted,
+}
+
 impl View {
     pub(crate) fn new(trust_domain: TrustDomain) -> Self {
         Self {
@@ -239,24 +253,11 @@ impl View {
 
         let mut entries: BTreeMap<EntryId, Option<Arc<Entry>>> = BTreeMap::new();
         let mut bundles: BTreeMap<TrustDomain, Option<Arc<HeldBundle>>> = BTreeMap::new();
-        let mut rules: BTreeMap<RuleName, Option<Arc<Rule>>> = BTreeMap::new();
-        let mut withheld: BTreeMap<SpiffeId, bool> = BTreeMap::new();
         if step.replace {
             entries.extend(self.entries.keys().map(|id| (id.clone(), None)));
             bundles.extend(self.bundles.keys().map(|td| (td.clone(), None)));
-            rules.extend(self.rules.keys().map(|name| (name.clone(), None)));
-            withheld.extend(self.withheld.iter().map(|name| (name.clone(), false)));
         }
-        let naming = step.naming;
-        rules.extend(naming.removed_rules.into_iter().map(|name| (name, None)));
-        rules.extend(
-            naming
-                .rules
-                .into_iter()
-                .map(|rule| (rule.name.clone(), Some(Arc::new(rule)))),
-        );
-        withheld.extend(naming.released.into_iter().map(|name| (name, false)));
-        withheld.extend(naming.withheld.into_iter().map(|name| (name, true)));
+        let naming = self.changes_of(step.naming, step.replace);
         entries.extend(step.removed_entries.into_iter().map(|id| (id, None)));
         entries.extend(
             step.entries
@@ -293,22 +294,7 @@ impl View {
                 digest.add_bundle(&after.bundle);
             }
         }
-        for (name, after) in &rules {
-            if let Some(before) = self.rules.get(name) {
-                digest.remove_rule(before);
-            }
-            if let Some(after) = after {
-                digest.add_rule(after);
-            }
-        }
-        withheld.retain(|name, after| self.withheld.contains(name) != *after);
-        for (name, after) in &withheld {
-            if *after {
-                digest.add_withheld(name);
-            } else {
-                digest.remove_withheld(name);
-            }
-        }
+        self.count(&naming, &mut digest);
         if digest != step.digest {
             return Err(StepFault::DigestMismatch);
         }
@@ -335,7 +321,46 @@ impl View {
                 difference.bundles.push(td);
             }
         }
-        for (name, after) in rules {
+        self.take(naming, &mut difference);
+        Ok(difference)
+    }
+
+    /// What a step, which replaces the view or not, changes of rules and barred names.
+    fn changes_of(&self, step: NamingStep, replaces: bool) -> NamingChanges {
+        let mut rules: BTreeMap<RuleName, Option<Arc<Rule>>> = BTreeMap::new();
+        let mut withheld: BTreeMap<SpiffeId, Bar> = BTreeMap::new();
+        if replaces {
+            rules.extend(self.rules.keys().map(|name| (name.clone(), None)));
+            withheld.extend(self.withheld.iter().map(|name| (name.clone(), Bar::Lifted)));
+        }
+        rules.extend(step.removed_rules.into_iter().map(|name| (name, None)));
+        let there = |rule: Rule| (rule.name.clone(), Some(Arc::new(rule)));
+        rules.extend(step.rules.into_iter().map(there));
+        withheld.extend(step.released.into_iter().map(|name| (name, Bar::Lifted)));
+        withheld.extend(step.withheld.into_iter().map(|name| (name, Bar::Set)));
+        withheld.retain(|name, after| self.withheld.contains(name) != (*after == Bar::Set));
+        NamingChanges { rules, withheld }
+    }
+
+    fn count(&self, changes: &NamingChanges, digest: &mut ViewDigest) {
+        for (name, after) in &changes.rules {
+            if let Some(before) = self.rules.get(name) {
+                digest.remove_rule(before);
+            }
+            if let Some(after) = after {
+                digest.add_rule(after);
+            }
+        }
+        for (name, after) in &changes.withheld {
+            match after {
+                Bar::Set => digest.add_withheld(name),
+                Bar::Lifted => digest.remove_withheld(name),
+            }
+        }
+    }
+
+    fn take(&mut self, changes: NamingChanges, difference: &mut Difference) {
+        for (name, after) in changes.rules {
             let before = match after.clone() {
                 Some(rule) => self.rules.insert(name, rule),
                 None => self.rules.remove(&name),
@@ -344,15 +369,13 @@ impl View {
                 difference.rules.push(Changed { before, after });
             }
         }
-        for (name, after) in withheld {
-            if after {
-                self.withheld.insert(name.clone());
-            } else {
-                self.withheld.remove(&name);
-            }
+        for (name, after) in changes.withheld {
+            match after {
+                Bar::Set => self.withheld.insert(name.clone()),
+                Bar::Lifted => self.withheld.remove(&name),
+            };
             difference.names.insert(name);
         }
-        Ok(difference)
     }
 
     /// Counts who gives which identity, and notes the names that come or go so.

@@ -71,20 +71,20 @@ pub(super) fn fault_of_items(entries: &[ToSign]) -> fn(Code) -> SignFault {
 }
 
 fn fault_of_name(code: Code) -> SignFault {
-    match fault_of_item(code) {
-        _ if code == Code::ResourceExhausted => SignFault::BoundReached,
-        // Another entry has the name, or the rule is another by now: the caller's other identities do
-        // not wait for that to change.
-        SignFault::Refused => SignFault::NameRefused,
-        fault @ (SignFault::Unavailable
-        | SignFault::Denied
-        | SignFault::BoundReached
-        | SignFault::NameRefused
-        | SignFault::NotWhatWasAsked
-        | SignFault::ExpiredOnArrival
-        | SignFault::TaintedAuthority
-        | SignFault::UnknownAuthority
-        | SignFault::Local) => fault,
+    if code == Code::ResourceExhausted {
+        SignFault::BoundReached
+    } else {
+        of_a_name(fault_of_item(code))
+    }
+}
+
+/// An entry has the name, or the rule is another by now: the caller's other identities do not wait
+/// for that to change.
+fn of_a_name(fault: SignFault) -> SignFault {
+    if fault == SignFault::Refused {
+        SignFault::NameRefused
+    } else {
+        fault
     }
 }
 
@@ -164,12 +164,12 @@ impl Signer {
             async move { client(channel).new_jwt_svid(request).await }
         })
         .await
-        .map_err(|NotSigned { fault, reason }| match fault {
-            _ if reason.is_some_and(|reason| FULL.contains(&reason.as_str())) => {
+        .map_err(|NotSigned { fault, reason }| {
+            if reason.is_some_and(|reason| FULL.contains(&reason.as_str())) {
                 SignFault::BoundReached
+            } else {
+                of_a_name(fault)
             }
-            SignFault::Refused => SignFault::NameRefused,
-            fault => fault,
         })
     }
 }

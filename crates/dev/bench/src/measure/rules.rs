@@ -50,7 +50,9 @@ pub(super) async fn measure(domain: &Domain, sizes: &Sizes) -> Result<Vec<Figure
         let count = WAVE.min(sizes.newcomers - first);
         let held = wave(domain, count).await?;
         served_in += held.iter().max().copied().unwrap_or_default();
-        held.into_iter().for_each(|time| times.add(time));
+        for time in held {
+            times.add(time);
+        }
     }
     let after = Written::now(domain, &server).await?;
     let request = DeleteRuleRequest {
