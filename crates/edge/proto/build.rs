@@ -25,6 +25,7 @@ const FILES: &[&str] = &[
     "muster/agent/v1/tasks.proto",
     "muster/node/v1/derived.proto",
     "muster/node/v1/node.proto",
+    "muster/node/v1/refusals.proto",
     "muster/node/v1/sightings.proto",
     "muster/node/v1/tasks.proto",
     "muster/node/admin/v1/admin.proto",

@@ -29,13 +29,17 @@ type result struct {
 
 func main() {
 	if len(os.Args) < 4 {
-		fatal("usage: (checks SOCKET SPIFFE_ID CHECK... | listen SOCKET PEER_ID | dial SOCKET PEER_ID ADDRESS)")
+		fatal("usage: (checks SOCKET SPIFFE_ID CHECK... | task AGENT_ID CHECK... | listen SOCKET PEER_ID | dial SOCKET PEER_ID ADDRESS)")
 	}
 	if os.Args[1] == "delegated" {
 		runDelegated(os.Args[2:])
 		return
 	}
 	ctx := context.Background()
+	if os.Args[1] == "task" {
+		onTask(ctx, os.Args[2], os.Args[3:])
+		return
+	}
 	id, err := spiffeid.FromString(os.Args[3])
 	if err != nil {
 		fatal(err.Error())

@@ -25,6 +25,7 @@ ANSWER_WITHIN = 60.0
 ROTATION_WITHIN = 180.0
 DIAL_WITHIN = 240.0
 PACE = 0.02
+WITHDRAWN_WITHIN = 60.0
 WANTED_SVIDS = 3
 WANTED_ISSUERS = 2
 # A dialer goes on for so long after it has seen enough, so that the listener has too.
@@ -128,6 +129,89 @@ def rotation(api, spiffe_id):
     finally:
         watch.cancel()
     return f"3 serials on one stream in {time.monotonic() - began:.0f} s"
+
+
+# A task's socket
+
+
+class Watch:
+    """One stream of the task's X.509 contexts, from its first to its end."""
+
+    def __init__(self, api, agent):
+        self._api, self._events = api, queue.Queue()
+        api.stream_x509_contexts(self._events.put, self._events.put, retry_connect=False)
+        first = self._next(ANSWER_WITHIN)
+        self.id = first.default_svid.spiffe_id
+        require(str(self.id).startswith(f"{agent}/t/"), f"{self.id} is no task of {agent}")
+        self._latest = verify(first, self.id).leaf
+
+    def _next(self, within):
+        try:
+            event = self._events.get(timeout=within)
+        except queue.Empty:
+            raise Failure(f"the stream said nothing for {within} s") from None
+        if isinstance(event, Exception):
+            raise Failure(f"the stream broke: {event}")
+        return event
+
+    def given(self):
+        for check in (x509_svid, x509_bundles, jwt_svid, jwt_bundles, jwt_valid, jwt_tampered):
+            check(self._api, self.id)
+        return f"{self.id}, by X.509 and JWT"
+
+    def rotated(self):
+        began, serials = time.monotonic(), {self._latest.serial_number}
+        while len(serials) < WANTED_SVIDS:
+            leaf = verify(self._next(ROTATION_WITHIN), self.id).leaf
+            now = datetime.datetime.now(datetime.timezone.utc)
+            require(now < self._latest.not_valid_after_utc, "the next serial came too late")
+            self._latest = leaf
+            serials.add(leaf.serial_number)
+        return f"{len(serials)} serials on one stream in {time.monotonic() - began:.0f} s, each in time"
+
+    def withdrawn(self):
+        """Says that it watches, and sees the end: of the stream, and of every answer."""
+        print(json.dumps({"watching": str(self.id)}), flush=True)
+        deadline = time.monotonic() + WITHDRAWN_WITHIN
+        while True:
+            try:
+                event = self._events.get(timeout=max(0.1, deadline - time.monotonic()))
+            except queue.Empty:
+                raise Failure(f"the stream did not end within {WITHDRAWN_WITHIN} s") from None
+            if isinstance(event, Exception):
+                break
+        require("PERMISSION_DENIED" in str(event), f"the stream ended with {event}")
+        calls = {
+            "X.509": lambda: self._api.fetch_x509_svid(ANSWER_WITHIN),
+            "JWT": lambda: self._api.fetch_jwt_svid({AUDIENCE}, timeout=ANSWER_WITHIN),
+            "bundles": lambda: self._api.fetch_x509_bundles(ANSWER_WITHIN),
+        }
+        codes = {what: status_of(call) for what, call in calls.items()}
+        for what, code in codes.items():
+            require(
+                code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE),
+                f"a new call for {what} gets {code}",
+            )
+        told = sorted({code.name for code in codes.values()})
+        return f"the stream ended with PERMISSION_DENIED, new calls with {', '.join(told)}"
+
+
+def on_task(agent, checks):
+    """On the socket in SPIFFE_ENDPOINT_SOCKET, which is a task's."""
+    with WorkloadApiClient() as api:
+        try:
+            watch = Watch(api, agent)
+        except Exception as error:  # noqa: BLE001 - nothing else can be checked then
+            for check in checks:
+                report(check, lambda: require(False, f"no watch: {error}"))
+            return
+        run = {
+            "task-given": watch.given,
+            "task-rotated": watch.rotated,
+            "task-withdrawn": watch.withdrawn,
+        }
+        for check in checks:
+            report(check, run[check])
 
 
 # JWT
@@ -380,6 +464,9 @@ CHECKS = {
 
 def main(arguments):
     logging.disable(logging.CRITICAL)
+    if arguments[0] == "task":
+        on_task(arguments[1], arguments[2:])
+        return
     command, path, name, *rest = arguments
     spiffe_id = SpiffeId(name)
     if command == "checks":
@@ -396,5 +483,5 @@ def main(arguments):
 
 if __name__ == "__main__":
     if len(sys.argv) < 4:
-        sys.exit("usage: client.py (checks SOCKET SPIFFE_ID CHECK... | listen SOCKET PEER_ID | dial SOCKET PEER_ID ADDRESS)")
+        sys.exit("usage: client.py (checks SOCKET SPIFFE_ID CHECK... | task AGENT_ID CHECK... | listen SOCKET PEER_ID | dial SOCKET PEER_ID ADDRESS)")
     main(sys.argv[1:])

@@ -146,7 +146,7 @@ fn creations(first: u64) -> Result<Transaction, Failure> {
         let id = format!("7d6b1f1e-0c35-4d0e-9b7a-{ordinal:012}");
         transaction.audit(Record {
             at_ms: 1_700_000_000_000,
-            event: Event::EntryCreate,
+            event: Event::EntryCreated,
             actor: Actor {
                 class: "local".into(),
                 pid: Some(4711),

@@ -121,8 +121,7 @@ pub(crate) async fn run(command: Command, output: Output) -> Result<(), Failure>
 
 impl Tail {
     async fn run(&self, output: Output) -> Result<(), Failure> {
-        let channel = self.server.connect().await?;
-        let mut client = AuditClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        let mut client = audit_client(&self.server).await?;
         let format = if output.is_json() && self.format == Format::Text {
             Format::Json
         } else {
@@ -259,6 +258,74 @@ impl Tail {
     }
 }
 
+/// The records of an agent class and its agents, as they become durable.
+pub(crate) struct Trail {
+    stream: Streaming<TailResponse>,
+}
+
+impl Trail {
+    /// What is recorded from now on.
+    pub(crate) async fn of_class(server: &ServerArgs, class: &str) -> Result<Self, Failure> {
+        let mut client = audit_client(server).await?;
+        let (stream, _) = follow(&mut client, &of_agent(class), Format::Text).await?;
+        Ok(Self { stream })
+    }
+
+    /// The next one.
+    pub(crate) async fn next(&mut self) -> Result<NumberedRecord, Failure> {
+        loop {
+            let message = self
+                .stream
+                .message()
+                .await
+                .map_err(|status| Failure::of_call("follow the audit log", &status))?;
+            match message.and_then(|message| message.told) {
+                Some(Told::Record(record)) => return Ok(*record),
+                Some(Told::BeganAfter(_)) => {}
+                Some(Told::Missed(missed)) => {
+                    return Err(Failure::failed(format!(
+                        "the records from {} to {} came too fast to be read",
+                        missed.first, missed.last
+                    )));
+                }
+                None => {
+                    return Err(Failure::new(
+                        Exit::Unavailable,
+                        "the server closed the audit log",
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// The number of the newest record of an agent class and its agents; 0 where there is none.
+pub(crate) async fn newest_of_class(server: &ServerArgs, class: &str) -> Result<u64, Failure> {
+    let request = ListRecordsRequest {
+        filter: Some(of_agent(class)),
+        limit: 1,
+        ..ListRecordsRequest::default()
+    };
+    let page = audit_client(server)
+        .await?
+        .list_records(server.request(request))
+        .await
+        .map_err(|status| Failure::of_call("read the audit log", &status))?
+        .into_inner();
+    Ok(page.records.first().map_or(0, |newest| newest.sequence))
+}
+
+async fn audit_client(server: &ServerArgs) -> Result<AuditClient<Channel>, Failure> {
+    Ok(AuditClient::new(server.connect().await?).max_decoding_message_size(MAX_MESSAGE))
+}
+
+fn of_agent(agent: &str) -> RecordFilter {
+    RecordFilter {
+        agent: agent.to_owned(),
+        ..RecordFilter::default()
+    }
+}
+
 /// Which past records are asked for.
 #[derive(Clone, Copy)]
 struct Span {
@@ -302,7 +369,7 @@ fn line(record: &NumberedRecord, format: Format, output: Output) -> String {
 }
 
 /// A record as JSON: as the server keeps it, and its number.
-fn shape(record: &NumberedRecord) -> Value {
+pub(crate) fn shape(record: &NumberedRecord) -> Value {
     let actor = record.actor.clone().unwrap_or_default();
     let detail: std::collections::BTreeMap<_, _> = record.detail.iter().collect();
     json!({
@@ -322,7 +389,8 @@ fn shape(record: &NumberedRecord) -> Value {
 }
 
 /// What of a record's details a line shows after the reason, where they are there.
-const SHOWN: [&str; 9] = [
+const SHOWN: [&str; 14] = [
+    "svid",
     "class",
     "task",
     "parent",
@@ -331,10 +399,15 @@ const SHOWN: [&str; 9] = [
     "expires_at",
     "audience",
     "policies",
+    "pid",
+    "uid",
+    "executable",
+    "count",
     "node",
 ];
 
-fn text(record: &NumberedRecord, output: Output) -> String {
+/// A record as a line for people.
+pub(crate) fn text(record: &NumberedRecord, output: Output) -> String {
     let actor = record.actor.clone().unwrap_or_default();
     let node = actor.spiffe_id.clone();
     let who = match (actor.spiffe_id.as_str(), actor.pid, actor.uid) {
@@ -354,8 +427,9 @@ fn text(record: &NumberedRecord, output: Output) -> String {
     }
     for name in SHOWN {
         if let Some(value) = record.detail.get(name).filter(|text| !text.is_empty()) {
-            // A node that speaks for itself was named as the one who did it.
-            if name == "node" && *value == node {
+            // A node that speaks for itself was named as the one who did it, and what the subject
+            // says need not be said again.
+            if (name == "node" && *value == node) || says(&record.subject, value) {
                 continue;
             }
             let value = match name {
@@ -377,6 +451,11 @@ fn text(record: &NumberedRecord, output: Output) -> String {
     .trim_end()
     .to_owned()
         + "\n"
+}
+
+/// Whether a subject is `value`, or a SPIFFE ID with it as a part of its path.
+fn says(subject: &str, value: &str) -> bool {
+    subject.split('/').any(|part| part == value)
 }
 
 /// A SPIFFE ID without its trust domain, which is the same for all.
@@ -406,7 +485,7 @@ mod tests {
         NumberedRecord {
             sequence: 41,
             at_ms: 1_767_225_600_123,
-            event: "svid.issue.x509".into(),
+            event: "svid.issued".into(),
             actor: Some(Actor {
                 class: "node".into(),
                 spiffe_id: "spiffe://td/spire/agent/join_token/n".into(),
@@ -416,6 +495,7 @@ mod tests {
             decision: "allowed".into(),
             subject: "spiffe://td/agent/reader/1".into(),
             detail: HashMap::from([
+                ("svid".into(), "x509".into()),
                 ("expires_at".into(), "1767225900".into()),
                 ("class".into(), "reader".into()),
                 ("serial_number".into(), "17".into()),

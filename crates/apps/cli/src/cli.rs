@@ -41,7 +41,7 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run a whole trust domain on this machine, with a workload to watch
+    /// Run a whole trust domain on this machine, with a workload and an agent to watch
     Dev(Box<dev::Dev>),
     /// Join tokens
     #[command(subcommand)]
@@ -94,6 +94,12 @@ enum Command {
     /// The workload of `muster dev`
     #[command(hide = true)]
     DemoWorkload(dev::demo::Demo),
+    /// The agent of `muster dev`
+    #[command(hide = true)]
+    DemoAgent(dev::agent::Agent),
+    /// Becomes an agent that `muster dev` shows
+    #[command(hide = true)]
+    DemoExec(dev::agent::Become),
 }
 
 /// Does what was typed.
@@ -146,6 +152,8 @@ async fn obey(command: Command, output: Output) -> Result<ExitCode, Failure> {
         Command::Workload(command) => return workload::run(command, output).await,
         Command::Config(command) => config_check::run(command, output)?,
         Command::DemoWorkload(demo) => dev::demo::run(demo).await?,
+        Command::DemoAgent(agent) => dev::agent::run(agent).await?,
+        Command::DemoExec(agent) => dev::agent::exec(&agent)?,
         Command::Completions { shell } => completions(shell)?,
         Command::Server(_) => return Err(Failure::usage("`muster server run` stands alone")),
         Command::Run(_) => return Err(Failure::usage("`muster run` stands alone")),

@@ -24,6 +24,7 @@ use muster_svid::x509::{
     Certificate, DraftError, Role, SvidError, VerifyError, X509Svid, build_csr, verify,
 };
 use muster_tls::Rejected;
+use muster_wire::trace::TraceId;
 use muster_wire::{bundle as wire_bundle, status as wire_status};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -276,7 +277,10 @@ pub(crate) async fn renew(upstream: &Upstream, state: &mut State) -> Result<(), 
         params: Some(AgentX509svidParams { csr: csr.into() }),
     };
     let mut client = AgentClient::new(upstream.channel());
-    let renewed = tokio::time::timeout(RPC_TIMEOUT, client.renew_agent(request))
+    let trace = TraceId::new();
+    tracing::debug!(trace_id = %trace, node_id = %id, "renewing the node's SVID");
+    let asked = client.renew_agent(trace.request(request));
+    let renewed = tokio::time::timeout(RPC_TIMEOUT, asked)
         .await
         .unwrap_or_else(|_elapsed| Err(timeout()))
         .map_err(AskError::Server)?;
@@ -326,8 +330,10 @@ async fn exchange(
         .await
         .map_err(closed)?;
     let mut client = AgentClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX);
+    let trace = TraceId::new();
+    tracing::debug!(trace_id = %trace, attestor = attestor.kind(), "attesting the node");
     let mut steps = client
-        .attest_agent(ReceiverStream::new(receiver))
+        .attest_agent(trace.request(ReceiverStream::new(receiver)))
         .await
         .map_err(AskError::Server)?
         .into_inner();

@@ -15,6 +15,7 @@ mod broker;
 pub mod config;
 mod connections;
 mod delegated;
+mod denials;
 mod driver;
 mod events;
 mod handover;

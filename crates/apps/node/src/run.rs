@@ -35,6 +35,7 @@ use crate::broker::{self, Broker, Most, Sockets as BrokerSockets, Surroundings};
 use crate::config::{BrokerConfig, Config, SightingsConfig};
 use crate::connections::{self, Stack};
 use crate::delegated::{self, DelegatedIdentityApi};
+use crate::denials::{self, Denials};
 use crate::driver::{Driver, Loop, Unstarted};
 use crate::events::Events;
 use crate::handover::{Door, Inherited, Pause, Predecessor, Upgrade};
@@ -184,7 +185,8 @@ async fn serve_as(
     let brokers = bind_brokers(&config)?;
     let pause = Pause::new();
     let events = Events::new();
-    let refusals = Refusals::new(events.clone(), clock.clone());
+    let denials = Denials::new(clock.clone());
+    let refusals = Refusals::new(events.clone(), denials.clone(), clock.clone());
     let processes = Processes::default();
     let sockets = Sockets::open(&config, given, &refusals, &processes, &clock)?;
     let (entries_sender, entries) = mpsc::unbounded_channel();
@@ -247,6 +249,7 @@ async fn serve_as(
     )?;
     let debug = core.debug(started_at, &driver, &clock);
     let (sweeper, sighted) = search(&sought, &core, &driver, &targets, &clock)?;
+    let reporter = denials.reporter(core.upstream.clone(), core.node.clone());
     let around = Surroundings {
         driver: driver.clone(),
         targets: targets.clone(),
@@ -287,6 +290,7 @@ async fn serve_as(
         driver_loop: core.driver_loop,
         link: core.link,
         sweeper,
+        reporter,
         serving: core.serving,
         figures: metrics.map(|address| (address, gauges)),
         health: health_reporter,
@@ -369,6 +373,7 @@ struct Assembled {
     driver_loop: Loop,
     link: Link,
     sweeper: Sweeper,
+    reporter: denials::Reporter,
     serving: watch::Receiver<bool>,
     figures: Option<(SocketAddr, Gauges)>,
     health: HealthReporter,
@@ -399,6 +404,7 @@ async fn supervise(node: Assembled) -> Result<ExitCode, StartError> {
     supervisor.essential("server link", node.link.run(shutdown.clone()));
     supervisor.essential("tasks", node.tasks.run(shutdown.clone()));
     supervisor.essential("sightings", node.sweeper.run(shutdown.clone()));
+    supervisor.essential("refusals", node.reporter.run(shutdown.clone()));
     if let Some((address, gauges)) = node.figures {
         let exporter = exporter(address, gauges, inherited.as_ref()).await?;
         supervisor.essential("metrics", exporter.run(shutdown.clone()));

@@ -18,6 +18,7 @@ use muster_roster::{Event, RequestId, SignFault, ToSign};
 use muster_svid::x509::{X509Svid, build_csr};
 use muster_wire::error_info::{self, MUSTER_DOMAIN};
 use muster_wire::status as wire_status;
+use muster_wire::trace::TraceId;
 use muster_wire::urgency::EXPIRES_AT;
 use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
@@ -176,8 +177,8 @@ impl Signer {
             .collect();
         let message = BatchNewX509svidRequest { params };
         let expires_at = first_expiry(entries);
-        self.ask("BatchNewX509SVID", |channel| {
-            let request = dated(message.clone(), expires_at);
+        self.ask("BatchNewX509SVID", |channel, trace| {
+            let request = dated(message.clone(), expires_at, trace);
             async move { client(channel).batch_new_x509svid(request).await }
         })
         .await
@@ -189,19 +190,23 @@ impl Signer {
     async fn ask<T, Rpc>(
         &self,
         what: &'static str,
-        rpc: impl Fn(Channel) -> Rpc,
+        rpc: impl Fn(Channel, TraceId) -> Rpc,
     ) -> Result<T, NotSigned>
     where
         Rpc: Future<Output = Result<Response<T>, Status>>,
     {
+        let trace = TraceId::new();
         let mut waited = Duration::ZERO;
         loop {
             let shown = self.shown();
-            let rpc = rpc(self.upstream.channel());
+            let rpc = rpc(self.upstream.channel(), trace);
             let status = match tokio::time::timeout(RPC_TIMEOUT, rpc).await {
-                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Ok(answer)) => {
+                    tracing::debug!(rpc = what, trace_id = %trace, "the server has signed");
+                    return Ok(answer.into_inner());
+                }
                 Ok(Err(status)) => status,
-                Err(_elapsed) => return Err(no_answer(what)),
+                Err(_elapsed) => return Err(no_answer(what, trace)),
             };
             match wire_status::retry_after(&status) {
                 Some(wait) if waited + wait <= DEFERRED_MAX => {
@@ -213,7 +218,9 @@ impl Signer {
                     tokio::time::sleep(wait).await;
                     waited += wait;
                 }
-                Some(_) | None => return Err(self.not_signed(what, status, shown.as_ref())),
+                Some(_) | None => {
+                    return Err(self.not_signed((what, trace), status, shown.as_ref()));
+                }
             }
         }
     }
@@ -244,8 +251,8 @@ impl Signer {
             audience: audience.to_vec(),
         };
         let expires_at = first_expiry(std::slice::from_ref(entry));
-        self.ask("NewJWTSVID", |channel| {
-            let request = dated(message.clone(), expires_at);
+        self.ask("NewJWTSVID", |channel, trace| {
+            let request = dated(message.clone(), expires_at, trace);
             async move { client(channel).new_jwtsvid(request).await }
         })
         .await
@@ -267,11 +274,11 @@ impl Signer {
     /// What a status comes to for a call that was made when the node's SVID had the number `shown`.
     fn not_signed(
         &self,
-        what: &'static str,
+        (what, trace): (&'static str, TraceId),
         status: Status,
         shown: Option<&SerialNumber>,
     ) -> NotSigned {
-        tracing::warn!(rpc = what, code = ?status.code(), error = words::status(&status), "the server did not sign");
+        tracing::warn!(rpc = what, trace_id = %trace, code = ?status.code(), error = words::status(&status), "the server did not sign");
         let reason = error_info::reason_of(MUSTER_DOMAIN, &status);
         let fault = self.fault(reason.as_deref(), status, shown);
         NotSigned { fault, reason }
@@ -319,18 +326,19 @@ fn first_expiry(entries: &[ToSign]) -> i64 {
     expiries.min().unwrap_or(0)
 }
 
-/// A request that says how urgent it is.
-fn dated<T>(message: T, expires_at: i64) -> Request<T> {
-    let mut request = Request::new(message);
+/// A request that says how urgent it is, and of which trace it is a part.
+fn dated<T>(message: T, expires_at: i64, trace: TraceId) -> Request<T> {
+    let mut request = trace.request(message);
     request
         .metadata_mut()
         .insert(EXPIRES_AT, MetadataValue::from(expires_at));
     request
 }
 
-fn no_answer(what: &'static str) -> NotSigned {
+fn no_answer(what: &'static str, trace: TraceId) -> NotSigned {
     tracing::warn!(
         rpc = what,
+        trace_id = %trace,
         seconds = RPC_TIMEOUT.as_secs(),
         "no answer in time"
     );

@@ -70,6 +70,7 @@ pub(crate) struct Unserved {
     commands: mpsc::UnboundedReceiver<Command>,
     calls: Arc<Calls>,
     limits: SharedLimits,
+    refusals: Refusals,
     directory: std::path::PathBuf,
 }
 
@@ -86,14 +87,14 @@ impl Unserved {
             ..Limits::default()
         })
         .timed_by(around.clock.clone())
-        .observed_by(around.refusals.observer());
+        .observed_by(around.refusals.observer_of_tasks());
         let directory = config.tasks.directory.clone();
         let unfit = (!config.tasks.fits()).then(|| directory.display().to_string());
         let calls = Arc::new(Calls {
             callers: CallerAttestor::new(
                 around.attestors,
                 around.events,
-                around.refusals,
+                around.refusals.clone(),
                 around.clock.clone(),
                 config.workload_api.max_calls,
             ),
@@ -116,6 +117,7 @@ impl Unserved {
             commands,
             calls,
             limits,
+            refusals: around.refusals,
             directory,
         }
     }
@@ -128,7 +130,13 @@ impl Unserved {
         entries: mpsc::UnboundedReceiver<TaskEntries>,
     ) -> Result<Keeper, FileError> {
         let calls = self.calls;
-        let sockets = Sockets::new(self.directory, self.limits, calls.processes.clone(), stack);
+        let sockets = Sockets::new(
+            self.directory,
+            self.limits,
+            calls.processes.clone(),
+            stack,
+            self.refusals,
+        );
         Keeper::new(
             &config.data_dir,
             Parts {

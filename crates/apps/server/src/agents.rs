@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_audit::{Event, Record, identity};
+use muster_audit::{Event, Record, SvidKind, identity};
 use muster_model::{
     AgentClass, Cause, ClassName, Entry, EntryId, InstanceState, Lifecycle, SpiffeId, Task, TaskId,
     Timestamp,
@@ -19,7 +19,7 @@ use muster_roll::agents::instance::{self, Sight};
 use muster_roll::agents::membership::{self, Withheld};
 use muster_roll::agents::reconcile::{self, Due, Settings};
 use muster_roll::agents::task::{self, Limits};
-use muster_roll::{Roll, naming};
+use muster_roll::{Roll, matching, naming};
 use muster_store::Transaction;
 use muster_wire::error_info::{MUSTER_DOMAIN, reason_of, status_of};
 use tonic::{Code, Status};
@@ -63,11 +63,20 @@ pub(crate) fn check(
     }
 }
 
-/// The same for an identity that an operator names: entries that give it may name a class.
+/// The same for an identity that an operator names: entries and rules that give it may name a class.
 pub(crate) fn check_minted(roll: &Roll, id: &SpiffeId, now: Timestamp) -> Result<(), Status> {
     check(roll, id, None, now)?;
-    roll.named(id)
-        .try_for_each(|entry| check(roll, id, entry.class.as_ref(), now))
+    matching::classes_named(roll, id).try_for_each(|class| check(roll, id, Some(class), now))
+}
+
+/// How long what is signed for an entry lives: as long as the entry says, else as configured. What
+/// the entry of a task says is the most that tasks have; a configuration with less counts for them.
+pub(crate) fn lifetime(entry: &Entry, own: Option<Duration>, configured: Duration) -> Duration {
+    match own {
+        Some(most) if TaskId::in_path(&entry.spiffe_id).is_some() => most.min(configured),
+        Some(own) => own,
+        None => configured,
+    }
 }
 
 /// A lifetime that does not go beyond the end of the class.
@@ -261,7 +270,7 @@ pub(crate) enum Source {
 pub(crate) fn note_unsigned<A>(
     server: &Server,
     op: &Operation<A>,
-    event: Event,
+    kind: SvidKind,
     source: &Source,
     why: &Status,
 ) {
@@ -282,10 +291,12 @@ pub(crate) fn note_unsigned<A>(
             let id = EntryId::parse(entry_id).ok();
             let entry = id.as_ref().and_then(|id| op.roll.entry(id));
             let subject = entry.map_or(entry_id.as_str(), |entry| entry.spiffe_id.as_str());
-            op.record(event, subject)
+            op.svid_record(kind, subject)
                 .with("entry_id", entry_id.as_str())
         }
-        Source::Rule { rule, name } => op.record(event, name.as_str()).with("rule", rule.as_str()),
+        Source::Rule { rule, name } => op
+            .svid_record(kind, name.as_str())
+            .with("rule", rule.as_str()),
     };
     if let Some(word) = reason_of(MUSTER_DOMAIN, why) {
         record = record.with("reason_code", word);

@@ -240,7 +240,7 @@ mod tests {
         for subject in subjects {
             transaction.audit(Record {
                 at_ms: 1,
-                event: Event::EntryCreate,
+                event: Event::EntryCreated,
                 actor: Actor::default(),
                 decision: Decision::Allowed,
                 subject: (*subject).to_owned(),

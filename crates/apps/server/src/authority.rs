@@ -205,7 +205,7 @@ impl Authorities {
         let record = self
             .record(
                 permit.principal(),
-                Event::AuthorityWithdraw,
+                Event::AuthorityWithdrawn,
                 Kind::Wit,
                 name,
             )
@@ -282,7 +282,7 @@ impl Authorities {
         let journal = journal_of(kind, &ladder)?;
         let record = self.record(
             permit.principal(),
-            Event::AuthorityPrepare,
+            Event::AuthorityPrepared,
             kind,
             &authority_id,
         );
@@ -314,7 +314,7 @@ impl Authorities {
         let journal = journal_of(kind, &ladder)?;
         let record = self.record(
             permit.principal(),
-            Event::AuthorityActivate,
+            Event::AuthorityActivated,
             kind,
             &authority_id,
         );

@@ -6,6 +6,8 @@
 
 mod names;
 
+use std::sync::Arc;
+
 use muster_model::{Entry, FieldError, Rule, SpiffeId, Timestamp};
 use muster_proto::muster::node::v1::Derived;
 use muster_roll::agents::membership::Withheld;
@@ -47,7 +49,7 @@ pub(crate) fn derive(
 }
 
 /// The rule as the node has it.
-fn rule_of_node(roll: &Roll, node: &SpiffeId, name: &str) -> Result<std::sync::Arc<Rule>, Status> {
+fn rule_of_node(roll: &Roll, node: &SpiffeId, name: &str) -> Result<Arc<Rule>, Status> {
     match matching::rule_of_node(roll, node, name) {
         Some(RuleOfNode::InForce(rule)) => Ok(rule),
         Some(RuleOfNode::Withheld(class)) => Err(agents::not_signed(&Withheld::Class(class))),
@@ -113,12 +115,12 @@ pub(crate) fn count(
         .names
         .take(name, bounds, expires_at, now)
         .map_err(|full| {
-            let (where_, most, reason) = match full {
+            let (place, most, reason) = match full {
                 Full::OnNode => ("on this node", bounds.per_node, "RULE_FULL_ON_NODE"),
                 Full::InAll => ("on all nodes together", bounds.in_all, "RULE_FULL"),
             };
             let text = format!(
-                "rule {} gives {most} names {where_} already, as many as it may; raise the bound, or \
+                "rule {} gives {most} names {place} already, as many as it may; raise the bound, or \
                  wait until some have expired",
                 rule.name
             );

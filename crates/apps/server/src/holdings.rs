@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use muster_audit::{Decision, Event, Record, identity};
+use muster_audit::{Decision, Record, SvidKind, identity};
 use muster_model::Timestamp;
 
 use crate::audit_log::AuditLog;
@@ -24,39 +24,6 @@ const BACK_RECORDS: usize = 200_000;
 const PAGE: usize = 1000;
 /// How often what has expired is looked for when there is no room, in milliseconds.
 const SWEEP_MS: i64 = 10_000;
-
-/// A kind of SVID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    X509,
-    Jwt,
-    Wit,
-}
-
-impl Kind {
-    /// As messages have it.
-    pub(crate) const fn word(self) -> &'static str {
-        match self {
-            Self::X509 => "x509",
-            Self::Jwt => "jwt",
-            Self::Wit => "wit",
-        }
-    }
-
-    /// The kind that an event is about, and the detail that names the SVID.
-    fn of(event: Event) -> Option<(Self, &'static str)> {
-        // Whatever other events there are, now or later: they issue nothing.
-        if event == Event::SvidIssueX509 {
-            Some((Self::X509, "serial_number"))
-        } else if event == Event::SvidIssueJwt {
-            Some((Self::Jwt, "token_sha256"))
-        } else if event == Event::SvidIssueWit {
-            Some((Self::Wit, "token_id"))
-        } else {
-            None
-        }
-    }
-}
 
 /// An SVID that somebody holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +48,7 @@ pub(crate) struct Holdings(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    held: BTreeMap<(String, Kind), Held>,
+    held: BTreeMap<(String, SvidKind), Held>,
     /// Something may be missing that has not expired.
     incomplete: bool,
     swept_ms: i64,
@@ -90,7 +57,7 @@ struct Inner {
 /// A part of what is remembered.
 #[derive(Debug, Default)]
 pub(crate) struct Page {
-    pub held: Vec<((String, Kind), Held)>,
+    pub held: Vec<((String, SvidKind), Held)>,
     /// Whether there is more.
     pub more: bool,
     /// Whether something may be missing.
@@ -100,7 +67,7 @@ pub(crate) struct Page {
 impl Holdings {
     /// Takes note of a record. Of two about the same, the one with the higher number counts.
     fn note(&self, sequence: u64, record: &Record) {
-        let Some((kind, name)) = Kind::of(record.event) else {
+        let Some(kind) = SvidKind::issued(record) else {
             return;
         };
         let (Some(class), Decision::Allowed) = (identity::class(record), record.decision) else {
@@ -115,7 +82,7 @@ impl Holdings {
             issued_at_ms: record.at_ms,
             expires_at,
             node: record.detail.get("node").cloned(),
-            name: said(name),
+            name: said(kind.named_by()),
             sequence,
         };
         let mut inner = self.inner();
@@ -138,7 +105,7 @@ impl Holdings {
     pub(crate) fn list(
         &self,
         wanted: impl Fn(&str, &Held) -> bool,
-        after: Option<&(String, Kind)>,
+        after: Option<&(String, SvidKind)>,
         most: usize,
         now: Timestamp,
     ) -> Page {
@@ -238,19 +205,20 @@ async fn catch_up(holdings: &Holdings, log: &AuditLog, first: u64, last: u64) {
 
 #[cfg(test)]
 mod tests {
-    use muster_audit::Actor;
+    use muster_audit::{Actor, Event};
 
     use super::*;
 
     fn issued(id: &str, expires_at: i64) -> Record {
         Record {
             at_ms: 1_000_000,
-            event: Event::SvidIssueX509,
+            event: Event::SvidIssued,
             actor: Actor::default(),
             decision: Decision::Allowed,
             subject: id.into(),
             detail: BTreeMap::new(),
         }
+        .with("svid", SvidKind::X509.word())
         .with("expires_at", expires_at.to_string())
         .with("serial_number", "17")
     }

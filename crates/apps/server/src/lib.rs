@@ -30,7 +30,6 @@ mod server_svid;
 mod sightings;
 mod signer;
 mod tasks;
-mod trace;
 mod writer;
 
 pub use run::run;

@@ -29,7 +29,7 @@ pub(crate) fn gauges(roll: RollHandle) -> Gauges {
 
 /// Counts a request that was answered, by its method and code: both are closed sets.
 pub(crate) fn answered(method: &'static str, code: Code) {
-    metrics::counter!("muster_server_requests_total", "method" => method, "code" => word(code))
+    metrics::counter!("muster_server_requests_total", "method" => method, "code" => muster_wire::status::word_of(code))
         .increment(1);
 }
 
@@ -86,27 +86,4 @@ impl Drop for Following {
 )]
 fn approximate(number: u64) -> f64 {
     number as f64
-}
-
-/// The code's name, as gRPC writes it.
-fn word(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }

@@ -7,17 +7,17 @@
 
 use std::sync::Arc;
 
-use muster_audit::{Actor, Decision, Event, Record};
+use muster_audit::{Actor, Decision, Event, Record, SvidKind};
 use muster_model::{NodeStanding, SerialNumber, SpiffeId, Timestamp};
 use muster_policy::{Action, Caller, Class, Denial, Permit, Principal, PromoteNode, decide};
 use muster_roll::Roll;
+use muster_wire::trace::TraceId;
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 
 use crate::caller::{Identified, identify};
 use crate::metrics;
 use crate::server::Server;
-use crate::trace::TraceId;
 
 /// A permitted action under way.
 pub(crate) struct Operation<A> {
@@ -45,6 +45,12 @@ impl<A> Operation<A> {
     pub(crate) fn record(&self, event: Event, subject: impl Into<String>) -> Record {
         record(self.permit.principal(), self.now, event, subject)
             .with("trace_id", self.trace.to_string())
+    }
+
+    /// The audit record of an SVID that is issued to `subject`, or is not.
+    pub(crate) fn svid_record(&self, kind: SvidKind, subject: impl Into<String>) -> Record {
+        self.record(Event::SvidIssued, subject)
+            .with("svid", kind.word())
     }
 }
 
@@ -102,7 +108,7 @@ where
         spiffe_id = tracing::field::Empty
     );
     async {
-        let operation = begin_in::<A>(server, request.extensions(), trace).await;
+        let operation = begin::<A>(server, request.extensions(), trace).await;
         let outcome = match operation {
             Ok(operation) => middle(operation, request.into_inner()).await,
             Err(status) => Err(status),
@@ -124,13 +130,6 @@ where
 
 /// Authenticates and authorizes; the refusal, if it comes to that, is on the record.
 pub(crate) async fn begin<A: Action + 'static>(
-    server: &Arc<Server>,
-    extensions: &tonic::Extensions,
-) -> Result<Operation<A>, Status> {
-    begin_in(server, extensions, TraceId::new()).await
-}
-
-async fn begin_in<A: Action + 'static>(
     server: &Arc<Server>,
     extensions: &tonic::Extensions,
     trace: TraceId,
@@ -175,7 +174,7 @@ fn refusal_record(caller: &Caller, denial: &Denial, now: Timestamp) -> Record {
         process,
         work: None,
     };
-    let mut record = record(&principal, now, Event::AccessRefuse, denial.method);
+    let mut record = record(&principal, now, Event::AccessRefused, denial.method);
     record.decision = Decision::Refused;
     match denial.node {
         Some(why) => record.with("reason", why.to_string()),

@@ -78,7 +78,7 @@ fn prune(roll: &Roll, transaction: &mut Transaction, permit: &Permit<Prune>, now
         let gone = record(
             permit.principal(),
             now,
-            Event::EntryDelete,
+            Event::EntryDeleted,
             entry.id.as_str(),
         );
         transaction.audit(
@@ -98,7 +98,7 @@ fn prune(roll: &Roll, transaction: &mut Transaction, permit: &Permit<Prune>, now
         transaction.audit(record(
             permit.principal(),
             now,
-            Event::JoinTokenPrune,
+            Event::JoinTokenPruned,
             digest,
         ));
         transaction.delete_join_token(permit, token.value.clone());
@@ -110,7 +110,7 @@ fn prune(roll: &Roll, transaction: &mut Transaction, permit: &Permit<Prune>, now
                 let gone = record(
                     permit.principal(),
                     now,
-                    Event::BundlePrune,
+                    Event::BundlePruned,
                     old.trust_domain.as_str(),
                 );
                 transaction.audit(

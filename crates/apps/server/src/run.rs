@@ -23,6 +23,7 @@ use muster_proto::muster::agent::v1::rules_server::RulesServer;
 use muster_proto::muster::agent::v1::sightings_server::SightingsServer;
 use muster_proto::muster::agent::v1::task_ledger_server::TaskLedgerServer;
 use muster_proto::muster::node::v1::derived_svid_server::DerivedSvidServer;
+use muster_proto::muster::node::v1::node_refusals_server::NodeRefusalsServer;
 use muster_proto::muster::node::v1::node_sightings_server::NodeSightingsServer;
 use muster_proto::muster::node::v1::node_tasks_server::NodeTasksServer;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
@@ -58,6 +59,7 @@ use crate::api::derived::DerivedSvidService;
 use crate::api::entry::EntryService;
 use crate::api::local_authority::LocalAuthorityService;
 use crate::api::logger::LoggerService;
+use crate::api::node_refusals::{NodeRefusalsService, Rations};
 use crate::api::node_tasks::NodeTasksService;
 use crate::api::node_view::NodeViewService;
 use crate::api::policies::PoliciesService;
@@ -183,6 +185,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         node_attestors: node_attestors(&config)?,
         renew_grace: config.node.renew_grace,
         refusals,
+        told_refusals: Rations::default(),
         shutdown: shutdown.clone(),
     });
 
@@ -452,6 +455,9 @@ fn api(server: &Arc<Server>) -> Routes {
             Arc::clone(server),
         )))
         .add_service(NodeViewServer::new(NodeViewService(Arc::clone(server))))
+        .add_service(NodeRefusalsServer::new(NodeRefusalsService(Arc::clone(
+            server,
+        ))))
         .add_service(NodeTasksServer::new(NodeTasksService(Arc::clone(server))))
         .add_service(TaskLedgerServer::new(TaskLedgerService(Arc::clone(server))))
         .add_service(ServerAdminServer::new(ServerAdminService(Arc::clone(

@@ -25,6 +25,7 @@ use muster_proto::spire::api::server::svid::v1::{
 use muster_proto::spire::api::types;
 use muster_svid::x509::build_csr;
 use muster_testkit::{ServerConfig, ServerProcess, TestNode};
+use muster_wire::urgency::EXPIRES_AT;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Streaming};
@@ -107,13 +108,22 @@ fn step(name: &str) -> v1::ClassStepRequest {
 }
 
 async fn sign(node: &TestNode, entry_id: &str) -> Code {
+    sign_instead(node, entry_id, None).await
+}
+
+/// The same in place of an SVID that expires at `until`, in Unix seconds.
+async fn sign_instead(node: &TestNode, entry_id: &str, until: Option<i64>) -> Code {
     let csr = build_csr(&PrivateKey::generate(KeyType::EcP256).unwrap(), None).unwrap();
-    let request = BatchNewX509svidRequest {
+    let mut request = Request::new(BatchNewX509svidRequest {
         params: vec![NewX509svidParams {
             entry_id: entry_id.into(),
             csr: csr.into(),
         }],
-    };
+    });
+    if let Some(until) = until {
+        let said = MetadataValue::from(until);
+        request.metadata_mut().insert(EXPIRES_AT, said);
+    }
     let answer = node.svids().await.batch_new_x509svid(request).await;
     let result = answer.unwrap().into_inner().results.remove(0);
     Code::from_i32(result.status.unwrap().code)
@@ -201,7 +211,7 @@ async fn what_happens_is_told_as_it_happens_and_filtered() {
     let last = record(&mut refused).await;
     assert_eq!(
         (last.event.as_str(), last.subject.as_str()),
-        ("svid.issue.x509", agent)
+        ("svid.issued", agent)
     );
     assert_eq!(last.detail["node"], node.id().as_str());
     let mut seen = Vec::new();
@@ -226,14 +236,14 @@ async fn what_happens_is_told_as_it_happens_and_filtered() {
         [
             "agent.class.proposed",
             "agent.class.approved",
-            "entry.create",
-            "entry.create",
-            "svid.issue.x509",
+            "entry.created",
+            "entry.created",
+            "svid.issued",
             "agent.registered",
             "agent.seen_first",
-            "svid.issue.x509",
+            "svid.issued",
             "agent.class.suspended",
-            "svid.issue.x509",
+            "svid.issued",
         ]
     );
     // Of the class: nothing of the other workload.
@@ -244,12 +254,12 @@ async fn what_happens_is_told_as_it_happens_and_filtered() {
     assert_eq!(
         of_reader[2..],
         [
-            "entry.create",
+            "entry.created",
             "agent.registered",
             "agent.seen_first",
-            "svid.issue.x509",
+            "svid.issued",
             "agent.class.suspended",
-            "svid.issue.x509"
+            "svid.issued"
         ]
     );
 
@@ -259,8 +269,8 @@ async fn what_happens_is_told_as_it_happens_and_filtered() {
         change(&mut filter);
         filter
     };
-    let issued = format!("svid.issue.x509 {agent} allowed");
-    let kept = format!("svid.issue.x509 {agent} refused");
+    let issued = format!("svid.issued {agent} allowed");
+    let kept = format!("svid.issued {agent} refused");
     let suspended = "agent.class.suspended reader allowed".to_owned();
     assert_eq!(
         found(&server, with(|f| f.decision = "refused".into())).await,
@@ -378,6 +388,39 @@ async fn a_slow_reader_holds_nobody_up_and_misses_nothing_unknowingly() {
     assert_eq!(listed, last - first + 1);
 }
 
+/// A node says what it replaces, and the record repeats it.
+#[tokio::test]
+async fn what_replaces_another_svid_is_renewed() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let server = ServerProcess::start(SERVER, ServerConfig::new(dir.path())).await;
+    let node = attested(&server).await;
+    let ids = create(&server, vec![entry(node.id().path(), "/web")]).await;
+    for until in [None, Some(0), Some(4_000_000_000)] {
+        assert_eq!(sign_instead(&node, &ids[0], until).await, Code::Ok);
+    }
+    let request = ListRecordsRequest {
+        filter: Some(RecordFilter {
+            event: "svid".into(),
+            ..RecordFilter::default()
+        }),
+        ..ListRecordsRequest::default()
+    };
+    let page = list(&server, request).await;
+    let said: Vec<(&str, &str)> = page
+        .records
+        .iter()
+        .map(|record| (record.event.as_str(), record.detail["svid"].as_str()))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ("svid.renewed", "x509"),
+            ("svid.issued", "x509"),
+            ("svid.issued", "x509"),
+        ]
+    );
+}
+
 #[tokio::test]
 async fn what_agents_hold_is_known_also_after_a_restart() {
     let dir = tempfile::TempDir::new().unwrap();
@@ -411,7 +454,7 @@ async fn what_agents_hold_is_known_also_after_a_restart() {
     node.svids().await.new_jwtsvid(request).await.unwrap();
     let token = loop {
         let one = record(&mut tail).await;
-        if one.event == "svid.issue.jwt" {
+        if one.event == "svid.issued" && one.detail["svid"] == "jwt" {
             break one;
         }
     };

@@ -303,13 +303,13 @@ async fn a_rotation_by_hand(kind: Kind) {
     assert_eq!(
         who_and_what,
         [
-            (Event::AuthorityPrepare, thought.clone()),
-            (Event::AuthorityPrepare, second.clone()),
-            (Event::AuthorityTaint, thought.clone()),
-            (Event::AuthorityRevoke, thought),
-            (Event::AuthorityActivate, second),
-            (Event::AuthorityTaint, first.clone()),
-            (Event::AuthorityRevoke, first),
+            (Event::AuthorityPrepared, thought.clone()),
+            (Event::AuthorityPrepared, second.clone()),
+            (Event::AuthorityTainted, thought.clone()),
+            (Event::AuthorityRevoked, thought),
+            (Event::AuthorityActivated, second),
+            (Event::AuthorityTainted, first.clone()),
+            (Event::AuthorityRevoked, first),
         ]
     );
 }

@@ -181,7 +181,7 @@ async fn a_downstream_server_gets_a_ca() {
         .unwrap()
         .into_iter()
         .map(|(_, record)| record)
-        .filter(|record| record.event == Event::CaIssue)
+        .filter(|record| record.event == Event::CaIssued)
         .collect();
     assert_eq!(signed.len(), 4);
     assert_eq!(signed[0].actor.class, "downstream");

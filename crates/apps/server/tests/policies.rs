@@ -507,10 +507,10 @@ async fn a_refused_identity_names_the_policy() {
             .collect()
     };
     let agent = "spiffe://example.org/agent/reader/1";
-    let allowed = of(agent, Event::SvidIssueX509, Decision::Allowed);
+    let allowed = of(agent, Event::SvidIssued, Decision::Allowed);
     assert_eq!(allowed.len(), 1);
     assert_eq!(allowed[0].detail["policies"], "default.permit");
-    let refused = of(agent, Event::SvidIssueX509, Decision::Refused);
+    let refused = of(agent, Event::SvidIssued, Decision::Refused);
     assert_eq!(refused.len(), 1);
     assert_eq!(refused[0].detail["policies"], "no.readers");
     assert_eq!(refused[0].detail["policy_set"], stored.digest);
@@ -519,7 +519,7 @@ async fn a_refused_identity_names_the_policy() {
     // Who is of no class is not asked about.
     let web = of(
         "spiffe://example.org/web",
-        Event::SvidIssueX509,
+        Event::SvidIssued,
         Decision::Allowed,
     );
     assert!(!web[0].detail.contains_key("policies"));

@@ -7,6 +7,8 @@
     reason = "the helpers of a test fail by panicking, and a story is told in one piece"
 )]
 
+#[path = "tasks/denials.rs"]
+mod denials;
 #[path = "tasks/many.rs"]
 mod many;
 #[path = "tasks/rig.rs"]
@@ -127,6 +129,16 @@ async fn an_open_task_is_an_entry_of_its_node_until_it_ends() {
     };
     tasks.end(request).await.unwrap();
     assert_eq!(next(&mut stream).await.digest, first.digest);
+}
+
+#[tokio::test]
+async fn where_all_identities_are_shorter_those_of_tasks_are() {
+    let rig = Rig::with("[svid]\nx509_ttl = \"2m\"\njwt_ttl = \"30s\"").await;
+    let opened = rig.tasks().await.open(rig.request()).await.unwrap();
+    let task = opened.into_inner().task.unwrap();
+    let (_, not_after) = rig.sign(&task.id).await.unwrap();
+    assert!(not_after <= rig::now() + 120, "{not_after}");
+    assert!(rig.token(&task.id).await.unwrap() <= rig::now() + 30);
 }
 
 #[tokio::test]
@@ -566,17 +578,17 @@ async fn what_takes_the_ground_from_a_task_ends_it_at_once() {
     assert_eq!(state_of(&task.id).await, revoked("node_gone"));
 
     let records = rig.stop().await;
-    let by = |cause: &str| {
+    let by = |event: Event, cause: &str| {
         let record = records
             .iter()
-            .find(|record| record.event == Event::TaskEnded && record.detail["cause"] == cause);
+            .find(|record| record.event == event && record.detail["cause"] == cause);
         record.unwrap().actor.class.clone()
     };
     // Who did it.
     for cause in ["class_not_active", "agent_barred", "node_gone"] {
-        assert_eq!(by(cause), "local", "{cause}");
+        assert_eq!(by(Event::TaskRevoked, cause), "local", "{cause}");
     }
-    assert_eq!(by("deadline_passed"), "system");
+    assert_eq!(by(Event::TaskExpired, "deadline_passed"), "system");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
     reason = "the helpers of a test fail by panicking"
 )]
 
-use muster_audit::{Event, Record};
+use muster_audit::{Record, SvidKind};
 use muster_crypto::{KeyType, PrivateKey};
 use muster_model::{Bundle, Timestamp, TrustDomain};
 use muster_proto::muster::node::v1::WatchRequest;
@@ -205,7 +205,7 @@ async fn operators_mint_and_it_is_on_the_record() {
         .unwrap()
         .into_iter()
         .map(|(_, record)| record)
-        .filter(|record| record.event == Event::SvidIssueWit)
+        .filter(|record| SvidKind::issued(record) == Some(SvidKind::Wit))
         .collect();
     assert_eq!(issued.len(), 1);
     assert_eq!(issued[0].subject, "spiffe://example.org/ops");

@@ -130,10 +130,10 @@ mod tests {
     #[test]
     fn each_part_asks_for_itself() {
         let one = record(
-            Event::SvidIssueX509,
+            Event::SvidIssued,
             &format!("spiffe://td/agent/reader/1/t/{TASK}"),
         );
-        let plain = record(Event::EntryCreate, "e-1");
+        let plain = record(Event::EntryCreated, "e-1");
         let class = record(Event::ClassSuspended, "reader");
         let filter = Filter::default();
         check(&filter, &one, true);
@@ -145,9 +145,9 @@ mod tests {
         for (event, expected) in [
             ("svid", true),
             ("svid.", true),
-            ("svid.issue", true),
-            ("svid.issue.x509", true),
-            ("svid.issue.x", false),
+            ("svid.issued", true),
+            ("svid.issue", false),
+            ("svid.issued.x509", false),
             ("sv", false),
             ("entry", false),
         ] {
@@ -194,13 +194,12 @@ mod tests {
             task: Some(Subtree::new(TASK, [])),
             ..Filter::default()
         };
-        let opened =
-            |id: &str, parent: &str| record(Event::SvidIssueX509, id).with("parent", parent);
-        assert!(!filter.takes(&record(Event::SvidIssueX509, CHILD)));
+        let opened = |id: &str, parent: &str| record(Event::SvidIssued, id).with("parent", parent);
+        assert!(!filter.takes(&record(Event::SvidIssued, CHILD)));
         assert!(filter.takes(&opened(CHILD, TASK)));
         assert!(filter.takes(&opened(GRANDCHILD, CHILD)));
         assert!(filter.takes(&record(
-            Event::SvidIssueJwt,
+            Event::SvidIssued,
             &format!("spiffe://td/agent/reader/1/t/{GRANDCHILD}")
         )));
         assert!(!filter.takes(&opened("01JDQ8Z0000000000000000009", "")));
@@ -209,6 +208,6 @@ mod tests {
             task: Some(Subtree::new(TASK, [CHILD.to_owned()])),
             ..Filter::default()
         };
-        assert!(filter.takes(&record(Event::SvidIssueX509, CHILD)));
+        assert!(filter.takes(&record(Event::SvidIssued, CHILD)));
     }
 }

@@ -11,12 +11,16 @@
 //! No field of a record ever holds key bytes or a token: a token is named by its SHA-256.
 
 mod filter;
+mod former;
 pub mod identity;
 pub mod ocsf;
 mod record;
+mod svid;
 
 pub use filter::{Filter, Subtree};
+pub use former::UnknownEvent;
 pub use record::{Actor, Decision, Event, Record};
+pub use svid::SvidKind;
 
 #[cfg(test)]
 mod names {

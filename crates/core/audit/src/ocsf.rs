@@ -51,31 +51,32 @@ const TABLE: &[(&str, (u32, &str), u32, &str)] = &[
     ("agent.sighted", FINDING, 1, "Create"),
     ("agent.unregistered_found", FINDING, 1, "Create"),
     ("authority", ENTITY, 3, "Update"),
-    ("authority.prepare", ENTITY, 1, "Create"),
-    ("authority.revoke", ENTITY, 4, "Delete"),
+    ("authority.prepared", ENTITY, 1, "Create"),
+    ("authority.revoked", ENTITY, 4, "Delete"),
     ("bundle", ENTITY, 3, "Update"),
-    ("bundle.delete", ENTITY, 4, "Delete"),
-    ("bundle.prune", ENTITY, 4, "Delete"),
-    ("ca.issue", AUTHENTICATION, 4, "Service Ticket Request"),
+    ("bundle.deleted", ENTITY, 4, "Delete"),
+    ("bundle.pruned", ENTITY, 4, "Delete"),
+    ("ca.issued", AUTHENTICATION, 4, "Service Ticket Request"),
     ("credential", FINDING, 1, "Create"),
     ("entry", ENTITY, 3, "Update"),
-    ("entry.create", ENTITY, 1, "Create"),
-    ("entry.delete", ENTITY, 4, "Delete"),
+    ("entry.created", ENTITY, 1, "Create"),
+    ("entry.deleted", ENTITY, 4, "Delete"),
     ("join_token", ENTITY, 1, "Create"),
-    ("join_token.prune", ENTITY, 4, "Delete"),
+    ("join_token.pruned", ENTITY, 4, "Delete"),
     ("node", ENTITY, 3, "Update"),
-    ("node.attest", AUTHENTICATION, 1, "Logon"),
-    ("node.ban", ENTITY, 12, "Suspend"),
-    ("node.evict", ENTITY, 4, "Delete"),
-    ("node.renew", AUTHENTICATION, 5, "Service Ticket Renew"),
+    ("node.attested", AUTHENTICATION, 1, "Logon"),
+    ("node.banned", ENTITY, 12, "Suspend"),
+    ("node.evicted", ENTITY, 4, "Delete"),
+    ("node.renewed", AUTHENTICATION, 5, "Service Ticket Renew"),
     ("person", ENTITY, 3, "Update"),
     ("policy", ENTITY, 3, "Update"),
     ("rule", ENTITY, 3, "Update"),
-    ("rule.create", ENTITY, 1, "Create"),
-    ("rule.delete", ENTITY, 4, "Delete"),
+    ("rule.created", ENTITY, 1, "Create"),
+    ("rule.deleted", ENTITY, 4, "Delete"),
     ("secret", FINDING, 1, "Create"),
     ("sighting", FINDING, 1, "Create"),
     ("svid", AUTHENTICATION, 4, "Service Ticket Request"),
+    ("svid.renewed", AUTHENTICATION, 5, "Service Ticket Renew"),
     ("task", SESSION, 99, "Other"),
     ("task.opened", SESSION, 1, "Assign Privileges"),
     ("task.spawned", SESSION, 1, "Assign Privileges"),
@@ -289,14 +290,19 @@ mod tests {
         let mut suspended = record(Event::ClassSuspended, "reader").with("reason", "it wrote");
         suspended.actor = local;
         let records = [
-            record(Event::SvidIssueX509, task)
+            record(Event::SvidIssued, task)
+                .with("svid", "x509")
                 .with("serial_number", "17")
                 .with("expires_at", "1767225900")
                 .with("trace_id", "0af7651916cd43dd8448eb211c80319c"),
             suspended,
-            record(Event::NodeAttest, "spiffe://td/spire/agent/join_token/n")
+            record(Event::NodeAttested, "spiffe://td/spire/agent/join_token/n")
                 .refused("join token does not exist or has already been used"),
-            record(Event::AccessRefuse, "/muster.agent.v1.Registry/CreateClass").refused("no"),
+            record(
+                Event::AccessRefused,
+                "/muster.agent.v1.Registry/CreateClass",
+            )
+            .refused("no"),
         ];
         for (sequence, record) in (41..).zip(&records) {
             let shown = event(sequence, record, "1.2.3");

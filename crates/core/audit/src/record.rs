@@ -5,81 +5,80 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::former::{self, UnknownEvent};
+
 /// What happened; the names are stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// A node proved itself, or tried to.
-    #[serde(rename = "node.attest")]
-    NodeAttest,
+    #[serde(rename = "node.attested")]
+    NodeAttested,
     /// A node renewed its SVID.
-    #[serde(rename = "node.renew")]
-    NodeRenew,
+    #[serde(rename = "node.renewed")]
+    NodeRenewed,
     /// An operator banned a node.
-    #[serde(rename = "node.ban")]
-    NodeBan,
+    #[serde(rename = "node.banned")]
+    NodeBanned,
     /// An operator or the pruner removed a node.
-    #[serde(rename = "node.evict")]
-    NodeEvict,
+    #[serde(rename = "node.evicted")]
+    NodeEvicted,
     /// A node reported its version.
-    #[serde(rename = "node.status")]
-    NodeStatus,
+    #[serde(rename = "node.reported")]
+    NodeReported,
     /// A join token was created.
-    #[serde(rename = "join_token.create")]
-    JoinTokenCreate,
+    #[serde(rename = "join_token.created")]
+    JoinTokenCreated,
     /// A join token ran out unused.
-    #[serde(rename = "join_token.prune")]
-    JoinTokenPrune,
+    #[serde(rename = "join_token.pruned")]
+    JoinTokenPruned,
     /// An entry was created.
-    #[serde(rename = "entry.create")]
-    EntryCreate,
+    #[serde(rename = "entry.created")]
+    EntryCreated,
     /// An entry was changed.
-    #[serde(rename = "entry.update")]
-    EntryUpdate,
+    #[serde(rename = "entry.updated")]
+    EntryUpdated,
     /// An entry was deleted.
-    #[serde(rename = "entry.delete")]
-    EntryDelete,
-    /// An X509-SVID was signed.
-    #[serde(rename = "svid.issue.x509")]
-    SvidIssueX509,
-    /// A JWT-SVID was signed.
-    #[serde(rename = "svid.issue.jwt")]
-    SvidIssueJwt,
-    /// A WIT-SVID was signed.
-    #[serde(rename = "svid.issue.wit")]
-    SvidIssueWit,
+    #[serde(rename = "entry.deleted")]
+    EntryDeleted,
+    /// An SVID was signed; of which kind, the detail `svid` says.
+    #[serde(rename = "svid.issued")]
+    SvidIssued,
+    /// The same, in place of one that the node says it holds.
+    #[serde(rename = "svid.renewed")]
+    SvidRenewed,
     /// A signing authority was prepared; its root or key is in the bundle from here on.
-    #[serde(rename = "authority.prepare")]
-    AuthorityPrepare,
+    #[serde(rename = "authority.prepared")]
+    AuthorityPrepared,
     /// A signing authority began to sign.
-    #[serde(rename = "authority.activate")]
-    AuthorityActivate,
+    #[serde(rename = "authority.activated")]
+    AuthorityActivated,
     /// An operator declared an authority compromised.
-    #[serde(rename = "authority.taint")]
-    AuthorityTaint,
+    #[serde(rename = "authority.tainted")]
+    AuthorityTainted,
     /// An operator removed a tainted authority from the bundle.
-    #[serde(rename = "authority.revoke")]
-    AuthorityRevoke,
+    #[serde(rename = "authority.revoked")]
+    AuthorityRevoked,
     /// A downstream server published a key of its own in the bundle.
-    #[serde(rename = "authority.publish")]
-    AuthorityPublish,
+    #[serde(rename = "authority.published")]
+    AuthorityPublished,
     /// A CA certificate was signed for a downstream server.
-    #[serde(rename = "ca.issue")]
-    CaIssue,
+    #[serde(rename = "ca.issued")]
+    CaIssued,
     /// The authorities of a kind left the bundle because an operator switched the kind off.
-    #[serde(rename = "authority.withdraw")]
-    AuthorityWithdraw,
+    #[serde(rename = "authority.withdrawn")]
+    AuthorityWithdrawn,
     /// An operator added authorities to the own bundle.
-    #[serde(rename = "bundle.append")]
-    BundleAppend,
+    #[serde(rename = "bundle.appended")]
+    BundleAppended,
     /// Authorities that expired left the bundle.
-    #[serde(rename = "bundle.prune")]
-    BundlePrune,
+    #[serde(rename = "bundle.pruned")]
+    BundlePruned,
     /// An operator wrote the bundle of a foreign trust domain.
     #[serde(rename = "bundle.set")]
     BundleSet,
     /// An operator removed the bundle of a foreign trust domain.
-    #[serde(rename = "bundle.delete")]
-    BundleDelete,
+    #[serde(rename = "bundle.deleted")]
+    BundleDeleted,
     /// An agent class was proposed.
     #[serde(rename = "agent.class.proposed")]
     ClassProposed,
@@ -135,14 +134,14 @@ pub enum Event {
     #[serde(rename = "agent.orphaned")]
     AgentOrphaned,
     /// An identity rule was written.
-    #[serde(rename = "rule.create")]
-    RuleCreate,
+    #[serde(rename = "rule.created")]
+    RuleCreated,
     /// An identity rule was changed.
-    #[serde(rename = "rule.update")]
-    RuleUpdate,
+    #[serde(rename = "rule.updated")]
+    RuleUpdated,
     /// An identity rule was deleted.
-    #[serde(rename = "rule.delete")]
-    RuleDelete,
+    #[serde(rename = "rule.deleted")]
+    RuleDeleted,
     /// A node found what looks like an agent, or how it stands to the roll has changed.
     #[serde(rename = "agent.sighted")]
     AgentSighted,
@@ -152,6 +151,15 @@ pub enum Event {
     /// What looked like an agent runs no longer.
     #[serde(rename = "agent.sighting_gone")]
     AgentSightingGone,
+    /// A node refused a process.
+    #[serde(rename = "workload.denied")]
+    WorkloadDenied,
+    /// A process spoke where only another one may, and its node refused it.
+    #[serde(rename = "workload.impersonation_attempt")]
+    WorkloadImpersonationAttempt,
+    /// Another program ran in a process than the one that its node had attested.
+    #[serde(rename = "workload.exe_changed")]
+    WorkloadExeChanged,
     /// A person is known to be gone.
     #[serde(rename = "person.gone")]
     PersonGone,
@@ -161,6 +169,9 @@ pub enum Event {
     /// A task was opened.
     #[serde(rename = "task.opened")]
     TaskOpened,
+    /// A task was opened as part of another.
+    #[serde(rename = "task.spawned")]
+    TaskSpawned,
     /// The deadline of a task was moved.
     #[serde(rename = "task.extended")]
     TaskExtended,
@@ -173,9 +184,21 @@ pub enum Event {
     /// A task that was paused goes on.
     #[serde(rename = "task.resumed")]
     TaskResumed,
-    /// A task ended; its identity is gone.
-    #[serde(rename = "task.ended")]
-    TaskEnded,
+    /// A task did what it was for; its identity is gone.
+    #[serde(rename = "task.completed")]
+    TaskCompleted,
+    /// A task did not do what it was for; its identity is gone.
+    #[serde(rename = "task.failed")]
+    TaskFailed,
+    /// The deadline of a task passed, or its budget is spent; its identity is gone.
+    #[serde(rename = "task.expired")]
+    TaskExpired,
+    /// A task was ended by others than itself; its identity is gone.
+    #[serde(rename = "task.revoked")]
+    TaskRevoked,
+    /// What a task was bound to runs no longer; its identity is gone.
+    #[serde(rename = "task.process_exited")]
+    TaskProcessExited,
     /// A task was not opened, or not changed as a node asked.
     #[serde(rename = "task.refused")]
     TaskRefused,
@@ -183,8 +206,8 @@ pub enum Event {
     #[serde(rename = "policy.changed")]
     PolicyChanged,
     /// A caller was refused.
-    #[serde(rename = "access.refuse")]
-    AccessRefuse,
+    #[serde(rename = "access.refused")]
+    AccessRefused,
 }
 
 /// The name, as records have it.
@@ -229,6 +252,7 @@ pub struct Actor {
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct Record {
     /// When, in milliseconds since the Unix epoch.
     pub at_ms: i64,
@@ -243,6 +267,33 @@ pub struct Record {
     /// More, by name; values are text so that a record reads the same for ever.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub detail: BTreeMap<String, String>,
+}
+
+/// A record as it was written, perhaps when events had other names.
+#[derive(Deserialize)]
+struct Written {
+    at_ms: i64,
+    event: String,
+    actor: Actor,
+    decision: Decision,
+    subject: String,
+    #[serde(default)]
+    detail: BTreeMap<String, String>,
+}
+
+impl TryFrom<Written> for Record {
+    type Error = UnknownEvent;
+
+    fn try_from(mut written: Written) -> Result<Self, Self::Error> {
+        Ok(Self {
+            at_ms: written.at_ms,
+            event: former::read(&written.event, &mut written.detail)?,
+            actor: written.actor,
+            decision: written.decision,
+            subject: written.subject,
+            detail: written.detail,
+        })
+    }
 }
 
 impl Record {
@@ -274,7 +325,7 @@ mod tests {
     fn the_written_form_is_stable() {
         let record = Record {
             at_ms: 1_700_000_000_123,
-            event: Event::SvidIssueX509,
+            event: Event::SvidIssued,
             actor: Actor {
                 class: "node".into(),
                 spiffe_id: Some("spiffe://td/spire/agent/x".into()),
@@ -288,7 +339,7 @@ mod tests {
         let text = serde_json::to_string(&record).unwrap();
         assert_eq!(
             text,
-            r#"{"at_ms":1700000000123,"event":"svid.issue.x509","actor":{"class":"node","spiffe_id":"spiffe://td/spire/agent/x"},"decision":"allowed","subject":"spiffe://td/w","detail":{"serial_number":"17"}}"#
+            r#"{"at_ms":1700000000123,"event":"svid.issued","actor":{"class":"node","spiffe_id":"spiffe://td/spire/agent/x"},"decision":"allowed","subject":"spiffe://td/w","detail":{"serial_number":"17"}}"#
         );
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
     }

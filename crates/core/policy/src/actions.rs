@@ -310,6 +310,9 @@ actions! {
     /// Tell what looks like agents on the calling node.
     ReportSightings = "/muster.node.v1.NodeSightings/ReportSightings" [Node] writes Sightings;
 
+    /// Tell whom the calling node refused.
+    ReportRefusals = "/muster.node.v1.NodeRefusals/ReportRefusals" [Node];
+
     /// Follow the calling node's view of the roll.
     WatchNodeView = "/muster.node.v1.NodeView/Watch" [Node] writes Nodes;
 

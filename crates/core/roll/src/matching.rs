@@ -3,11 +3,13 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use muster_model::{AgentClass, Entry, EntryId, Node, Rule, SelectorSet, SpiffeId, Task};
+use muster_model::{
+    AgentClass, ClassName, Entry, EntryId, Node, Rule, SelectorSet, SpiffeId, Task,
+};
 
 use crate::Roll;
 use crate::agents::{membership, task};
-use crate::naming;
+use crate::naming::{self, Pattern};
 
 /// Whether `entry` is for a caller that was attested as `attested`: all of the entry's selectors
 /// are among the attested ones.
@@ -78,6 +80,17 @@ pub fn rule_of_node<'a>(roll: &'a Roll, node: &SpiffeId, name: &str) -> Option<R
         return Some(RuleOfNode::Withheld(class));
     }
     naming::in_force(roll.agents(), rule).map(RuleOfNode::InForce)
+}
+
+/// The classes that entries and rules name for an identity that they give, or could give; that in its
+/// path is not among them.
+pub fn classes_named<'a>(roll: &'a Roll, id: &'a SpiffeId) -> impl Iterator<Item = &'a ClassName> {
+    let by_entry = roll.named(id).filter_map(|entry| entry.class.as_ref());
+    let by_rule = roll
+        .rules()
+        .filter(|rule| rule.spec.class.is_some() && Pattern::of(rule).fits(id))
+        .filter_map(|rule| rule.spec.class.as_ref());
+    by_entry.chain(by_rule)
 }
 
 /// The rules by which a node names processes, by ascending name: those under its own name, and under

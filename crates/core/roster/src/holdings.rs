@@ -345,15 +345,17 @@ impl<K: Kind> Holdings<K> {
             let Some(first) = self.queue.first() else {
                 return;
             };
-            let awaited = first.class == Class::Awaited;
+            let class = first.class;
+            let awaited = class == Class::Awaited;
             // One lane for what nobody waits for: the others stay free for those who do.
             if !awaited && self.batches.values().any(|b| !b.awaited) {
                 return;
             }
+            // Renewals go by themselves: so the server can say on the record what they are.
             let keys: Vec<QueueKey> = self
                 .queue
                 .iter()
-                .take_while(|key| (key.class == Class::Awaited) == awaited)
+                .take_while(|key| key.class == class)
                 .take(self.batch_limit)
                 .cloned()
                 .collect();

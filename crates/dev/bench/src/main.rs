@@ -40,7 +40,7 @@ type Failure = Box<dyn Error + Send + Sync>;
 struct Arguments {
     #[command(subcommand)]
     role: Option<Role>,
-    /// The `muster` to measure; `muster-server` stands beside it.
+    /// The `muster` to measure; `muster-server` and `muster-node` stand beside it.
     #[arg(long, value_name = "FILE", default_value = "muster")]
     muster: PathBuf,
     /// Also measure SPIRE, whose `spire-server` and `spire-agent` are in this folder. Swarms are then
@@ -50,7 +50,8 @@ struct Arguments {
     /// Small counts, for a run under a minute. The figures are coarse.
     #[arg(long)]
     quick: bool,
-    /// Only these: arrival, signing, connections, neighbours, gone, streams, tokens, entries, sightings, rules, policy; and, only when named,
+    /// Only these: arrival, signing, connections, neighbours, gone, streams, tokens, entries,
+    /// sightings, rules, policy, tasks, suspended; and, only when named,
     /// swarm-idle, swarm-churn, swarm-storm, swarm-streams, restart. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -75,7 +76,7 @@ enum Role {
     Testator(testament::Options),
     /// That child.
     #[command(hide = true)]
-    Heir,
+    Heir(testament::Inheritance),
 }
 
 fn main() -> ExitCode {
@@ -85,7 +86,7 @@ fn main() -> ExitCode {
         Some(Role::Newcomer(options)) => newcomer::run(options),
         Some(Role::Flood(options)) => flood::run(options),
         Some(Role::Testator(options)) => testament::testator(options),
-        Some(Role::Heir) => testament::heir(),
+        Some(Role::Heir(inheritance)) => testament::heir(inheritance),
         None => run(&arguments),
     };
     match outcome {

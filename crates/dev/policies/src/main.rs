@@ -74,12 +74,13 @@ fn measure(rounds: usize, sizes: &[usize]) -> Result<(), Failure> {
     for policies in sizes {
         let times = decisions(*policies, rounds)?;
         println!(
-            "{:>6} policies: p50 {:?}, p99 {:?}; with a moment of its own p50 {:?}; refused by \
-             a guard p50 {:?}; by the whole set {:?}; loaded in {:?}; {} of {} allowed",
+            "{:>6} policies: p50 {:?}, p99 {:?}; with a moment of its own p50 {:?}; from \
+             bare facts p50 {:?}; refused by a guard p50 {:?}; by the whole set {:?}; loaded in {:?}; {} of {} allowed",
             times.policies,
             times.p50,
             times.p99,
             times.p50_with_moment,
+            times.p50_from_facts,
             times.p50_guarded,
             times.unsliced,
             times.load,

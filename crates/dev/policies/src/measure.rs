@@ -3,7 +3,9 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use muster_cedar::{Action, Limits, Moment, PolicySet, Reason, decide, decide_unsliced};
+use muster_cedar::{
+    Action, Facts, Limits, Moment, PolicySet, Principal, Reason, Resource, decide, decide_unsliced,
+};
 
 use crate::house::Asked;
 use crate::{Dice, House, many};
@@ -21,6 +23,9 @@ pub struct Times {
     pub p99: Duration,
     /// The same half for decisions that also make their [`Moment`].
     pub p50_with_moment: Duration,
+    /// The same half for decisions that also prepare caller and target from their facts, and make
+    /// their [`Moment`]: an agent's first request. What is prepared is kept for its next.
+    pub p50_from_facts: Duration,
     /// The same half for requests that a guard refuses, which are not among the others.
     pub p50_guarded: Duration,
     /// One decision by the whole set, without slices, at the median of a few.
@@ -77,6 +82,22 @@ pub fn decisions(policies: usize, rounds: usize) -> Result<Times, Box<dyn Error 
         let _decision = decide(&set, &facts, &Moment::at(at));
         made.push(started.elapsed());
     }
+    let mut prepared = Vec::with_capacity(rounds);
+    for asked in requests.iter().cycle().take(rounds) {
+        let asked_for = asked.facts();
+        let principal = asked_for.principal.facts().clone();
+        let resource = asked_for.resource.facts().clone();
+        let at = asked.now.timestamp();
+        let started = now();
+        let (principal, resource) = (Principal::new(principal)?, Resource::new(resource)?);
+        let facts = Facts {
+            principal: &principal,
+            resource: &resource,
+            ..asked_for
+        };
+        let _decision = decide(&set, &facts, &Moment::at(at));
+        prepared.push(started.elapsed());
+    }
     let mut guarded = Vec::with_capacity(rounds);
     for asked in refused.iter().cycle().take(rounds) {
         let facts = asked.facts();
@@ -97,6 +118,7 @@ pub fn decisions(policies: usize, rounds: usize) -> Result<Times, Box<dyn Error 
         p50: quantile(&mut kept, 50),
         p99: quantile(&mut kept, 99),
         p50_with_moment: quantile(&mut made, 50),
+        p50_from_facts: quantile(&mut prepared, 50),
         p50_guarded: quantile(&mut guarded, 50),
         unsliced: quantile(&mut whole, 50),
         allowed,

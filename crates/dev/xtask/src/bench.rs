@@ -25,6 +25,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     build_release(&[
         "muster-cli",
         "muster-server",
+        "muster-node",
         "muster-bench",
         "muster-swarm",
     ])?;

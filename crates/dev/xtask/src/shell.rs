@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::ffi::OsStr;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
@@ -144,6 +144,17 @@ impl Talker {
     /// The next line that the program prints, unless it is silent for so long, or ends.
     pub(crate) fn line_within(&self, limit: Duration) -> Option<String> {
         self.lines.lock().ok()?.recv_timeout(limit).ok()
+    }
+
+    /// Writes a line to the program's standard input.
+    pub(crate) fn say(&mut self, line: &str) -> Result<(), Failure> {
+        let input = self.child.stdin.as_mut().ok_or("its input has ended")?;
+        Ok(writeln!(input, "{line}")?)
+    }
+
+    /// The program's pid.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends the program's standard input.

@@ -236,6 +236,14 @@ impl Connector {
         }
     }
 
+    /// Whether what the process sends is read, still.
+    fn check_heard(&self) -> Result<(), Refusal> {
+        match &self.only {
+            Some(only) if !only.hears(&self.process) => Err(Refusal::NotBound { pid: self.pid() }),
+            _ => Ok(()),
+        }
+    }
+
     /// Tells who owns a socket that is not for everyone that somebody was refused there.
     pub(crate) fn tell_owner(&self, peer: RefusedPeer) {
         if let Some(only) = &self.only {
@@ -494,7 +502,7 @@ impl PeerInfo {
         if !connector.process.is_alive() {
             return Err(Refusal::Gone { pid });
         }
-        connector.check_bound()?;
+        connector.check_heard()?;
         if let Some(caller) = shared.bound.get() {
             return if caller.inner.sender == sender {
                 Ok(())

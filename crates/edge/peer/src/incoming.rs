@@ -192,7 +192,7 @@ impl Incoming {
             tracing::warn!(pid = peer.pid, uid = peer.uid, reason = %refusal, held_back, "connection refused");
         }
         self.gate.refused(peer);
-        if let Some(only) = self.only.as_ref().filter(|_| is_about_whom(refusal)) {
+        if let Some(only) = &self.only {
             only.refused(peer);
         }
         Accepted::Disposed
@@ -227,11 +227,6 @@ impl Incoming {
         self.pause = Some(Box::pin(sleep(self.next_pause)));
         self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
     }
-}
-
-/// Whether somebody is refused for being somebody else.
-fn is_about_whom(refusal: Refusal) -> bool {
-    matches!(refusal, Refusal::NotBound { .. })
 }
 
 /// Limits and counters that several listeners have in common; clones are the same ones.

@@ -16,11 +16,14 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
 use muster_peer::{
-    Assurance, Connection, Incoming, Limits, ListenOptions, Listener, ProcError, Refusal,
+    Assurance, Connection, HeldProcess, Incoming, Limits, ListenOptions, Listener, Only, ProcError,
+    Refusal, RefusedPeer,
 };
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
@@ -239,6 +242,52 @@ async fn the_caller_is_known_by_its_first_bytes() {
 
 /// The kernel here has SO_PASSPIDFD: the listening socket's setting is inherited by what it
 /// accepts, also for bytes that were sent before (the weaker levels say so themselves).
+/// A socket that may stop telling, and stop hearing.
+#[derive(Default)]
+struct Shutting {
+    told_nothing: AtomicBool,
+    not_heard: AtomicBool,
+}
+
+impl Only for Shutting {
+    fn admits(&self, _process: &HeldProcess) -> bool {
+        !self.told_nothing.load(Ordering::SeqCst)
+    }
+
+    fn hears(&self, _process: &HeldProcess) -> bool {
+        !self.not_heard.load(Ordering::SeqCst)
+    }
+
+    fn refused(&self, _peer: RefusedPeer) {}
+}
+
+/// What ends on a connection has to be on its way before the connection is: answers to pings and
+/// settings must not close it.
+#[tokio::test]
+async fn who_is_told_nothing_more_may_still_be_heard() {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let mut server = Server::start(Limits::default());
+    let only = Arc::new(Shutting::default());
+    server.incoming = server.incoming.only_for(only.clone());
+    let mut client = UnixStream::connect(&server.path).unwrap();
+    let mut connection = server.accept().await;
+    client.write_all(PREFACE).unwrap();
+    read(&mut connection, 24).await.unwrap();
+    let caller = connection.inner().peer().caller().unwrap();
+    caller.verify().unwrap();
+
+    only.told_nothing.store(true, Ordering::SeqCst);
+    client.write_all(&SETTINGS).unwrap();
+    assert_eq!(read(&mut connection, 9).await.unwrap(), SETTINGS);
+    let pid = std::process::id();
+    assert_eq!(caller.verify(), Err(Refusal::NotBound { pid }));
+
+    only.not_heard.store(true, Ordering::SeqCst);
+    client.write_all(&SETTINGS).unwrap();
+    let refusal = read(&mut connection, 9).await.unwrap_err();
+    assert_eq!(refusal, Refusal::NotBound { pid });
+}
+
 #[tokio::test]
 async fn the_level_is_what_the_kernel_can_do() {
     let mut server = Server::start(Limits::default());

@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod files;
 pub mod lifecycle;
 pub mod metrics;
+pub mod ration;
 pub mod sparing;
 pub mod telemetry;
 

@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod bundle;
+pub mod denial;
 pub mod entry;
 pub mod error_info;
 pub mod id;
@@ -19,4 +20,5 @@ pub mod selector;
 pub mod sighting;
 pub mod status;
 pub mod task;
+pub mod trace;
 pub mod urgency;

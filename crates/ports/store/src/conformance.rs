@@ -446,7 +446,7 @@ fn selectors(texts: &[&str]) -> SelectorSet {
 fn record(subject: &str, at_ms: i64) -> Record {
     Record {
         at_ms,
-        event: Event::EntryCreate,
+        event: Event::EntryCreated,
         actor: Actor::default(),
         decision: Decision::Allowed,
         subject: subject.to_owned(),

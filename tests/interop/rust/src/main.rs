@@ -3,6 +3,7 @@
 mod broker;
 mod checks;
 mod mtls;
+mod task;
 
 use std::error::Error;
 use std::{env, process};
@@ -20,6 +21,10 @@ const VERSION: &str = "0.19.0";
 async fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let parts: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["task", agent, checks @ ..] = parts.as_slice() {
+        task::run(agent, checks).await;
+        return;
+    }
     let [command, socket, id, rest @ ..] = parts.as_slice() else {
         usage();
     };
@@ -53,7 +58,7 @@ fn report(check: &str, outcome: Outcome) {
 
 fn usage() -> ! {
     eprintln!(
-        "usage: (checks SOCKET SPIFFE_ID CHECK... | broker SOCKET NODE_ID BROKER_SOCKET PID WORKLOAD_ID | listen SOCKET PEER_ID | dial SOCKET PEER_ID ADDRESS)"
+        "usage: (checks SOCKET SPIFFE_ID CHECK... | task AGENT_ID CHECK... | broker SOCKET NODE_ID BROKER_SOCKET PID WORKLOAD_ID | listen SOCKET PEER_ID | dial SOCKET PEER_ID ADDRESS)"
     );
     process::exit(2)
 }

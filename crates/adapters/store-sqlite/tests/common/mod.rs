@@ -42,7 +42,7 @@ pub(crate) fn creation(ordinal: u64) -> Transaction {
     transaction.put_entry(&permit(), entry(ordinal));
     transaction.audit(Record {
         at_ms: 1_700_000_000_000,
-        event: Event::EntryCreate,
+        event: Event::EntryCreated,
         actor: Actor::default(),
         decision: Decision::Allowed,
         subject: format!("e{ordinal}"),

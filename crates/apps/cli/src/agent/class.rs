@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use muster_model::{ClassName, Lifecycle, PersonId, Purpose, Word};
 use muster_proto::muster::agent::v1;
 use serde_json::{Value, json};
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use super::fields::{Create, Update};
 use super::{client, shape, view};
@@ -213,6 +213,43 @@ async fn get(server: &ServerArgs, name: &ClassName) -> Result<v1::AgentClass, Fa
         .await
         .map(Response::into_inner)
         .map_err(|status| Failure::of_call(&format!("find the class {name}"), &status))
+}
+
+/// Has a class active: proposes and approves it. One of that name that is there already is left as
+/// it is; if it cannot be active, that is an error.
+pub(crate) async fn ensure_active(
+    server: &ServerArgs,
+    name: &ClassName,
+    spec: v1::ClassSpec,
+) -> Result<v1::AgentClass, Failure> {
+    let mut client = client(server).await?;
+    let request = server.request(v1::CreateClassRequest {
+        name: name.to_string(),
+        spec: Some(spec),
+        reason: String::new(),
+    });
+    let class = match client.create_class(request).await {
+        Ok(class) => class.into_inner(),
+        Err(status) if status.code() == Code::AlreadyExists => get(server, name).await?,
+        Err(status) => return Err(Failure::of_call("propose the class", &status)),
+    };
+    match class.lifecycle.as_str() {
+        "active" => Ok(class),
+        "proposed" => {
+            let request = server.request(v1::ClassStepRequest {
+                name: name.to_string(),
+                ..v1::ClassStepRequest::default()
+            });
+            let approved = client.approve_class(request).await;
+            approved
+                .map(Response::into_inner)
+                .map_err(|status| Failure::of_call("approve the class", &status))
+        }
+        other => Err(Failure::failed(format!(
+            "agent class {name} is {other}, so it has no tasks; `muster agent class show {name}` \
+             says why"
+        ))),
+    }
 }
 
 async fn update(update: &Update, output: Output) -> Result<(), Failure> {

@@ -36,6 +36,13 @@ pub(super) fn read(file: &str) -> Result<(ClassName, v1::ClassSpec), Failure> {
         .map_err(|faults| Failure::failed(faults.to_string()))
 }
 
+/// Reads the text of a file that is called `name` in messages.
+pub(crate) fn read_text(name: &str, text: &str) -> Result<(ClassName, v1::ClassSpec), Failure> {
+    Document::parse(name, text)
+        .and_then(parse)
+        .map_err(|faults| Failure::failed(faults.to_string()))
+}
+
 fn parse(document: Document) -> Result<(ClassName, v1::ClassSpec), Faults> {
     let root = document.root();
     let name = root.required(

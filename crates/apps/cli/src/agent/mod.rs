@@ -1,8 +1,8 @@
 //! `muster agent`: AI agents, what kinds there are, and who answers for them.
 
-mod class;
+pub(crate) mod class;
 mod fields;
-mod file;
+pub(crate) mod file;
 mod shape;
 pub(crate) mod sightings;
 mod task;

@@ -1,6 +1,7 @@
 //! A process of the trust domain: started, listened to, and never left behind.
 
 use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -36,12 +37,14 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts this program again with `arguments`, as a process that dies with this one.
+    /// Starts this program again with `arguments`, as a process that dies with this one. What is in
+    /// `last` comes after a `--`.
     ///
     /// Call it on the main thread: the kernel ties the child to the thread that made it.
     pub(super) fn start(
         name: &'static str,
-        arguments: &[&std::ffi::OsStr],
+        arguments: &[&OsStr],
+        last: &[OsString],
         log: PathBuf,
     ) -> Result<(Self, Option<ChildStdout>), Failure> {
         let failed = |what: &str, error: std::io::Error| {
@@ -59,6 +62,8 @@ impl Child {
             .args(arguments)
             .arg("--die-with")
             .arg(std::process::id().to_string())
+            .args(last.iter().take(1).map(|_| OsStr::new("--")))
+            .args(last)
             .env(telemetry::ENVIRONMENT_VARIABLE, log_filter())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -109,6 +114,14 @@ impl Child {
     /// Waits until the process has died, and says how, with the end of its log.
     pub(super) async fn died(&mut self) -> Failure {
         died(self.name, &mut self.process, &self.tail, &self.log).await
+    }
+
+    /// Waits until the process has ended; any exit code but 0 is a failure, with the end of its log.
+    pub(super) async fn done(&mut self) -> Result<(), Failure> {
+        match self.process.wait().await {
+            Ok(status) if status.success() => Ok(()),
+            Ok(_) | Err(_) => Err(self.died().await),
+        }
     }
 
     /// Ends the process: gently first, and for good after a while.

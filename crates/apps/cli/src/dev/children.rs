@@ -11,6 +11,7 @@ pub(super) enum Which {
     Server,
     Node,
     Demo,
+    Agent,
 }
 
 impl Which {
@@ -20,6 +21,7 @@ impl Which {
             Self::Server => "server",
             Self::Node => "node",
             Self::Demo => "workload",
+            Self::Agent => "agent",
         }
     }
 }
@@ -30,6 +32,15 @@ pub(super) struct Children {
     pub(super) server: Option<Child>,
     pub(super) node: Option<Child>,
     pub(super) demo: Option<Child>,
+    pub(super) agent: Option<Child>,
+}
+
+/// A process that has ended.
+pub(super) enum Ended {
+    /// One that should not have, or not so.
+    Died(Which, Failure),
+    /// The agent, whose work is done.
+    AgentDone,
 }
 
 impl Children {
@@ -37,20 +48,25 @@ impl Children {
         self.demo.as_ref().map(Child::pid)
     }
 
-    /// Waits until one of them dies, and says which and how. It is no longer among them then.
+    /// Waits until one of them ends, and says which and how. It is no longer among them then.
     /// Never returns while all live.
-    pub(super) async fn next_death(&mut self) -> (Which, Failure) {
-        let (which, failure) = tokio::select! {
-            failure = death(self.server.as_mut()) => (Which::Server, failure),
-            failure = death(self.node.as_mut()) => (Which::Node, failure),
-            failure = death(self.demo.as_mut()) => (Which::Demo, failure),
+    pub(super) async fn next_end(&mut self) -> Ended {
+        let ended = tokio::select! {
+            failure = death(self.server.as_mut()) => Ended::Died(Which::Server, failure),
+            failure = death(self.node.as_mut()) => Ended::Died(Which::Node, failure),
+            failure = death(self.demo.as_mut()) => Ended::Died(Which::Demo, failure),
+            done = work(self.agent.as_mut()) => match done {
+                Ok(()) => Ended::AgentDone,
+                Err(failure) => Ended::Died(Which::Agent, failure),
+            },
         };
-        match which {
-            Which::Server => self.server = None,
-            Which::Node => self.node = None,
-            Which::Demo => self.demo = None,
+        match ended {
+            Ended::Died(Which::Server, _) => self.server = None,
+            Ended::Died(Which::Node, _) => self.node = None,
+            Ended::Died(Which::Demo, _) => self.demo = None,
+            Ended::Died(Which::Agent, _) | Ended::AgentDone => self.agent = None,
         }
-        (which, failure)
+        ended
     }
 
     /// Whether there is still a server or a node, so that there is something to see.
@@ -60,9 +76,19 @@ impl Children {
 
     /// Ends them, those first who need the others.
     pub(super) async fn stop(self) {
-        for child in [self.demo, self.node, self.server].into_iter().flatten() {
+        for child in [self.agent, self.demo, self.node, self.server]
+            .into_iter()
+            .flatten()
+        {
             child.stop().await;
         }
+    }
+}
+
+async fn work(agent: Option<&mut Child>) -> Result<(), Failure> {
+    match agent {
+        Some(agent) => agent.done().await,
+        None => future::pending().await,
     }
 }
 

@@ -103,7 +103,7 @@ fn say(report: &Report) -> Result<(), Failure> {
 }
 
 /// Verifies the SVID as a peer would, with the bundle that came along.
-fn check(identity: &X509Identity, now: muster_model::Timestamp) -> Result<(), String> {
+pub(super) fn check(identity: &X509Identity, now: muster_model::Timestamp) -> Result<(), String> {
     let mut bundle = Bundle::empty(identity.svid.spiffe_id.trust_domain().clone());
     for root in &identity.bundle {
         let certificate = Certificate::parse(root).map_err(|error| error.to_string())?;

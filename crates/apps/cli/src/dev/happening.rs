@@ -3,16 +3,19 @@
 use muster_proto::muster::node::admin::v1::event::What;
 use muster_proto::muster::node::admin::v1::node_admin_client::NodeAdminClient;
 use muster_proto::muster::node::admin::v1::{Attested, Event, Issued, Refused, WatchEventsRequest};
+use muster_proto::muster::server::admin::v1::NumberedRecord;
 use prost_types::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::ChildStdout;
 use tokio::sync::mpsc;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use super::agent::Step;
 use super::demo::Report;
 use super::setup::Running;
+use crate::audit;
 
 /// One thing to tell.
 #[derive(Clone, Debug)]
@@ -27,6 +30,14 @@ pub(super) enum Happening {
     Missed { events: u64 },
     /// The demonstration workload reports.
     Demo(Report),
+    /// The demonstration agent reports.
+    Agent(Step),
+    /// An agent that is not ours wrote a line.
+    AgentSaid(String),
+    /// The agent closed its standard output.
+    AgentSilent,
+    /// The server recorded something of the agent's class.
+    Recorded(Box<NumberedRecord>),
 }
 
 impl Happening {
@@ -85,6 +96,18 @@ impl Happening {
             }),
             Self::Demo(Report::Waiting { reason }) => {
                 json!({ "event": "waiting", "reason": reason })
+            }
+            Self::Agent(step) => {
+                let mut line = Map::from_iter([("event".to_owned(), json!("agent"))]);
+                if let Ok(Value::Object(step)) = serde_json::to_value(step) {
+                    line.extend(step);
+                }
+                Value::Object(line)
+            }
+            Self::AgentSaid(line) => json!({ "event": "agent_said", "line": line }),
+            Self::AgentSilent => json!({ "event": "agent_silent" }),
+            Self::Recorded(record) => {
+                json!({ "event": "recorded", "record": audit::shape(record) })
             }
         }
     }
@@ -146,6 +169,22 @@ pub(super) async fn forward_demo(stdout: ChildStdout, to: mpsc::Sender<Happening
             return;
         }
     }
+}
+
+/// Passes on what the agent reports until it closes its standard output.
+pub(super) async fn forward_agent(stdout: ChildStdout, to: mpsc::Sender<Happening>) {
+    let mut lines = BufReader::new(stdout).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let said = match serde_json::from_str(&line) {
+            Ok(step) => Happening::Agent(step),
+            Err(_) => Happening::AgentSaid(line),
+        };
+        if to.send(said).await.is_err() {
+            return;
+        }
+    }
+    // Whoever would hear it may be gone.
+    let _gone = to.send(Happening::AgentSilent).await.is_err();
 }
 
 /// Whole seconds since 1970.

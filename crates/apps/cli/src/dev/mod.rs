@@ -1,17 +1,21 @@
-//! `muster dev`: a whole trust domain on this machine, and a workload to watch.
+//! `muster dev`: a whole trust domain on this machine, with a workload and an agent to watch.
 //!
-//! Start at [`run`]. The server, the node and the workload are processes of their own, each this
-//! binary again; what is shown comes from the node's admin socket and from the workload itself, so
-//! nothing is told that did not happen.
+//! Start at [`run`]. The server, the node, the workload and the agent are processes of their own,
+//! each this binary again; what is shown comes from the node's admin socket, from the server's audit
+//! log and from the workload and the agent themselves, so nothing is told that did not happen.
 
+pub(crate) mod agent;
 mod child;
 mod children;
 pub(crate) mod demo;
 mod happening;
 mod place;
+mod program;
 mod screen;
 mod setup;
+mod story;
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -25,12 +29,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use self::children::{Children, Which};
+use self::children::{Children, Ended, Which};
 use self::demo::Report;
 use self::happening::Happening;
 use self::place::Place;
 use self::screen::Screen;
 use self::setup::Running;
+use self::story::{Stage, Story};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 
@@ -40,11 +45,12 @@ const HELD: Duration = Duration::from_secs(8);
 const FIRST: Duration = Duration::from_mins(1);
 const LATE: Duration = Duration::from_secs(15);
 
-/// Run a whole trust domain on this machine, with a workload to watch.
+/// Run a whole trust domain on this machine, with a workload and an agent to watch.
 ///
 /// Starts a server and a node in a private temporary directory, lets the node join with a token,
-/// and starts a workload that fetches its identity over the Workload API. Ctrl-C ends everything
-/// and leaves nothing behind.
+/// and starts a workload that fetches its identity over the Workload API. Then an agent opens a
+/// task, which has an identity of its own until it ends. Ctrl-C ends everything and leaves nothing
+/// behind.
 #[derive(Args, Debug)]
 pub(crate) struct Dev {
     /// Keep the state in this directory, and resume what is there. The Workload API's socket in it
@@ -75,12 +81,17 @@ pub(crate) struct Dev {
     /// Let this SPIFFE ID use the node's Delegated Identity API; may be repeated
     #[arg(long, value_name = "SPIFFE_ID", value_parser = SpiffeId::parse)]
     delegate: Vec<SpiffeId>,
-    /// No demonstration: no entry, no workload
+    /// No demonstration: no entries, no workload, no agent
     #[arg(long)]
     no_demo: bool,
-    /// End with exit code 0 after the first rotation that the workload saw, else with another
+    /// End with exit code 0 when the workload saw its first rotation and the agent has shown its
+    /// tasks, else with another
     #[arg(long, conflicts_with = "no_demo")]
     once: bool,
+    /// Show this agent in place of our own, such as `python3 agent.py`: its processes are known by
+    /// user and executable
+    #[arg(last = true, value_name = "AGENT", conflicts_with = "no_demo")]
+    agent: Vec<OsString>,
 }
 
 impl Dev {
@@ -119,7 +130,7 @@ pub(crate) async fn run(dev: Dev, output: Output) -> Result<(), Failure> {
     let outcome = match outcome.and(closed) {
         // Whoever waits for a rotation must not take our silence for one.
         Err(failure) if dev.once && failure.exit == Exit::ReaderGone => Err(Failure::failed(
-            "standard output was closed before the workload saw a rotation",
+            "standard output was closed before the demonstration was over",
         )),
         outcome => outcome,
     };
@@ -132,7 +143,7 @@ pub(crate) async fn run(dev: Dev, output: Output) -> Result<(), Failure> {
 fn interrupted(dev: &Dev, reason: Reason) -> Result<(), Failure> {
     if dev.once {
         Err(Failure::failed(format!(
-            "ended by {reason} before the workload saw a rotation"
+            "ended by {reason} before the demonstration was over"
         )))
     } else {
         Ok(())
@@ -171,56 +182,89 @@ async fn demonstrate(
 
     let (to, mut happenings) = mpsc::channel(64);
     tokio::spawn(happening::forward_node(node_events, to.clone()));
-    let mut show = Show::new(dev);
+    let mut show = Show::new(dev, running.demo_id()?.to_string());
     if !dev.no_demo {
         let reports = setup::start_demo(place, &running.workload_address(), children)?;
         tokio::spawn(happening::forward_demo(reports, to.clone()));
     }
+    let mut stage = Stage::Before;
     let mut held = pin!(tokio::time::sleep(HELD));
     let mut deadline = pin!(tokio::time::sleep(FIRST));
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
+        let mut heard = Ok(());
         tokio::select! {
             Some(happening) = happenings.recv() => {
-                screen.happened(&happening)?;
+                let kept = stage.hears(&happening);
+                if !kept || screen.tells_all() {
+                    screen.happened(&happening)?;
+                }
                 if show.wants_entry(&happening, children.demo_pid()) {
                     show.registered = true;
                     setup::register_demo(&running).await?;
                 }
-                if let Some(rotation) = show.rotation(&happening)? {
-                    match rotation {
-                        Rotation::Seen => show.seen = true,
-                        Rotation::DueBy(by) => deadline.as_mut().reset(Instant::now() + by),
+                match show.rotation(&happening)? {
+                    Some(Rotation::Seen) => show.seen = true,
+                    Some(Rotation::DueBy(by)) => {
+                        deadline.as_mut().reset(Instant::now() + by);
+                        heard = begin(dev, place, &running, children, &mut stage, &to).await;
                     }
-                }
-                if dev.once && show.is_over() {
-                    return Ok(());
+                    None => {}
                 }
             }
             () = &mut held, if !show.registered => {
                 show.registered = true;
                 setup::register_demo(&running).await?;
             }
-            (which, failure) = children.next_death() => {
-                // A dead server is an outage, and an outage is worth watching: the node goes on.
-                let watchable = which != Which::Demo && children.any_daemon();
-                if dev.once || !watchable {
-                    return Err(failure);
+            ended = children.next_end() => match ended {
+                Ended::AgentDone => heard = stage.agent_ended().await,
+                Ended::Died(Which::Agent, failure) => heard = Err(failure),
+                Ended::Died(which, failure) => {
+                    // A dead server is an outage, and an outage is worth watching: the node goes on.
+                    let watchable = which != Which::Demo && children.any_daemon();
+                    if dev.once || !watchable {
+                        return Err(failure);
+                    }
+                    screen.died(which, &failure)?;
                 }
-                screen.died(which, &failure)?;
-            }
-            () = &mut deadline, if dev.once => return Err(Failure::new(
+            },
+            failure = stage.overdue() => heard = Err(failure),
+            () = &mut deadline, if dev.once && !show.is_over() => return Err(Failure::new(
                 Exit::Failed,
                 show.overdue(),
             )),
             _ = second.tick() => screen.tick(),
         }
+        stage.close(heard, dev, screen)?;
+        if dev.once && show.is_over() && stage.is_over() {
+            return Ok(());
+        }
     }
+}
+
+/// The workload holds its identity: the agent is next.
+async fn begin(
+    dev: &Dev,
+    place: &Place,
+    running: &Running,
+    children: &mut Children,
+    stage: &mut Stage,
+    to: &mpsc::Sender<Happening>,
+) -> Result<(), Failure> {
+    let story = Story::begin(place, running, &dev.agent, to.clone()).await?;
+    let address = running.workload_address();
+    let words = &story.program.words;
+    let reports = setup::start_agent(place, &address, words, children)?;
+    tokio::spawn(happening::forward_agent(reports, to.clone()));
+    *stage = Stage::Playing(Box::new(story));
+    Ok(())
 }
 
 /// How far the demonstration is.
 struct Show {
+    /// The workload's SPIFFE ID.
+    demo: String,
     /// The entry was written, or none is to be.
     registered: bool,
     /// Serial number of the workload's SVID.
@@ -240,8 +284,9 @@ enum Rotation {
 }
 
 impl Show {
-    fn new(dev: &Dev) -> Self {
+    fn new(dev: &Dev, demo: String) -> Self {
         Self {
+            demo,
             registered: dev.no_demo,
             serial: None,
             seen: false,
@@ -262,7 +307,11 @@ impl Show {
             Happening::Demo(Report::Received { .. })
             | Happening::Issued { .. }
             | Happening::Refused { .. }
-            | Happening::Missed { .. } => false,
+            | Happening::Missed { .. }
+            | Happening::Agent(_)
+            | Happening::AgentSaid(_)
+            | Happening::AgentSilent
+            | Happening::Recorded(_) => false,
         };
         !self.registered && asked
     }
@@ -270,9 +319,17 @@ impl Show {
     /// What a report of the workload means; an SVID that does not verify is a failure.
     fn rotation(&mut self, happening: &Happening) -> Result<Option<Rotation>, Failure> {
         self.told |= match happening {
-            Happening::Issued { what, .. } => !what.previous_serial_number.is_empty(),
+            Happening::Issued { what, .. } => {
+                !what.previous_serial_number.is_empty() && self.demo == what.spiffe_id
+            }
             Happening::Missed { .. } => true,
-            Happening::Attested { .. } | Happening::Refused { .. } | Happening::Demo(_) => false,
+            Happening::Attested { .. }
+            | Happening::Refused { .. }
+            | Happening::Demo(_)
+            | Happening::Agent(_)
+            | Happening::AgentSaid(_)
+            | Happening::AgentSilent
+            | Happening::Recorded(_) => false,
         };
         let Happening::Demo(Report::Received {
             spiffe_id,
@@ -331,6 +388,7 @@ mod tests {
 
     fn show() -> Show {
         Show {
+            demo: "spiffe://example.org/demo".to_owned(),
             registered: false,
             serial: None,
             seen: false,

@@ -122,6 +122,11 @@ impl Place {
         self.base.join("node")
     }
 
+    /// The agent's executable is in it; made when there is one.
+    pub(super) fn agent_dir(&self) -> PathBuf {
+        self.base.join("agent")
+    }
+
     pub(super) fn server_socket(&self) -> PathBuf {
         server_socket(&self.base)
     }

@@ -1,5 +1,7 @@
 //! What a person sees, and what a script reads.
 
+mod story;
+
 use std::env;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -29,6 +31,7 @@ const HALF_A_SECOND: Duration = Duration::from_millis(500);
 
 /// Tells what happens: lines of JSON, or text with a countdown where there is a terminal.
 pub(super) struct Screen {
+    output: Output,
     json: bool,
     colour: bool,
     /// The last line can be written over.
@@ -36,6 +39,8 @@ pub(super) struct Screen {
     clock: SystemClock,
     /// The demonstration's SPIFFE ID, once there is a demonstration.
     demo: Option<String>,
+    /// The agent's SPIFFE ID, once it was shown.
+    agent: Option<String>,
     /// When the demonstration's SVID will be renewed.
     next: Option<Timestamp>,
     /// A countdown stands on the last line.
@@ -55,11 +60,13 @@ impl Screen {
     pub(super) fn new(output: Output) -> Self {
         let json = output.is_json();
         Self {
+            output,
             json,
             colour: !json && telemetry::colour_on_stdout(),
             terminal: !json && io::stdout().is_terminal(),
             clock: SystemClock::new(),
             demo: None,
+            agent: None,
             next: None,
             counting: false,
         }
@@ -104,6 +111,11 @@ impl Screen {
         self.say(&text)
     }
 
+    /// Whether everything is told as it comes.
+    pub(super) fn tells_all(&self) -> bool {
+        self.json
+    }
+
     /// Tells one thing.
     pub(super) fn happened(&mut self, happening: &Happening) -> Result<(), Failure> {
         if self.json {
@@ -111,6 +123,10 @@ impl Screen {
         }
         let text = match happening {
             Happening::Attested { what, .. } => self.attested(what),
+            // The agent is gone, and its entry is renewed all the same.
+            Happening::Issued { what, .. } if Some(&what.spiffe_id) == self.agent.as_ref() => {
+                return Ok(());
+            }
             Happening::Issued { what, .. } => {
                 if Some(&what.spiffe_id) == self.demo.as_ref() {
                     self.next = renewal(what);
@@ -126,6 +142,11 @@ impl Screen {
             ),
             Happening::Missed { events } => format!("({events} events were too many to show)\n"),
             Happening::Demo(report) => self.reported(report),
+            // They are told together, as a story.
+            Happening::Agent(_)
+            | Happening::AgentSaid(_)
+            | Happening::AgentSilent
+            | Happening::Recorded(_) => return Ok(()),
         };
         self.say(&text)
     }
@@ -139,7 +160,7 @@ impl Screen {
         }
         let rest = match which {
             Which::Server => "the node goes on with what it holds; Ctrl-C ends it too",
-            Which::Node | Which::Demo => "the rest goes on; Ctrl-C ends it too",
+            Which::Node | Which::Demo | Which::Agent => "the rest goes on; Ctrl-C ends it too",
         };
         self.say(&format!(
             "{} {failure}\n         {rest}\n",
@@ -303,10 +324,7 @@ impl Screen {
 
 /// The lines to paste into another shell.
 fn how_to_try(dev: &Dev, running: &Running, heading: impl Fn(&str) -> String) -> String {
-    let muster = env::current_exe().map_or_else(
-        |_| "muster".to_owned(),
-        |program| shell_quote(&program.display().to_string()),
-    );
+    let muster = muster_word();
     let register = if dev.no_demo {
         format!(
             "\n{}\n  {muster} entry create --server-socket {} --parent-id {} --spiffe-id {} --selector \
@@ -324,6 +342,14 @@ fn how_to_try(dev: &Dev, running: &Running, heading: impl Fn(&str) -> String) ->
         "{register}\n{}\n  export SPIFFE_ENDPOINT_SOCKET={}\n  {muster} workload fetch x509\n\n",
         heading("Try it from another shell, with this or any SPIFFE client:"),
         shell_quote(&running.workload_address()),
+    )
+}
+
+/// This program, as a shell finds it.
+fn muster_word() -> String {
+    env::current_exe().map_or_else(
+        |_| "muster".to_owned(),
+        |program| shell_quote(&program.display().to_string()),
     )
 }
 

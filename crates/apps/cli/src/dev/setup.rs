@@ -1,6 +1,6 @@
 //! Start-up: the server, a token, the node, in this order, each when the one before serves.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -78,7 +78,7 @@ impl Running {
             .map_err(|error| Failure::failed(format!("the demonstration's SPIFFE ID: {error}")))
     }
 
-    fn server_args(&self) -> ServerArgs {
+    pub(super) fn server_args(&self) -> ServerArgs {
         ServerArgs::at(self.server_admin_socket.clone())
     }
 }
@@ -109,7 +109,7 @@ pub(super) async fn start_server(
         file.as_os_str(),
     ];
     let log = place.server_dir().join("log");
-    let (server, _) = Child::start("server", &arguments, log)?;
+    let (server, _) = Child::start("server", &arguments, &[], log)?;
     in_time("server", children.server.insert(server).address()).await
 }
 
@@ -149,7 +149,7 @@ pub(super) async fn start_node(
         file.as_os_str(),
     ];
     let log = place.node_dir().join("log");
-    let (node, _) = Child::start("node", &arguments, log)?;
+    let (node, _) = Child::start("node", &arguments, &[], log)?;
     let node = children.node.insert(node);
     let socket = place.node_socket();
     let ready = async {
@@ -169,9 +169,23 @@ pub(super) fn start_demo(
 ) -> Result<ChildStdout, Failure> {
     let arguments = ["demo-workload", "--socket", workload_address].map(OsStr::new);
     let log = place.node_dir().join("demo.log");
-    let (demo, reports) = Child::start("demonstration workload", &arguments, log)?;
+    let (demo, reports) = Child::start("demonstration workload", &arguments, &[], log)?;
     children.demo = Some(demo);
     reports.ok_or_else(|| Failure::failed("the demonstration workload has no standard output"))
+}
+
+/// Starts the agent, which is the command `words`; gives what it reports.
+pub(super) fn start_agent(
+    place: &Place,
+    workload_address: &str,
+    words: &[OsString],
+    children: &mut Children,
+) -> Result<ChildStdout, Failure> {
+    let arguments = ["demo-exec", "--socket", workload_address].map(OsStr::new);
+    let log = place.node_dir().join("agent.log");
+    let (agent, reports) = Child::start("agent", &arguments, words, log)?;
+    children.agent = Some(agent);
+    reports.ok_or_else(|| Failure::failed("the agent has no standard output"))
 }
 
 /// Registers the identity of the demonstration: any process of this user, so that a client started

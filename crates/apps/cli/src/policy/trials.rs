@@ -63,13 +63,12 @@ pub(crate) struct Record {
     server: ServerArgs,
 }
 
-/// What a trial sends: pieces of a text, and lines.
-struct Sent {
-    text: Vec<String>,
-    lines: Vec<Vec<String>>,
-}
-
-fn gather(file: Option<&PathBuf>, on: &On) -> Result<Sent, Failure> {
+/// What a trial sends: pieces of a text, then of a record, each made a message.
+fn gather<T>(
+    file: Option<&PathBuf>,
+    on: &On,
+    message: impl Fn(String, Vec<String>) -> T,
+) -> Result<Vec<T>, Failure> {
     let text = match file {
         Some(file) => pieces(&read(file)?),
         None => vec![String::new()],
@@ -95,30 +94,22 @@ fn gather(file: Option<&PathBuf>, on: &On) -> Result<Sent, Failure> {
             )));
         }
     }
-    Ok(Sent { text, lines })
+    let text = text.into_iter().map(|text| (text, Vec::new()));
+    let lines = lines.into_iter().map(|lines| (String::new(), lines));
+    let both = text.chain(lines);
+    Ok(both.map(|(text, lines)| message(text, lines)).collect())
 }
 
 pub(super) async fn simulate(asked: &Simulate, output: Output) -> Result<(), Failure> {
-    let sent = gather(asked.file.as_ref(), &asked.on)?;
-    let version = asked.stored.unwrap_or_default();
-    let last = asked.on.last.unwrap_or_default();
-    let text = sent
-        .text
-        .into_iter()
-        .map(|text| v1::SimulatePoliciesRequest {
+    let on = &asked.on;
+    let request = parts(gather(asked.file.as_ref(), on, |text, lines| {
+        v1::SimulatePoliciesRequest {
             text,
-            version,
-            last,
-            ..v1::SimulatePoliciesRequest::default()
-        });
-    let lines = sent
-        .lines
-        .into_iter()
-        .map(|lines| v1::SimulatePoliciesRequest {
             lines,
-            ..v1::SimulatePoliciesRequest::default()
-        });
-    let request = parts(text.chain(lines).collect::<Vec<_>>());
+            version: asked.stored.unwrap_or_default(),
+            last: on.last.unwrap_or_default(),
+        }
+    })?);
     let cannot = |status: tonic::Status| Failure::of_call("try the policies", &status);
     let mut stream = client(&asked.server)
         .await?
@@ -137,26 +128,15 @@ pub(super) async fn simulate(asked: &Simulate, output: Output) -> Result<(), Fai
 }
 
 pub(super) async fn compare(asked: &Compare, output: Output) -> Result<(), Failure> {
-    let sent = gather(asked.file.as_ref(), &asked.on)?;
-    let version = asked.stored.unwrap_or_default();
-    let last = asked.on.last.unwrap_or_default();
-    let text = sent
-        .text
-        .into_iter()
-        .map(|text| v1::ComparePoliciesRequest {
+    let on = &asked.on;
+    let request = parts(gather(asked.file.as_ref(), on, |text, lines| {
+        v1::ComparePoliciesRequest {
             text,
-            version,
-            last,
-            ..v1::ComparePoliciesRequest::default()
-        });
-    let lines = sent
-        .lines
-        .into_iter()
-        .map(|lines| v1::ComparePoliciesRequest {
             lines,
-            ..v1::ComparePoliciesRequest::default()
-        });
-    let request = parts(text.chain(lines).collect::<Vec<_>>());
+            version: asked.stored.unwrap_or_default(),
+            last: on.last.unwrap_or_default(),
+        }
+    })?);
     let found = client(&asked.server)
         .await?
         .compare(asked.server.request(request))

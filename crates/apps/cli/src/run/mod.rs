@@ -148,7 +148,7 @@ fn tell(scrubbed: &Scrubbed) {
 }
 
 /// Where the program may be, as `execvp` looks; an error when it surely is nowhere.
-fn places(name: &OsStr) -> Result<Vec<OsString>, Failure> {
+pub(crate) fn places(name: &OsStr) -> Result<Vec<OsString>, Failure> {
     let is_program = |path: &Path| {
         path.metadata()
             .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)

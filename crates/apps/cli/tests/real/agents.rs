@@ -11,7 +11,7 @@ use muster_proto::workload::{X509svidRequest, X509svidResponse};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Streaming};
 
-use crate::common::{Dev, muster};
+use crate::common::{Dev, blocks, muster, said};
 
 /// The longest that anything here should take; a test that waits longer has failed.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -36,18 +36,6 @@ const CLASS: &[&str] = &[
     "--review-by",
     "30d",
 ];
-
-fn said(output: &std::process::Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-/// The blocks of a page in one language.
-fn blocks<'p>(page: &'p str, language: &str) -> Vec<&'p str> {
-    page.split(&format!("\n```{language}\n"))
-        .skip(1)
-        .map(|rest| rest.split_once("\n```").unwrap().0)
-        .collect()
-}
 
 /// `docs/agents.md` is run from top to bottom.
 #[test]

@@ -62,18 +62,18 @@ fn the_trail_is_shown_filtered_and_followed() {
     assert!(seen.windows(2).all(|pair| pair[0] < pair[1]), "{seen:?}");
 
     // The past: as lines, as JSON, as OCSF; oldest first, the newest so many.
-    let text = said(&dev, &["--event", "entry.create", "-n", "2"]);
+    let text = said(&dev, &["--event", "entry.created", "-n", "2"]);
     assert_eq!(text.len(), 2);
     assert!(
-        text[1].contains("entry.create") && text[1].contains("by local pid"),
+        text[1].contains("entry.created") && text[1].contains("by local pid"),
         "{text:?}"
     );
-    let json = said(&dev, &["--event", "entry.create", "-n", "1", "-o", "json"]);
+    let json = said(&dev, &["--event", "entry.created", "-n", "1", "-o", "json"]);
     let record: Value = serde_json::from_str(&json[0]).unwrap();
     assert_eq!(record["detail"]["spiffe_id"], "spiffe://example.org/x/2");
     let ocsf = said(
         &dev,
-        &["--event", "node.attest", "-o", "ocsf", "--since", "1h"],
+        &["--event", "node.attested", "-o", "ocsf", "--since", "1h"],
     );
     let event: Value = serde_json::from_str(&ocsf[0]).unwrap();
     assert_eq!(

@@ -4,11 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 
-use crate::common::{Dev, muster, names};
-
-fn said(output: &std::process::Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
+use crate::common::{Dev, muster, names, said};
 
 #[test]
 fn an_operator_registers_inspects_and_removes() {

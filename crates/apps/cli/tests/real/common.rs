@@ -26,6 +26,18 @@ pub(crate) fn muster() -> Command {
     command
 }
 
+/// An example of this package: cargo builds them before it runs tests, beside the folder of this one.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let here = std::env::current_exe().unwrap();
+    let program = here.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(
+        program.exists(),
+        "{} is not built; run cargo build -p muster-cli --example {name}",
+        program.display()
+    );
+    program
+}
+
 /// A trust domain that serves, in its own world of temporary files.
 pub(crate) struct Dev {
     process: Option<Child>,
@@ -60,11 +72,19 @@ impl Dev {
 
     /// Reads lines until one of this kind.
     pub(crate) fn until(&mut self, event: &str) -> Value {
+        self.all_until(event).pop().unwrap()
+    }
+
+    /// The same, and gives all of them, that one last.
+    pub(crate) fn all_until(&mut self, event: &str) -> Vec<Value> {
+        let mut lines = Vec::new();
         loop {
             let line = next_line(self.lines.as_mut().unwrap())
-                .unwrap_or_else(|| panic!("muster dev ended before {event:?}"));
-            if line["event"] == event {
-                return line;
+                .unwrap_or_else(|| panic!("muster dev ended before {event:?}: {lines:?}"));
+            let found = line["event"] == event;
+            lines.push(line);
+            if found {
+                return lines;
             }
         }
     }
@@ -156,4 +176,17 @@ pub(crate) fn names(directory: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// The blocks of a page of the documents in one language.
+pub(crate) fn blocks<'p>(page: &'p str, language: &str) -> Vec<&'p str> {
+    page.split(&format!("\n```{language}\n"))
+        .skip(1)
+        .map(|rest| rest.split_once("\n```").unwrap().0)
+        .collect()
+}
+
+/// What a command said on its standard error.
+pub(crate) fn said(output: &std::process::Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
 }

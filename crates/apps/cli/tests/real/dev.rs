@@ -50,6 +50,8 @@ fn once_ends_well_after_a_rotation_that_the_workload_saw() {
     // The call came first and was held until its entry was written.
     assert!(place("attested") < place("issued"), "{events:?}");
     assert!(place("issued") < place("rotated"), "{events:?}");
+    // And the agent was done.
+    assert!(place("received") < place("agent_done"), "{events:?}");
     let received: Vec<&Value> = lines.iter().filter(|l| l["event"] == "received").collect();
     assert!(
         received.iter().all(|r| r["verified"] == true),

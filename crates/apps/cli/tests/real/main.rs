@@ -1,6 +1,8 @@
 //! The command as a person and a script meet it: real processes, real sockets.
 
 #[cfg(test)]
+mod agent;
+#[cfg(test)]
 mod agents;
 #[cfg(test)]
 mod audit;

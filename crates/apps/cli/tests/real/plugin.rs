@@ -11,7 +11,7 @@ use rcgen::{
 };
 use serde_json::Value;
 
-use crate::common::muster;
+use crate::common::{example, muster};
 
 /// A program that ends with the test.
 struct Running(Child);
@@ -20,22 +20,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _gone = self.0.kill().and_then(|()| self.0.wait()).is_ok();
     }
-}
-
-/// Cargo builds examples before it runs tests, beside the folder of this one.
-fn example() -> PathBuf {
-    let here = std::env::current_exe().unwrap();
-    let program = here
-        .ancestors()
-        .nth(2)
-        .unwrap()
-        .join("examples/node-plugin");
-    assert!(
-        program.exists(),
-        "{} is not built; run cargo build -p muster-cli --example node-plugin",
-        program.display()
-    );
-    program
 }
 
 /// Who certifies machines.
@@ -84,7 +68,7 @@ impl Server {
              admin_socket = \"{dir}/api.sock\"\n[svid]\nnode_ttl = \"6s\"\n\
              [[node.plugin]]\nname = \"x509pop\"\ncommand = [\"{}\", \"server\", \"{}\"]\n\
              [log]\nformat = \"json\"\n",
-            example().display(),
+            example("node-plugin").display(),
             ca.display(),
             dir = dir.display(),
         );
@@ -135,7 +119,7 @@ impl Server {
         writeln!(
             text,
             "command = [\"{}\", \"node\", \"{dir}/machine.crt\", \"{dir}/machine.key\"]",
-            example().display(),
+            example("node-plugin").display(),
             dir = dir.display(),
         )
         .unwrap();

@@ -4,23 +4,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::Dev;
+use crate::common::{Dev, blocks, said};
 
 const STRICT: &str = "@id(\"all\") permit (principal, action, resource);
 @id(\"no.readers\") forbid (principal in Muster::AgentClass::\"reader\", action, resource);
 ";
-
-/// The blocks of a page in one language.
-fn blocks<'p>(page: &'p str, language: &str) -> Vec<&'p str> {
-    page.split(&format!("\n```{language}\n"))
-        .skip(1)
-        .map(|rest| rest.split_once("\n```").unwrap().0)
-        .collect()
-}
-
-fn said(output: &std::process::Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
 
 /// An active class, and entries of it for this user.
 fn agents(dev: &Dev, names: &[&str]) {

@@ -102,8 +102,8 @@ fn a_rule_is_written_shown_changed_and_deleted_and_faults_are_told_where_they_ar
     assert_eq!(tried["seen_by_node"], true);
     let name = tried["results"][0]["spiffe_id"].as_str().unwrap();
     assert!(name.starts_with("spiffe://example.org/w/ana/"), "{name}");
-    let none = dev.json(&["rule", "try", "workers", "--fact", "unix:uid:4294967290"]);
-    assert_eq!(none["results"][0]["reason"], "FACT_MISSING");
+    let without = dev.json(&["rule", "try", "workers", "--fact", "unix:uid:4294967290"]);
+    assert_eq!(without["results"][0]["reason"], "FACT_MISSING");
 
     let deleted = dev.json(&["rule", "delete", "workers"]);
     assert_eq!(deleted["names"], 0);

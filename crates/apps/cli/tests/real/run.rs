@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{Dev, assert_gone, muster, watch};
+use crate::common::{Dev, assert_gone, muster, said, watch};
 use crate::tasks_node::{Manner, TASK, TasksNode};
 
 fn node(manner: Manner) -> (TempDir, TasksNode) {
@@ -33,10 +33,6 @@ fn shell(node: &TasksNode, flags: &[&str], script: &str) -> Command {
     let mut command = command(node, flags);
     command.args(["--", "/bin/sh", "-c", script]);
     command
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn lines(output: &Output) -> Vec<String> {
@@ -333,7 +329,17 @@ fn a_shell_has_the_tasks_of_its_agent() {
 #[test]
 #[expect(clippy::too_many_lines, reason = "one story, told in order")]
 fn the_whole_story_of_a_task_is_lived_drawn_and_recorded() {
-    let dev = Dev::start(&["--no-demo"]);
+    let kept = tempfile::tempdir_in("/tmp").unwrap();
+    let kept = kept.path().join("d");
+    let dev = Dev::start(&["--no-demo", "--dir", kept.to_str().unwrap()]);
+    // Whom the node refuses, as it is told.
+    let mut following = muster()
+        .args(["audit", "tail", "-f", "--event", "workload", "-o", "json"])
+        .env("MUSTER_SERVER_SOCKET", dev.path("server_admin_socket"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut refusals = BufReader::new(following.stdout.take().unwrap()).lines();
     dev.json(&[
         "agent",
         "class",
@@ -398,6 +404,24 @@ fn the_whole_story_of_a_task_is_lived_drawn_and_recorded() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let identity = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(identity.contains("/agent/reader/1/t/"), "{identity}");
+    // The child is on the task's record, and the node has said no more of it than that.
+    let attempt: Value = serde_json::from_str(&refusals.next().unwrap().unwrap()).unwrap();
+    following.kill().unwrap();
+    following.wait().unwrap();
+    assert_eq!(attempt["event"], "workload.impersonation_attempt");
+    let impersonated = attempt["detail"]["task"].as_str().unwrap();
+    assert!(identity.contains(impersonated), "{attempt}");
+    assert_eq!(attempt["detail"]["reason"], "not_bound");
+    let words = [
+        "audit",
+        "tail",
+        "--decision",
+        "refused",
+        "--task",
+        impersonated,
+    ];
+    let shown = String::from_utf8(dev.ask(&words).stdout).unwrap();
+    assert!(shown.contains("workload.impersonation_attempt"), "{shown}");
 
     let mut held = run(&["--task", "hold"], "echo up; read x; exit 3");
     held.stdin(Stdio::piped());
@@ -428,27 +452,27 @@ fn the_whole_story_of_a_task_is_lived_drawn_and_recorded() {
     assert_eq!(wider.status.code(), Some(5), "{wider:?}");
     let trail = dev.ask(&["audit", "tail", "--task", &task, "-o", "json"]);
     let trail = String::from_utf8_lossy(&trail.stdout).into_owned();
-    let events: Vec<String> = trail
+    let records: Vec<Value> = trail
         .lines()
-        .map(|line| {
-            serde_json::from_str::<Value>(line).unwrap()["event"]
-                .as_str()
-                .unwrap()
-                .into()
-        })
+        .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert_eq!(
-        events.first().map(String::as_str),
-        Some("task.opened"),
-        "{trail}"
-    );
-    assert!(
-        events.len() >= 2 && events.last().unwrap().starts_with("task."),
-        "{trail}"
-    );
+    let first = records.first().unwrap();
+    assert_eq!(first["event"], "task.opened", "{trail}");
+    let last = records.last().unwrap()["event"].as_str().unwrap();
+    let ends = ["task.process_exited", "task.completed", "task.failed"];
+    assert!(ends.contains(&last), "{trail}");
     let refused = dev.ask(&["audit", "tail", "--decision", "refused", "--agent", agent]);
     assert!(
         String::from_utf8_lossy(&refused.stdout).contains("task."),
         "{refused:?}"
     );
+
+    // The node's log line of the call that opened it, and the server's record, are of one trace.
+    dev.signal(Signal::SIGTERM);
+    assert_eq!(dev.wait().0, Some(0));
+    let log = std::fs::read_to_string(kept.join("node/log")).unwrap();
+    let of_task = |line: &&str| line.contains(&task) && line.contains("opened");
+    let line = log.lines().find(of_task).unwrap_or_else(|| panic!("{log}"));
+    let trace = first["detail"]["trace_id"].as_str().unwrap();
+    assert!(line.contains(trace), "{trace} is not in {line}");
 }

@@ -12,7 +12,7 @@ use super::machine::{
     Answer, Fault, NAMES_MAX, Nonces, Note, Relation, Unknown, check_names, check_type,
 };
 use super::names::{Everything, Offer, Rules, Validator};
-use super::sotw::version;
+use super::sotw::{replaced, version};
 
 /// The name that stands for all names.
 const WILDCARD: &str = "*";
@@ -145,6 +145,16 @@ impl Delta {
             removed: removed.into_iter().collect(),
         };
         (Some(answer), note)
+    }
+
+    /// The last answer of a stream whose caller has lost what `offer` was: every name that the
+    /// proxy has, to be replaced. None if it has nothing.
+    pub(crate) fn withdraw(&mut self, offer: &Offer) -> Option<Answer> {
+        let items = self
+            .rules
+            .find_all(&self.names, self.everything, offer, self.validator);
+        let given = std::mem::take(&mut self.known);
+        replaced(items, &given, &mut self.nonces)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Envoy's Secret Discovery Service (SDS v3), on the socket of the Workload API.
 //!
 //! `names` says what a name stands for, `sotw` and `delta` are the two stream protocols without
-//! I/O, `secrets` writes Envoy's messages. No security header is asked for, because Envoy sends
+//! I/O, `secrets` writes Envoy's messages, `withdrawn` has what is left to a proxy whose identity
+//! is gone. No security header is asked for, because Envoy sends
 //! none; callers are attested as those of the Workload API are, and get the same identities.
 
 mod delta;
@@ -9,6 +10,7 @@ mod machine;
 mod names;
 mod secrets;
 mod sotw;
+mod withdrawn;
 
 use std::io;
 use std::pin::Pin;
@@ -27,12 +29,14 @@ use muster_proto::envoy::service::secret::v3::secret_discovery_service_server::{
 use muster_roster::X509Update;
 use muster_rt::Clock;
 use muster_rt::lifecycle::{Reason, Shutdown};
+use prost_types::Any;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::delta::Delta;
 use self::machine::{Answer, Fault, Note, TYPE_URL};
-use self::names::{Offer, Rules, Validator};
+use self::names::{Item, Offer, Rules, Validator};
 use self::sotw::Sotw;
+use self::withdrawn::Nobody;
 use crate::config::SdsConfig;
 use crate::driver::{Driver, Subscription};
 use crate::events::Events;
@@ -164,17 +168,15 @@ impl SecretDiscoveryService for Sds {
         request: Request<DiscoveryRequest>,
     ) -> Result<Response<DiscoveryResponse>, Status> {
         let mut feed = self.feed(&request, "FetchSecrets").await?;
-        let update = feed.next().await?;
+        let update = feed.next().await.map_err(Status::from)?;
         let offer = secrets::offer(&update, &self.0.trust_domain);
         let (answer, note) = sotw::once(&self.0.rules, request.into_inner(), &offer)
             .map_err(|fault| ended_by(&fault))?;
         feed.note(note);
         self.0.callers.still_the_same(&feed.caller)?;
-        Ok(Response::new(Sotw::write(
-            answer,
-            &update,
-            &self.0.trust_domain,
-        )))
+        let write =
+            |name: &str, item: &Item| secrets::write(name, item, &update, &self.0.trust_domain);
+        Ok(Response::new(Sotw::write(answer, &write)))
     }
 }
 
@@ -189,26 +191,48 @@ struct Feed {
     rpc: &'static str,
 }
 
+/// Why there is no further update.
+enum End {
+    /// The caller has no identity any more.
+    Withdrawn(Status),
+    /// Anything that says nothing of the caller's identity.
+    Other(Status),
+}
+
+impl From<End> for Status {
+    fn from(end: End) -> Self {
+        match end {
+            End::Withdrawn(status) | End::Other(status) => status,
+        }
+    }
+}
+
 impl Feed {
     /// The next update, or why there is none. Nothing is lost when the future is dropped.
-    async fn next(&mut self) -> Result<Arc<Update>, Status> {
+    async fn next(&mut self) -> Result<Arc<Update>, End> {
         loop {
             let told = tokio::select! {
                 biased;
-                _reason = &mut self.ended => return Err(shutting_down()),
+                _reason = &mut self.ended => return Err(End::Other(shutting_down())),
                 exited = &mut self.exited => {
                     if let Err(error) = exited {
                         tracing::error!(pid = self.caller.pid(), %error, "a process cannot be watched");
                     }
-                    return Err(Status::unavailable("the process that opened the stream has ended"));
+                    let status = Status::unavailable("the process that opened the stream has ended");
+                    return Err(End::Other(status));
                 }
                 // The roster is gone only when the node is.
                 told = self.subscription.answers.told() => {
-                    told.map_err(|_closed| shutting_down())?
+                    told.map_err(|_closed| End::Other(shutting_down()))?
                 }
             };
             if let Some(refusal) = told.end {
-                return Err(self.api.callers.refuse(&self.caller, refusal, self.rpc));
+                let status = self.api.callers.refuse(&self.caller, refusal, self.rpc);
+                return Err(if refusal.is_denial() {
+                    End::Withdrawn(status)
+                } else {
+                    End::Other(status)
+                });
             }
             if let Some(latest) = told.latest {
                 return Ok(latest);
@@ -254,7 +278,8 @@ trait Machine: Send + 'static {
 
     fn hear(&mut self, request: Self::Request) -> Result<Option<Note>, Fault>;
     fn answer(&mut self, offer: &Offer) -> (Option<Answer>, Option<Note>);
-    fn write(answer: Answer, update: &Update, own: &TrustDomain) -> Self::Response;
+    fn withdraw(&mut self, offer: &Offer) -> Option<Answer>;
+    fn write(answer: Answer, write: &dyn Fn(&str, &Item) -> Option<Any>) -> Self::Response;
 }
 
 impl Machine for Sotw {
@@ -269,13 +294,17 @@ impl Machine for Sotw {
         Self::answer(self, offer)
     }
 
-    fn write(answer: Answer, update: &Update, own: &TrustDomain) -> DiscoveryResponse {
+    fn withdraw(&mut self, offer: &Offer) -> Option<Answer> {
+        Self::withdraw(self, offer)
+    }
+
+    fn write(answer: Answer, write: &dyn Fn(&str, &Item) -> Option<Any>) -> DiscoveryResponse {
         DiscoveryResponse {
             version_info: answer.version,
             resources: answer
                 .items
                 .iter()
-                .filter_map(|(name, item)| secrets::write(name, item, update, own))
+                .filter_map(|(name, item)| write(name, item))
                 .collect(),
             type_url: TYPE_URL.to_owned(),
             nonce: answer.nonce,
@@ -295,14 +324,18 @@ impl Machine for Delta {
         Self::answer(self, offer)
     }
 
-    fn write(answer: Answer, update: &Update, own: &TrustDomain) -> DeltaDiscoveryResponse {
+    fn withdraw(&mut self, offer: &Offer) -> Option<Answer> {
+        Self::withdraw(self, offer)
+    }
+
+    fn write(answer: Answer, write: &dyn Fn(&str, &Item) -> Option<Any>) -> DeltaDiscoveryResponse {
         DeltaDiscoveryResponse {
             system_version_info: answer.version,
             resources: answer
                 .items
                 .into_iter()
                 .map(|(name, item)| Resource {
-                    resource: secrets::write(&name, &item, update, own),
+                    resource: write(&name, &item),
                     version: item.version,
                     name,
                 })
@@ -322,6 +355,8 @@ struct Conversation<M: Machine> {
     is_talking: bool,
     machine: M,
     latest: Option<(Arc<Update>, Offer)>,
+    /// The caller has lost its identity and the proxy is being told: nothing comes after.
+    end: Option<Status>,
 }
 
 fn answers<M: Machine>(
@@ -335,6 +370,7 @@ fn answers<M: Machine>(
         is_talking: true,
         machine,
         latest: None,
+        end: None,
     };
     // Asked for an answer only when the last is on its way: a slow reader gets the newest.
     let answers = stream::unfold(Some(conversation), |conversation| async move {
@@ -350,11 +386,18 @@ fn answers<M: Machine>(
 
 impl<M: Machine> Conversation<M> {
     async fn next(&mut self) -> Result<M::Response, Status> {
+        if let Some(end) = self.end.take() {
+            return Err(end);
+        }
         loop {
             tokio::select! {
                 biased;
                 update = self.feed.next() => {
-                    let update = update?;
+                    let update = match update {
+                        Ok(update) => update,
+                        Err(End::Withdrawn(status)) => return self.withdraw(status),
+                        Err(End::Other(status)) => return Err(status),
+                    };
                     let offer = secrets::offer(&update, &self.feed.api.trust_domain);
                     self.latest = Some((update, offer));
                 }
@@ -373,8 +416,39 @@ impl<M: Machine> Conversation<M> {
             self.feed.note(note);
             if let Some(answer) = answer {
                 self.feed.api.callers.still_the_same(&self.feed.caller)?;
-                return Ok(M::write(answer, update, &self.feed.api.trust_domain));
+                let own = &self.feed.api.trust_domain;
+                let write = |name: &str, item: &Item| secrets::write(name, item, update, own);
+                return Ok(M::write(answer, &write));
             }
         }
+    }
+
+    /// Replaces what the proxy was given; the stream ends after that, or at once if that was
+    /// nothing.
+    fn withdraw(&mut self, status: Status) -> Result<M::Response, Status> {
+        let Some((update, offer)) = self.latest.take() else {
+            return Err(status);
+        };
+        let Some(answer) = self.machine.withdraw(&offer) else {
+            return Err(status);
+        };
+        let own = &self.feed.api.trust_domain;
+        let nobody = match Nobody::of(own) {
+            Ok(nobody) => nobody,
+            Err(error) => {
+                tracing::error!(pid = self.feed.caller.pid(), %error, "a proxy keeps secrets that were withdrawn");
+                return Err(status);
+            }
+        };
+        tracing::info!(
+            pid = self.feed.caller.pid(),
+            rpc = self.feed.rpc,
+            count = answer.items.len(),
+            "the proxy's secrets are withdrawn"
+        );
+        self.end = Some(status);
+        let write =
+            |name: &str, item: &Item| secrets::write_withdrawn(name, item, &update, own, &nobody);
+        Ok(M::write(answer, &write))
     }
 }

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::machine::TYPE_URL;
 use super::names::{Item, Offer, Validator, What, version_of};
+use super::withdrawn::Nobody;
 use crate::events::map_key;
 use crate::material::HeldX509;
 
@@ -53,41 +54,72 @@ pub(crate) fn offer(update: &Update, own: &TrustDomain) -> Offer {
 pub(crate) fn write(name: &str, item: &Item, update: &Update, own: &TrustDomain) -> Option<Any> {
     let content = match &item.what {
         What::Identity(n) => {
-            let held = &update.identities.get(*n)?.svid;
-            let mut chain = String::new();
-            for der in held.svid.chain.iter() {
-                pem("CERTIFICATE", der, &mut chain);
-            }
-            let mut key = Zeroizing::new(String::new());
-            pem(
-                "PRIVATE KEY",
-                held.svid.key.expose(Purpose::WorkloadApi),
-                &mut key,
-            );
-            secret::Type::TlsCertificate(TlsCertificate {
-                certificate_chain: Some(inline(chain)),
-                private_key: Some(inline_secret(key)),
-            })
+            let held = &update.identities.get(*n)?.svid.svid;
+            certificate(held.chain.iter().map(AsRef::as_ref), &held.key)
         }
         What::Bundle(id) => {
             let (domain, der) = bundles(update, own).find(|(td, _)| map_key(td) == *id)?;
-            secret::Type::ValidationContext(match item.validator {
-                Validator::Plain => CertificateValidationContext {
-                    trusted_ca: Some(inline(authorities(der))),
-                    custom_validator_config: None,
-                },
-                Validator::Spiffe => by_domain([(domain, der)]),
-            })
+            bundle(item.validator, domain, der)
         }
         What::AllBundles => secret::Type::ValidationContext(by_domain(bundles(update, own))),
     };
+    Some(secret(name, content))
+}
+
+/// Writes what takes the place of what stood behind a name.
+pub(crate) fn write_withdrawn(
+    name: &str,
+    item: &Item,
+    update: &Update,
+    own: &TrustDomain,
+    nobody: &Nobody,
+) -> Option<Any> {
+    let nobodys = bundles(update, own).map(|(domain, _)| (domain, nobody.authority.as_slice()));
+    let content = match &item.what {
+        What::Identity(_) => certificate([nobody.certificate.as_slice()], &nobody.key),
+        What::Bundle(id) => {
+            let (domain, der) = { nobodys }.find(|(td, _)| map_key(td) == *id)?;
+            bundle(item.validator, domain, der)
+        }
+        What::AllBundles => secret::Type::ValidationContext(by_domain(nobodys)),
+    };
+    Some(secret(name, content))
+}
+
+fn secret(name: &str, content: secret::Type) -> Any {
     let secret = Secret {
         name: name.to_owned(),
         r#type: Some(content),
     };
-    Some(Any {
+    Any {
         type_url: TYPE_URL.to_owned(),
         value: secret.encode_to_vec(),
+    }
+}
+
+fn certificate<'a>(
+    chain: impl IntoIterator<Item = &'a [u8]>,
+    key: &muster_crypto::Secret<Vec<u8>>,
+) -> secret::Type {
+    let mut certificates = String::new();
+    for der in chain {
+        pem("CERTIFICATE", der, &mut certificates);
+    }
+    let mut text = Zeroizing::new(String::new());
+    pem("PRIVATE KEY", key.expose(Purpose::WorkloadApi), &mut text);
+    secret::Type::TlsCertificate(TlsCertificate {
+        certificate_chain: Some(inline(certificates)),
+        private_key: Some(inline_secret(text)),
+    })
+}
+
+fn bundle(validator: Validator, domain: &TrustDomain, der: &[u8]) -> secret::Type {
+    secret::Type::ValidationContext(match validator {
+        Validator::Plain => CertificateValidationContext {
+            trusted_ca: Some(inline(authorities(der))),
+            custom_validator_config: None,
+        },
+        Validator::Spiffe => by_domain([(domain, der)]),
     })
 }
 

@@ -10,6 +10,7 @@ use muster_proto::envoy::service::discovery::v3::DiscoveryRequest;
 
 use super::machine::{Answer, Fault, Nonces, Note, Relation, Unknown, check_names, check_type};
 use super::names::{Everything, Item, Offer, Rules, Validator, version_of};
+use super::withdrawn;
 
 /// One stream.
 #[derive(Debug)]
@@ -95,6 +96,36 @@ impl Sotw {
         };
         (Some(answer), note)
     }
+
+    /// The last answer of a stream whose caller has lost what `offer` was: every name that the
+    /// proxy was given, to be replaced. None if it was given nothing.
+    pub(crate) fn withdraw(&mut self, offer: &Offer) -> Option<Answer> {
+        let items = find(&self.rules, self.wanted.as_ref()?, offer, self.validator);
+        let given = std::mem::take(&mut self.sent);
+        replaced(items, &given, &mut self.nonces)
+    }
+}
+
+/// An answer that says of each item that was given that it is withdrawn.
+pub(super) fn replaced(
+    items: BTreeMap<String, Item>,
+    given: &BTreeMap<String, String>,
+    nonces: &mut Nonces,
+) -> Option<Answer> {
+    let items: Vec<_> = items
+        .into_iter()
+        .filter(|(name, _)| given.contains_key(name))
+        .map(|(name, item)| {
+            let version = withdrawn::VERSION.to_owned();
+            (name, Item { version, ..item })
+        })
+        .collect();
+    (!items.is_empty()).then(|| Answer {
+        version: withdrawn::VERSION.to_owned(),
+        nonce: nonces.next(),
+        items,
+        removed: Vec::new(),
+    })
 }
 
 /// The one answer to FetchSecrets, and the names that are not in it.

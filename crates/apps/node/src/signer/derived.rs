@@ -119,8 +119,8 @@ impl Signer {
             params: params.collect(),
         };
         let expires_at = first_expiry(names);
-        self.ask("BatchNewX509Svid", |channel| {
-            let request = dated(message.clone(), expires_at);
+        self.ask("BatchNewX509Svid", |channel, trace| {
+            let request = dated(message.clone(), expires_at, trace);
             async move { client(channel).batch_new_x509_svid(request).await }
         })
         .await
@@ -141,8 +141,8 @@ impl Signer {
             params: params.collect(),
         };
         let expires_at = first_expiry(names);
-        self.ask("BatchNewWitSvid", |channel| {
-            let request = dated(message.clone(), expires_at);
+        self.ask("BatchNewWitSvid", |channel, trace| {
+            let request = dated(message.clone(), expires_at, trace);
             async move { client(channel).batch_new_wit_svid(request).await }
         })
         .await
@@ -159,8 +159,8 @@ impl Signer {
             audience: audience.to_vec(),
         };
         let expires_at = first_expiry(std::slice::from_ref(name));
-        self.ask("NewJwtSvid", |channel| {
-            let request = dated(message.clone(), expires_at);
+        self.ask("NewJwtSvid", |channel, trace| {
+            let request = dated(message.clone(), expires_at, trace);
             async move { client(channel).new_jwt_svid(request).await }
         })
         .await

@@ -100,8 +100,8 @@ impl Signer {
             .collect();
         let message = BatchNewWitsvidRequest { params };
         let expires_at = first_expiry(entries);
-        self.ask("BatchNewWITSVID", |channel| {
-            let request = dated(message.clone(), expires_at);
+        self.ask("BatchNewWITSVID", |channel, trace| {
+            let request = dated(message.clone(), expires_at, trace);
             async move { client(channel).batch_new_witsvid(request).await }
         })
         .await

@@ -4,6 +4,7 @@ use muster_model::TaskId;
 use muster_peer::{HeldProcess, Owner};
 use muster_proto::muster::agent::v1 as api;
 use muster_task::{Cause, LeaseId};
+use muster_wire::trace::TraceId;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::binding::Bound;
@@ -19,6 +20,8 @@ pub(crate) struct Order {
     pub(crate) place: OwnedSemaphorePermit,
     /// Where a stream that holds it hears of it.
     pub(crate) changes: Option<watch::Sender<Option<api::Task>>>,
+    /// Of the call that opened it.
+    pub(crate) trace: TraceId,
 }
 
 /// How a caller ends a task.

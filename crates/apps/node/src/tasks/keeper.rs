@@ -13,6 +13,7 @@ use muster_proto::muster::agent::v1 as api;
 use muster_rt::Clock;
 use muster_rt::lifecycle::{Reason as Why, Shutdown};
 use muster_task::{Event, Opened, Phase, ProcessId, Seen, Tasks};
+use muster_wire::trace::TraceId;
 use tokio::sync::{OwnedSemaphorePermit, RwLock, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
@@ -48,6 +49,8 @@ struct Record {
     changes: Option<watch::Sender<Option<api::Task>>>,
     /// Its place among the live ones.
     place: Option<OwnedSemaphorePermit>,
+    /// Of the call that opened it, in this run.
+    trace: Option<TraceId>,
 }
 
 struct Watcher {
@@ -243,6 +246,7 @@ impl Keeper {
             waiting: Some(reply),
             changes: order.changes,
             place: Some(order.place),
+            trace: Some(order.trace),
         };
         self.take_in(opened.id, record);
         self.hear(Event::Opened(opened));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use muster_proto::muster::agent::v1 as api;
 use muster_proto::muster::node::v1 as node;
 use muster_proto::muster::node::v1::node_tasks_client::NodeTasksClient;
+use muster_wire::trace::TraceId;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
@@ -31,23 +32,34 @@ impl Server {
     pub(crate) async fn open(
         &self,
         request: node::OpenRequest,
+        trace: TraceId,
     ) -> Result<node::OpenResponse, Status> {
-        timed(self.client().open(request)).await
+        timed(self.client().open(trace.request(request))).await
     }
 
-    pub(crate) async fn extend(&self, request: node::ExtendRequest) -> Result<api::Task, Status> {
-        timed(self.client().extend(request)).await
+    pub(crate) async fn extend(
+        &self,
+        request: node::ExtendRequest,
+        trace: TraceId,
+    ) -> Result<api::Task, Status> {
+        timed(self.client().extend(trace.request(request))).await
     }
 
     pub(crate) async fn spend(
         &self,
         request: node::SpendRequest,
+        trace: TraceId,
     ) -> Result<node::SpendResponse, Status> {
-        timed(self.client().spend(request)).await
+        timed(self.client().spend(trace.request(request))).await
     }
 
-    pub(crate) async fn end(&self, ended: Vec<node::Ended>) -> Result<Vec<api::Task>, Status> {
-        let answer = timed(self.client().end(node::EndRequest { ended })).await?;
+    pub(crate) async fn end(
+        &self,
+        ended: Vec<node::Ended>,
+        trace: TraceId,
+    ) -> Result<Vec<api::Task>, Status> {
+        let request = trace.request(node::EndRequest { ended });
+        let answer = timed(self.client().end(request)).await?;
         Ok(answer.tasks)
     }
 

@@ -149,7 +149,12 @@ pub(crate) fn follow_lease(calls: Arc<Calls>, by: Admitted, leased: Leased) -> M
             return Some((Ok(task), Some((calls, by, changes, lease, None))));
         }
         let next = tokio::select! {
-            told = changes.changed() => told.ok(),
+            told = changes.changed() => match told {
+                Err(_) if calls.shutdown.reason().is_some() => {
+                    return Some((Err(Refused::shutting_down()), None));
+                }
+                told => told.ok(),
+            },
             _exited = by.caller.exited() => None,
             _reason = calls.shutdown.begun() => {
                 return Some((Err(Refused::shutting_down()), None));
@@ -183,6 +188,10 @@ pub(crate) fn follow_events(
             }
         };
         let Some(event) = next else {
+            // The keeper ends with the node, and may do so before this stream hears of that.
+            if calls.shutdown.reason().is_some() {
+                return Some((Err(Refused::shutting_down()), None));
+            }
             let why = "the watcher did not read in time, or its task has ended; watch again";
             return Some((Err(Refused::new(Reason::TooSlow, why)), None));
         };

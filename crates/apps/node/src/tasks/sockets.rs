@@ -23,6 +23,7 @@ use tokio::task::AbortHandle;
 use super::binding::Bound;
 use crate::connections::Stack;
 use crate::driver::SELECTOR_KIND;
+use crate::refusals::Refusals;
 
 const FILE: &str = "api.sock";
 /// Connections that the kernel keeps for one task until they are accepted.
@@ -59,6 +60,7 @@ struct Door {
     bound: Bound,
     live: AtomicBool,
     selectors: Arc<SelectorSet>,
+    refusals: Refusals,
 }
 
 impl Only for Door {
@@ -66,12 +68,25 @@ impl Only for Door {
         self.live.load(Ordering::Acquire) && self.bound.admits(process)
     }
 
+    /// Also for as long as the connections of a task that has ended stay open: a client answers
+    /// pings and settings while the end of its streams is on its way, and to refuse it for that
+    /// would take the end away. Calls are asked whether the task lives.
+    fn hears(&self, process: &HeldProcess) -> bool {
+        self.bound.admits(process)
+    }
+
     fn refused(&self, peer: RefusedPeer) {
         let is_attempt = matches!(
             peer.refusal,
             Refusal::NotBound { .. } | Refusal::OtherSender { .. }
         );
-        if !is_attempt || !self.live.load(Ordering::Acquire) {
+        if !self.live.load(Ordering::Acquire) {
+            // Who was the task until now is no impostor.
+            self.refusals.late(peer, self.id);
+            return;
+        }
+        self.refusals.on_task(peer, self.id);
+        if !is_attempt {
             return;
         }
         metrics::counter!(IMPERSONATIONS).increment(1);
@@ -99,6 +114,7 @@ pub(crate) struct Sockets {
     limits: SharedLimits,
     processes: Processes,
     stack: Arc<Stack>,
+    refusals: Refusals,
 }
 
 /// A socket that listens.
@@ -116,6 +132,7 @@ impl Sockets {
         limits: SharedLimits,
         processes: Processes,
         stack: Arc<Stack>,
+        refusals: Refusals,
     ) -> Self {
         metrics::describe_counter!(
             IMPERSONATIONS,
@@ -126,6 +143,7 @@ impl Sockets {
             limits,
             processes,
             stack,
+            refusals,
         }
     }
 
@@ -151,6 +169,7 @@ impl Sockets {
             bound,
             live: AtomicBool::new(true),
             selectors: Arc::new(selector_of(id).into_iter().collect()),
+            refusals: self.refusals.clone(),
         });
         let failed = |source| BindError::Io {
             path: file.clone(),
@@ -249,5 +268,34 @@ fn remove(file: &Path) {
         }
         Err(error) => tracing::warn!(path = %file.display(), %error, "a task's socket was left"),
         Ok(()) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_rt::SystemClock;
+
+    use super::*;
+    use crate::denials::Denials;
+    use crate::events::Events;
+
+    #[test]
+    fn of_a_task_that_has_ended_its_process_is_heard_and_told_nothing() {
+        let own = HeldProcess::by_number(std::process::id()).unwrap();
+        let other = HeldProcess::by_number(nix::unistd::getppid().as_raw().unsigned_abs()).unwrap();
+        let id = TaskId::parse("01ARZ3NDEKTSV4RRFFQ69G5FAV").unwrap();
+        let clock = SystemClock::shared();
+        let denials = Denials::new(Arc::clone(&clock));
+        let door = Door {
+            id,
+            refusals: Refusals::new(Events::new(), denials, clock),
+            bound: Bound::Process(own.clone()),
+            live: AtomicBool::new(true),
+            selectors: Arc::new(selector_of(id).into_iter().collect()),
+        };
+        assert!(door.admits(&own) && door.hears(&own));
+        door.live.store(false, Ordering::Release);
+        assert!(!door.admits(&own) && door.hears(&own));
+        assert!(!door.admits(&other) && !door.hears(&other));
     }
 }

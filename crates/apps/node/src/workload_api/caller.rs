@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use http::Extensions;
 use muster_attest::workload::process_of;
-use muster_peer::{Assurance, CallPlace, Caller, HeldProcess, PeerInfo};
+use muster_model::TaskId;
+use muster_peer::{Assurance, CallPlace, Caller, HeldProcess, PeerInfo, Refusal as PeerRefusal};
 use muster_plugin::workload::{AttestError, Fact, WorkloadAttestor};
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_roster::{Refusal, SignFault, Who};
@@ -138,7 +139,16 @@ impl CallerAttestor {
                 tracing::warn!(pid = caller.pid(), uid = caller.uid(), %error, held_back, "caller not attested");
             }
             metrics::counter!("muster_node_attestations_total", "outcome" => "failed").increment(1);
-            self.refused(&caller, error.word());
+            match error {
+                AttestError::Gone { .. } => {
+                    self.refusals
+                        .put_off(caller.pid(), caller.uid(), error.word());
+                }
+                AttestError::Changed { .. }
+                | AttestError::Traced { .. }
+                | AttestError::Failed { .. }
+                | AttestError::NoAttestors => self.refused(&caller, error.word(), None),
+            }
             Status::unavailable(ATTESTATION_FAILED)
         })?;
         metrics::counter!("muster_node_attestations_total", "outcome" => "done").increment(1);
@@ -164,13 +174,13 @@ impl CallerAttestor {
     }
 
     fn attest_task(&self, caller: Caller, on: &OnTask) -> Result<Attested, Status> {
-        self.still_the_same(&caller)?;
         if !on.is_live() {
-            self.refused(&caller, "task_ended");
+            self.refused(&caller, "task_ended", Some(on.id()));
             return Err(Status::permission_denied(
                 "no identity issued: the task has ended",
             ));
         }
+        self.still_the_same_on(&caller, Some(on.id()))?;
         metrics::counter!("muster_node_attestations_total", "outcome" => "done").increment(1);
         Ok(Attested {
             caller,
@@ -199,23 +209,54 @@ impl CallerAttestor {
                 "caller refused"
             );
         }
-        self.refused(caller, refusal.word());
+        match refusal {
+            Refusal::NoIdentity
+            | Refusal::EntitlementLost
+            | Refusal::IdentityNotGranted
+            | Refusal::SigningFailed(SignFault::Denied) => {
+                self.refused(caller, refusal.word(), None);
+            }
+            Refusal::OutOfStep
+            | Refusal::NotSignedYet
+            | Refusal::SigningFailed(_)
+            | Refusal::BoundReached
+            | Refusal::Overloaded => {
+                self.refusals
+                    .put_off(caller.pid(), caller.uid(), refusal.word());
+            }
+        }
         status_of(refusal)
     }
 
-    fn refused(&self, caller: &Caller, reason: &'static str) {
-        self.refusals.report(caller.pid(), caller.uid(), reason);
+    fn refused(&self, caller: &Caller, reason: &'static str, task: Option<TaskId>) {
+        self.refusals
+            .report(caller.pid(), caller.uid(), reason, task);
     }
 
     /// Whether the caller is still the process that was attested (WEP-09). Asked before each
     /// message of a stream: what runs in the process now gets no keys that another program asked
     /// for.
     pub(crate) fn still_the_same(&self, caller: &Caller) -> Result<(), Status> {
+        self.still_the_same_on(caller, None)
+    }
+
+    fn still_the_same_on(&self, caller: &Caller, task: Option<TaskId>) -> Result<(), Status> {
         caller.verify().map_err(|refusal| {
             if let Some(held_back) = NOT_THE_SAME.pass(refusal.word()) {
                 tracing::warn!(pid = caller.pid(), uid = caller.uid(), reason = %refusal, held_back, "a stream ends: its caller is not what it was");
             }
-            self.refused(caller, refusal.word());
+            if matches!(refusal, PeerRefusal::Gone { .. }) {
+                self.refusals
+                    .put_off(caller.pid(), caller.uid(), refusal.word());
+            } else {
+                self.refused(caller, refusal.word(), task);
+            }
+            // A task that has ended is a denial, and all else may pass.
+            if matches!(refusal, PeerRefusal::NotBound { .. }) {
+                return Status::permission_denied(
+                    "no identity issued: the socket is not for this process any more",
+                );
+            }
             Status::unavailable(ATTESTATION_FAILED)
         })
     }

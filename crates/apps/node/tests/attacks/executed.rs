@@ -33,7 +33,7 @@ async fn a_stream_that_was_opened_before_exec_delivers_nothing_after_it() {
     };
     within("another program runs", executed).await;
     scene.double.add_entry("second", "/second", &[&uid()]);
-    scene.refused(pid, "other_program").await;
+    scene.refused_and_told(pid, "other_program").await;
     scene.end().await;
     changer.child.kill().unwrap();
     let delivered = changer.rest();

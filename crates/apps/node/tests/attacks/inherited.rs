@@ -16,7 +16,7 @@ async fn an_inherited_connected_socket_is_refused() {
         player("heir", &scene.socket()).stdin(OwnedFd::from(victims.try_clone().unwrap())),
     );
     heir.hear("closed");
-    scene.refused(heir.pid(), "other_sender").await;
+    scene.refused_and_told(heir.pid(), "other_sender").await;
     heir.end();
     // Nor does the victim speak on it any more: nobody knows what was said.
     assert!(crate::wire::ask(&mut &victims).is_err());
@@ -34,7 +34,7 @@ async fn a_descriptor_passed_by_scm_rights_is_refused() {
     );
     hand_over(&door, 0, Some(&victims));
     receiver.hear("closed");
-    scene.refused(receiver.pid(), "other_sender").await;
+    scene.refused_and_told(receiver.pid(), "other_sender").await;
     receiver.end();
     scene.end().await;
 }

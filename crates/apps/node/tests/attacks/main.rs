@@ -28,6 +28,8 @@ mod forged;
 #[cfg(test)]
 mod gone;
 #[cfg(test)]
+mod grouped;
+#[cfg(test)]
 mod hardening;
 #[cfg(test)]
 mod inherited;
@@ -43,6 +45,9 @@ mod pids;
 mod proof;
 #[cfg(test)]
 mod readers;
+#[cfg(test)]
+#[path = "../scenarios/refusals_double.rs"]
+mod refusals_double;
 #[cfg(test)]
 mod replaced;
 #[cfg(test)]
@@ -62,6 +67,10 @@ mod services;
 mod setuid;
 #[cfg(test)]
 mod smuggled;
+#[cfg(test)]
+#[expect(dead_code, reason = "shared with the scenarios, which use all of it")]
+#[path = "../scenarios/task_actor.rs"]
+mod task_actor;
 #[cfg(test)]
 #[path = "../scenarios/task_double.rs"]
 mod task_double;

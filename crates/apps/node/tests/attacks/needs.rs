@@ -1,5 +1,6 @@
 //! What a scenario needs of the machine.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Set to `all` where nothing may be left out.
@@ -31,6 +32,26 @@ pub(crate) fn namespaces() -> bool {
         "the right to make user namespaces (unshare)",
         made.is_ok_and(|status| status.success()),
     )
+}
+
+/// A new, empty control group below the root of the hierarchy of version 2.
+pub(crate) fn control_group() -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let root = mounts.lines().find_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        let (place, kind) = (words.next()?, words.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(place))
+    });
+    let made = root.and_then(|root| {
+        let group = root.join(format!("muster-attacks-{}", std::process::id()));
+        std::fs::create_dir(&group).ok()?;
+        Some(group)
+    });
+    need(
+        "the right to make control groups of version 2",
+        made.is_some(),
+    );
+    made
 }
 
 /// `unshare` into a user, mount and pid namespace in which we are root, with a `/proc` of its own.

@@ -59,8 +59,8 @@ impl Scene {
 
     /// Registers `path` for `selectors` and waits until the node knows.
     pub(crate) async fn register(&self, path: &str, selectors: &[&str]) {
-        let name = path.trim_start_matches('/');
-        self.double.add_entry(name, path, selectors);
+        let name = path.trim_start_matches('/').replace('/', "-");
+        self.double.add_entry(&name, path, selectors);
         self.rig.in_step(&self.double).await;
     }
 
@@ -101,6 +101,12 @@ impl Scene {
                 || line.contains("is not what it was")),
             "process {pid} is in the log: {logged:?}"
         );
+    }
+
+    /// The same, and the server is told of it.
+    pub(crate) async fn refused_and_told(&mut self, pid: u32, reason: &str) {
+        self.refused(pid, reason).await;
+        assert_eq!(self.double.told_of(pid).await.reason, reason);
     }
 
     pub(crate) async fn end(self) {

@@ -5,12 +5,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use muster_model::TaskId;
+use muster_proto::muster::agent::v1::task_binding::To;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tonic::Code;
 
 use crate::double::Double;
 use crate::rig::{Rig, fetch_x509, next, uid, within};
+use crate::task_actor::Actor;
+use crate::tasks::{AGENT, open, socket_of, tasks_at};
 use crate::x509::check;
 
 /// A process that is ended with the test, whatever becomes of it.
@@ -169,6 +173,49 @@ async fn a_node_is_replaced_while_it_serves_and_no_fetch_fails() {
     double.up().await;
     rig.info(|info| info.connected).await;
     assert_eq!(double.heard("AttestAgent"), 1);
+    kill(successor, Signal::SIGTERM).unwrap();
+    within("the successor ends", async {
+        while rig.workload_socket().exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_go_on_with_the_successor() {
+    let double = Double::start().await;
+    double.add_entry("agent", AGENT, &[&uid()]);
+    let rig = Rig::new(&double);
+    let mut node = Daemon::start(&rig, "node.log");
+    let mut tasks = tasks_at(&rig.workload_socket()).await;
+    let (mut worker, mut stranger) = (Actor::start(), Actor::start());
+    let to = To::ChildPid(worker.pid());
+    let task = open(&mut tasks, "code.review", Some(to)).await.unwrap();
+    let socket = socket_of(&task);
+    assert_eq!(worker.asks(&socket, "/muster/v1/task"), Some(200));
+    node.signal(Signal::SIGUSR2);
+    assert!(node.ended().await, "the old one ends well");
+    let successor = holder(&rig).unwrap();
+    // At the same place, for the same process and for no other.
+    assert_eq!(worker.asks(&socket, "/muster/v1/task"), Some(200));
+    assert_eq!(stranger.asks(&socket, "/muster/v1/task"), None);
+    assert_eq!(double.heard("EndTasks"), 0);
+    worker.ends();
+    within("the server hears of the end", async {
+        while double.shared.mind().tasks.ended.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let id = TaskId::parse(&task.id).unwrap();
+    let ended = double.shared.mind().tasks.all[&id].clone();
+    assert_eq!(
+        (ended.state.as_str(), ended.cause.as_str()),
+        ("process_exited", "process_exited")
+    );
+    assert!(!socket.exists());
+    stranger.ends();
     kill(successor, Signal::SIGTERM).unwrap();
     within("the successor ends", async {
         while rig.workload_socket().exists() {

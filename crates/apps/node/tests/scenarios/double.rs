@@ -10,7 +10,9 @@ use std::time::Duration;
 use muster_crypto::{KeyType, PrivateKey};
 use muster_model::{Bundle, Entry, EntryId, Revision, Selector, SpiffeId, Timestamp, TrustDomain};
 use muster_policy::NodeRefusal;
+use muster_proto::muster::node::v1::RefusedProcess;
 use muster_proto::muster::node::v1::derived_svid_server::DerivedSvidServer;
+use muster_proto::muster::node::v1::node_refusals_server::NodeRefusalsServer;
 use muster_proto::muster::node::v1::node_tasks_server::NodeTasksServer;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
@@ -102,6 +104,8 @@ pub(crate) struct Mind {
     pub(crate) node_keys: Vec<Vec<u8>>,
     /// The node's tasks, and what it said of their ends.
     pub(crate) tasks: crate::task_double::Tasks,
+    /// Whom the node refused.
+    pub(crate) refused: Vec<RefusedProcess>,
     /// The node's rules, and what was signed by them.
     pub(crate) rules: crate::rule_double::Rules,
     /// Where copies of the node's directory go, one at each RPC about the node itself.
@@ -215,6 +219,7 @@ impl Double {
             resumed: Vec::new(),
             node_keys: Vec::new(),
             tasks: crate::task_double::Tasks::default(),
+            refused: Vec::new(),
             rules: crate::rule_double::Rules::default(),
             photographs: None,
         };
@@ -251,6 +256,7 @@ impl Double {
             .add_service(AgentServer::new(services.clone()))
             .add_service(BundleServer::new(services.clone()))
             .add_service(SvidServer::new(services.clone()))
+            .add_service(NodeRefusalsServer::new(services.clone()))
             .add_service(NodeTasksServer::new(services.clone()))
             .add_service(DerivedSvidServer::new(services.clone()))
             .add_service(NodeViewServer::new(services))

@@ -15,6 +15,8 @@ mod daemon;
 #[cfg(test)]
 mod delegated;
 #[cfg(test)]
+mod denials;
+#[cfg(test)]
 mod double;
 #[cfg(test)]
 mod explain;
@@ -41,6 +43,8 @@ mod protocol;
 mod reattest;
 #[cfg(test)]
 mod recovery;
+#[cfg(test)]
+mod refusals_double;
 #[cfg(test)]
 mod restart;
 #[cfg(test)]

@@ -378,6 +378,90 @@ async fn who_has_no_identity_is_held_and_then_denied() {
     assert!(node.stop().await);
 }
 
+/// All PEM in the answer, by name.
+fn texts<'a>(resources: impl IntoIterator<Item = &'a Any>) -> BTreeMap<String, String> {
+    let text = |resource: &Any| {
+        let secret = Secret::decode(resource.value.as_slice()).unwrap();
+        let text = match secret.r#type.unwrap() {
+            Type::TlsCertificate(certificate) => pem(certificate.certificate_chain),
+            Type::ValidationContext(context) => match context.custom_validator_config {
+                None => pem(context.trusted_ca),
+                Some(validator) => {
+                    let config = validator.typed_config.unwrap();
+                    let config = SpiffeCertValidatorConfig::decode(config.value.as_slice());
+                    let domains = config.unwrap().trust_domains.into_iter();
+                    domains.map(|domain| pem(domain.trust_bundle)).collect()
+                }
+            },
+        };
+        (secret.name, text)
+    };
+    resources.into_iter().map(text).collect()
+}
+
+/// Envoy keeps what it has when a stream ends: so that it keeps nothing, all of it is replaced.
+#[tokio::test]
+async fn what_is_withdrawn_is_replaced_before_the_stream_ends() {
+    let double = Double::start().await;
+    double.add_entry("a", "/first", &[&uid()]);
+    let rig = Rig::new(&double);
+    let node = rig.run();
+    let mut client = client(&rig).await;
+    let wanted = ["ALL", "ROOTCA", "default", "nobody"];
+    let (asks, mut worlds) = stream(&mut client).await;
+    let (subscriptions, mut deltas) = delta(&mut client).await;
+    asks.send(ask(&wanted, "")).unwrap();
+    subscriptions.send(subscribe(&wanted)).unwrap();
+    let world_before = next(&mut worlds).await.unwrap();
+    let delta_before = next(&mut deltas).await.unwrap();
+
+    double.remove_entry("a");
+    let world_after = next(&mut worlds).await.unwrap();
+    let delta_after = next(&mut deltas).await.unwrap();
+    // The same names in the same form, and nothing of what was in them.
+    assert_eq!(world(&world_after), world(&world_before));
+    assert_eq!(changed(&delta_after), changed(&delta_before));
+    let of = |delta: &DeltaDiscoveryResponse| {
+        let resources = delta.resources.iter();
+        texts(resources.map(|r| r.resource.as_ref().unwrap()))
+    };
+    for (before, after) in [
+        (
+            texts(&world_before.resources),
+            texts(&world_after.resources),
+        ),
+        (of(&delta_before), of(&delta_after)),
+    ] {
+        for (name, text) in after {
+            assert!(!text.is_empty() && before[&name] != text, "{name}");
+            for der in muster_svid::pem::certificates(text.as_bytes()).unwrap() {
+                let read = muster_svid::x509::Certificate::parse(&der).unwrap();
+                assert_eq!(read.not_after.unix_seconds(), 1, "{name}");
+            }
+        }
+    }
+    for ended in [next(&mut worlds).await.err(), next(&mut deltas).await.err()] {
+        assert_eq!(ended.expect("an end").code(), Code::PermissionDenied);
+    }
+    assert!(node.stop().await);
+}
+
+/// A node that goes away says nothing of its callers' identities.
+#[tokio::test]
+async fn a_node_that_stops_withdraws_nothing() {
+    let double = Double::start().await;
+    double.add_entry("a", "/first", &[&uid()]);
+    let rig = Rig::new(&double);
+    let node = rig.run();
+    let mut client = client(&rig).await;
+    let (asks, mut worlds) = stream(&mut client).await;
+    asks.send(ask(&["default"], "")).unwrap();
+    next(&mut worlds).await.unwrap();
+    assert!(node.stop().await);
+    let end = next(&mut worlds).await.err().expect("an end");
+    assert_eq!(end.code(), Code::Unavailable);
+}
+
 #[tokio::test]
 async fn istio_finds_all_bundles_by_its_name() {
     let double = Double::start().await;

@@ -162,9 +162,8 @@ fn fetch(socket: &Path) -> String {
         let mut client = crate::rig::client_of(socket).await.unwrap();
         match crate::rig::fetch_x509(&mut client).await {
             Ok((answer, _stream)) => {
-                let ids = crate::x509::check(&answer);
-                let ids: Vec<String> = ids.iter().map(|s| s.spiffe_id.to_string()).collect();
-                ids.join(" ")
+                let ids = answer.svids.iter().map(|svid| svid.spiffe_id.as_str());
+                ids.collect::<Vec<_>>().join(" ")
             }
             Err(_refused) => "none".to_owned(),
         }

@@ -101,6 +101,25 @@ async fn its_own_word_ends_it_and_all_below_and_their_streams() {
     assert!(node.stop().await);
 }
 
+/// What a client's stack answers to the end of a connection must not cut off the reason for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_stream_is_told_that_the_identity_is_gone() {
+    let (_double, _rig, node, mut tasks) = scene("").await;
+    for round in 0..32 {
+        let task = open(&mut tasks, "a", None).await.unwrap();
+        let mut client = client_of(&socket_of(&task)).await.unwrap();
+        let (_, mut stream) = fetch_x509(&mut client).await.unwrap();
+        tasks.complete(end(&task.id)).await.unwrap();
+        let status = next(&mut stream).await.err().unwrap();
+        assert_eq!(
+            status.code(),
+            Code::PermissionDenied,
+            "round {round}: {status}"
+        );
+    }
+    assert!(node.stop().await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_end_of_its_process_is_its_end_at_once() {
     let (double, _rig, node, mut tasks) = scene("").await;

@@ -324,6 +324,7 @@ async fn refusals_have_reasons() {
         (Code::ResourceExhausted, "TOO_MANY_TASKS")
     );
 
+    // Over at once here: no entry comes.
     double.remove_entry("agent");
     double.remove_entry("second");
     rig.in_step(&double).await;
@@ -332,5 +333,18 @@ async fn refusals_have_reasons() {
         (refused.code(), reason(&refused).as_str()),
         (Code::PermissionDenied, "NO_IDENTITY")
     );
+    assert!(node.stop().await);
+}
+
+#[tokio::test]
+async fn an_opening_is_held_until_the_agent_s_entry_exists() {
+    let (double, rig, node, mut tasks) = scene("").await;
+    double.remove_entry("agent");
+    rig.in_step(&double).await;
+    let opening = tokio::spawn(async move { open(&mut tasks, "code.review", None).await });
+    rig.info(|info| info.held_calls == 1).await;
+    double.add_entry("late", AGENT, &[&uid()]);
+    let task = within("the task", opening).await.unwrap().unwrap();
+    assert_eq!(task.agent, format!("spiffe://example.org{AGENT}"));
     assert!(node.stop().await);
 }

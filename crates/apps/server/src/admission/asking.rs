@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use muster_audit::{Event, Record};
 use muster_model::Timestamp;
 use muster_wire::urgency::EXPIRES_AT;
 use tonic::metadata::MetadataMap;
@@ -36,6 +37,15 @@ impl Asking {
             expires_at: said(request.metadata()),
             _busy: origin.map(|origin| origin.line.busy()),
         }
+    }
+
+    /// The record of what is issued, as a renewal if the caller says that it holds what is replaced.
+    /// Of a batch it says so only if that is true of all.
+    pub(crate) fn onto(&self, mut record: Record) -> Record {
+        if self.expires_at.is_some_and(|seconds| seconds > 0) {
+            record.event = Event::SvidRenewed;
+        }
+        record
     }
 
     /// Waits for a turn to make `signatures`, or says when to come again. Between the parts of a

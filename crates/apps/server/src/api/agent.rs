@@ -16,6 +16,7 @@ use muster_proto::spire::api::server::agent::v1::{
 use muster_proto::spire::api::types;
 use muster_roll::rules::{self, EntryDraft, RawId};
 use muster_roll::{Roll, node as lifecycle};
+use muster_wire::trace::TraceId;
 use muster_wire::{id, node as wire_node, status};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -129,7 +130,7 @@ impl agent_server::Agent for AgentService {
                 let id = node_id(server, message.id.as_ref())?;
                 let written = server.roll.write(move |roll, transaction| {
                     roll.node(&id).ok_or_else(agent_not_found)?;
-                    transaction.audit(op.record(Event::NodeEvict, id.as_str()));
+                    transaction.audit(op.record(Event::NodeEvicted, id.as_str()));
                     transaction.delete_node(&op.permit, id);
                     Ok(())
                 });
@@ -151,7 +152,7 @@ impl agent_server::Agent for AgentService {
                 let id = node_id(server, message.id.as_ref())?;
                 let written = server.roll.write(move |roll, transaction| {
                     let node = roll.node(&id).ok_or_else(agent_not_found)?;
-                    transaction.audit(op.record(Event::NodeBan, id.as_str()));
+                    transaction.audit(op.record(Event::NodeBanned, id.as_str()));
                     transaction.put_node(&op.permit, lifecycle::banned(node));
                     Ok(())
                 });
@@ -170,7 +171,12 @@ impl agent_server::Agent for AgentService {
         &self,
         request: Request<Streaming<AttestAgentRequest>>,
     ) -> Result<Response<Self::AttestAgentStream>, Status> {
-        let op = begin::<policy::AttestAgent>(&self.0, request.extensions()).await?;
+        let op = begin::<policy::AttestAgent>(
+            &self.0,
+            request.extensions(),
+            TraceId::of(request.metadata()),
+        )
+        .await?;
         Ok(Response::new(attest::start(
             Arc::clone(&self.0),
             op,
@@ -204,7 +210,7 @@ impl agent_server::Agent for AgentService {
                     svid,
                     issued,
                     record,
-                } = node_svid::sign(server, &op, &id, &csr.public_key, Event::NodeRenew).await?;
+                } = node_svid::sign(server, &op, &id, &csr.public_key, Event::NodeRenewed).await?;
                 let written = server.roll.write(move |roll, transaction| {
                     let node = roll.node(&id).ok_or_else(not_a_node)?;
                     let node = lifecycle::after_renew(node, issued)
@@ -274,7 +280,7 @@ impl agent_server::Agent for AgentService {
                     if let Some(alias) = alias {
                         let entry = alias_entry(roll, &op, &alias)?;
                         transaction.audit(
-                            op.record(Event::EntryCreate, entry.id.as_str())
+                            op.record(Event::EntryCreated, entry.id.as_str())
                                 .with("spiffe_id", entry.spiffe_id.as_str())
                                 .with("parent_id", "join token"),
                         );
@@ -282,7 +288,7 @@ impl agent_server::Agent for AgentService {
                     }
                     let digest = digest::hex(&digest::sha256(token.value.as_bytes()));
                     transaction.audit(
-                        op.record(Event::JoinTokenCreate, digest)
+                        op.record(Event::JoinTokenCreated, digest)
                             .with("expires_at", token.expires_at.unix_seconds().to_string()),
                     );
                     transaction.put_join_token(&op.permit, token);
@@ -342,7 +348,7 @@ where
     let written = server.roll.write(move |roll, transaction| {
         if let Some(node) = roll.node(&id) {
             transaction.audit(
-                op.record(Event::NodeStatus, id.as_str())
+                op.record(Event::NodeReported, id.as_str())
                     .with("agent_version", version.as_str()),
             );
             transaction.put_node(

@@ -126,7 +126,7 @@ async fn sign(
     public_key: &PublicKey,
     kind: &'static str,
 ) -> Result<Signed, Status> {
-    let mut signed = node_svid::sign(server, op, id, public_key, Event::NodeAttest).await?;
+    let mut signed = node_svid::sign(server, op, id, public_key, Event::NodeAttested).await?;
     signed.record = signed.record.with("attestation_type", kind);
     Ok(signed)
 }
@@ -219,7 +219,7 @@ fn again(roll: &Roll, id: &SpiffeId, key: &str, now: Timestamp) -> Option<Timest
 
 fn refusal(op: &Operation<policy::AttestAgent>, token: &str, why: &str) -> muster_audit::Record {
     let digest = digest::hex(&digest::sha256(token.as_bytes()));
-    let mut refused = op.record(Event::NodeAttest, digest);
+    let mut refused = op.record(Event::NodeAttested, digest);
     refused.decision = Decision::Refused;
     refused
         .with("attestation_type", JOIN_TOKEN)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use muster_audit::{Decision, Filter, Record, Subtree, identity, ocsf};
+use muster_audit::{Decision, Filter, Record, Subtree, SvidKind, identity, ocsf};
 use muster_model::TaskId;
 use muster_policy as policy;
 use muster_proto::muster::server::admin::v1::{
@@ -10,12 +10,12 @@ use muster_proto::muster::server::admin::v1::{
     Missed, NumberedRecord, RecordFilter, TailRequest, TailResponse, audit_server, tail_response,
 };
 use muster_roll::Roll;
+use muster_wire::trace::TraceId;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use crate::audit_log::Follower;
-use crate::holdings::Kind;
 use crate::metrics;
 use crate::operation::{Operation, begin, operate};
 use crate::server::Server;
@@ -67,15 +67,19 @@ impl audit_server::Audit for AuditService {
         request: Request<TailRequest>,
     ) -> Result<Response<Self::TailStream>, Status> {
         let method = <policy::TailAudit as policy::Action>::ROW.method;
-        let begun = begin::<policy::TailAudit>(&self.0, request.extensions())
-            .await
-            .and_then(|op| {
-                let message = request.get_ref();
-                Ok((
-                    read_filter(message.filter.as_ref(), &op.roll)?,
-                    message.ocsf,
-                ))
-            });
+        let begun = begin::<policy::TailAudit>(
+            &self.0,
+            request.extensions(),
+            TraceId::of(request.metadata()),
+        )
+        .await
+        .and_then(|op| {
+            let message = request.get_ref();
+            Ok((
+                read_filter(message.filter.as_ref(), &op.roll)?,
+                message.ocsf,
+            ))
+        });
         let code = begun.as_ref().err().map_or(Code::Ok, Status::code);
         metrics::answered(method, code);
         let (filter, ocsf) = begun?;
@@ -336,10 +340,7 @@ fn held<A>(
     })
 }
 
-fn read_token(token: &str) -> Option<(String, Kind)> {
+fn read_token(token: &str) -> Option<(String, SvidKind)> {
     let (word, id) = token.split_once(' ')?;
-    let kind = [Kind::X509, Kind::Jwt, Kind::Wit]
-        .into_iter()
-        .find(|kind| kind.word() == word)?;
-    Some((id.to_owned(), kind))
+    Some((id.to_owned(), SvidKind::parse(word)?))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use muster_audit::Event;
+use muster_audit::SvidKind;
 use muster_policy as policy;
 use muster_proto::muster::node::v1::{
     BatchNewWitDerivedRequest, BatchNewX509DerivedRequest, Derived, NewJwtDerivedRequest,
@@ -72,7 +72,7 @@ impl derived_svid_server::DerivedSvid for DerivedSvidService {
                 let node = op.caller_id()?;
                 let derived = message.derived.as_ref();
                 let entry = derive(&op.roll, node, derived, op.now).inspect_err(|why| {
-                    agents::note_unsigned(server, &op, Event::SvidIssueJwt, &source(derived), why);
+                    agents::note_unsigned(server, &op, SvidKind::Jwt, &source(derived), why);
                 })?;
                 svid::sign_jwt_for(server, &op, &asking, &entry, &message.audience).await
             },

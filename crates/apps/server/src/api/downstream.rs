@@ -53,7 +53,7 @@ pub(super) async fn new_x509_ca(
                     .map_err(|error| error.status("downstream X.509 CA"))?
             };
             let record = op
-                .record(Event::CaIssue, caller.as_str())
+                .record(Event::CaIssued, caller.as_str())
                 .with("serial_number", signed.leaf.serial.as_str())
                 .with(
                     "subject_key_id",
@@ -123,7 +123,7 @@ pub(super) async fn publish_jwt(
                 ..types::Bundle::default()
             };
             let addition = read(server, given, "invalid JWT authority")?;
-            let own = append(server, op, addition, Event::AuthorityPublish).await?;
+            let own = append(server, op, addition, Event::AuthorityPublished).await?;
             let jwt_authorities = wire_bundle::write(&own, None).jwt_authorities;
             Ok(PublishJwtAuthorityResponse { jwt_authorities })
         },
@@ -152,7 +152,7 @@ pub(super) async fn publish_wit(
                 ..types::Bundle::default()
             };
             let addition = read(server, given, "invalid WIT authority")?;
-            let own = append(server, op, addition, Event::AuthorityPublish).await?;
+            let own = append(server, op, addition, Event::AuthorityPublished).await?;
             let wit_authorities = wire_bundle::write(&own, None).wit_authorities;
             Ok(PublishWitAuthorityResponse { wit_authorities })
         },
@@ -187,7 +187,7 @@ pub(super) async fn append_bundle(
                 ));
             }
             let addition = read(server, given, "failed to convert authorities")?;
-            let own = append(server, op, addition, Event::BundleAppend).await?;
+            let own = append(server, op, addition, Event::BundleAppended).await?;
             Ok(wire_bundle::write(&own, message.output_mask.as_ref()))
         },
     )

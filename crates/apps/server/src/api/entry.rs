@@ -18,6 +18,7 @@ use muster_proto::spire::api::server::entry::v1::{
 use muster_proto::spire::api::types;
 use muster_roll::{Roll, matching, rules};
 use muster_store::Transaction;
+use muster_wire::trace::TraceId;
 use muster_wire::{entry as wire_entry, status};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -248,7 +249,12 @@ impl entry_server::Entry for EntryService {
         &self,
         request: Request<Streaming<SyncAuthorizedEntriesRequest>>,
     ) -> Result<Response<Self::SyncAuthorizedEntriesStream>, Status> {
-        let op = begin::<policy::SyncAuthorizedEntries>(&self.0, request.extensions()).await?;
+        let op = begin::<policy::SyncAuthorizedEntries>(
+            &self.0,
+            request.extensions(),
+            TraceId::of(request.metadata()),
+        )
+        .await?;
         let entries = matching::authorized_entries(&op.roll, op.caller_id()?);
         let (sender, receiver) = mpsc::channel(4);
         let requests = request.into_inner();
@@ -316,7 +322,7 @@ fn create_all(
                 Err(outcome) => return outcome,
             };
             let record = op
-                .record(Event::EntryCreate, entry.id.as_str())
+                .record(Event::EntryCreated, entry.id.as_str())
                 .with("spiffe_id", entry.spiffe_id.as_str())
                 .with("parent_id", entry.parent_id.as_str());
             transaction.audit(record);
@@ -401,7 +407,7 @@ fn update_all(
                 );
             }
             let record = op
-                .record(Event::EntryUpdate, entry.id.as_str())
+                .record(Event::EntryUpdated, entry.id.as_str())
                 .with("spiffe_id", entry.spiffe_id.as_str())
                 .with("revision_number", entry.revision_number.to_string());
             transaction.audit(record);
@@ -431,7 +437,7 @@ fn delete_one(
         return status::item(Code::NotFound, "entry not found");
     };
     transaction.audit(
-        op.record(Event::EntryDelete, id)
+        op.record(Event::EntryDeleted, id)
             .with("spiffe_id", existing.spiffe_id.as_str()),
     );
     transaction.delete_entry(&op.permit, existing.id.clone());

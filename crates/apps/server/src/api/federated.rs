@@ -225,7 +225,7 @@ fn delete_one(
         }
         keep_up(working, transaction);
     }
-    transaction.audit(op.record(Event::BundleDelete, name.as_str()));
+    transaction.audit(op.record(Event::BundleDeleted, name.as_str()));
     transaction.delete_bundle(&op.permit, name);
     keep_up(working, transaction);
     Ok(())
@@ -237,7 +237,7 @@ fn delete_entry(
     entry: &Entry,
 ) {
     let record = op
-        .record(Event::EntryDelete, entry.id.as_str())
+        .record(Event::EntryDeleted, entry.id.as_str())
         .with("spiffe_id", entry.spiffe_id.as_str());
     transaction.audit(record);
     transaction.delete_entry(&op.permit, entry.id.clone());
@@ -256,7 +256,7 @@ fn dissociate(
         .cloned()
         .collect();
     let record = op
-        .record(Event::EntryUpdate, entry.id.as_str())
+        .record(Event::EntryUpdated, entry.id.as_str())
         .with("spiffe_id", entry.spiffe_id.as_str());
     transaction.audit(record);
     transaction.put_entry(

@@ -14,6 +14,7 @@ pub(crate) mod entry_list;
 pub(crate) mod federated;
 pub(crate) mod local_authority;
 pub(crate) mod logger;
+pub(crate) mod node_refusals;
 mod node_svid;
 pub(crate) mod node_tasks;
 pub(crate) mod node_view;

@@ -9,6 +9,7 @@ use muster_policy::NodeRefusal;
 use muster_proto::muster::node::v1::{WatchRequest, WatchResponse, node_view_server};
 use muster_roll::agents::{AgentChange, task};
 use muster_roll::{Change, Delta, NodeView, Roll};
+use muster_wire::trace::TraceId;
 use muster_wire::{bundle as wire_bundle, entry as wire_entry, rule as wire_rule, status};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -46,9 +47,13 @@ impl node_view_server::NodeView for NodeViewService {
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let method = <policy::WatchNodeView as policy::Action>::ROW.method;
-        let op = begin::<policy::WatchNodeView>(&self.0, request.extensions())
-            .await
-            .inspect_err(|refused| metrics::answered(method, refused.code()))?;
+        let op = begin::<policy::WatchNodeView>(
+            &self.0,
+            request.extensions(),
+            TraceId::of(request.metadata()),
+        )
+        .await
+        .inspect_err(|refused| metrics::answered(method, refused.code()))?;
         metrics::answered(method, Code::Ok);
         let origin = request.extensions().get::<TlsOrigin>().cloned();
         let line = origin.as_ref().map(|o| Arc::clone(&o.line));

@@ -52,7 +52,7 @@ impl rules_server::Rules for RulesService {
                 write(
                     &self.0,
                     op,
-                    Event::RuleCreate,
+                    Event::RuleCreated,
                     message.name,
                     move |roll, op, name| {
                         let name = wire::read_name(name)?;
@@ -94,7 +94,7 @@ impl rules_server::Rules for RulesService {
                 write(
                     &self.0,
                     op,
-                    Event::RuleUpdate,
+                    Event::RuleUpdated,
                     message.name,
                     move |roll, op, name| {
                         let known = check::existing(roll, name, Some(version))?;
@@ -137,7 +137,7 @@ impl rules_server::Rules for RulesService {
                         Ok(rule) => {
                             let name = rule.name.clone();
                             transaction.audit(described(
-                                op.record(Event::RuleDelete, name.as_str()),
+                                op.record(Event::RuleDeleted, name.as_str()),
                                 rule,
                             ));
                             transaction.delete_rule(&op.permit, name.clone());
@@ -147,7 +147,7 @@ impl rules_server::Rules for RulesService {
                             let refused = Refused::from(error);
                             transaction.audit(refused.record(
                                 &op,
-                                Event::RuleDelete,
+                                Event::RuleDeleted,
                                 &message.name,
                             ));
                             Err(refused.status())
@@ -355,6 +355,7 @@ async fn write<A: Action + Writes<Rules> + Send + 'static>(
             Ok(rule) => {
                 transaction.audit(described(op.record(event, rule.name.as_str()), &rule));
                 transaction.put_rule(&op.permit, rule.clone());
+                // The answer says which class keeps it back, for which the roll before it will do.
                 Ok((Arc::new(rule), roll.clone()))
             }
             Err(refused) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_audit::{Event, Record};
+use muster_audit::{Record, SvidKind};
 use muster_crypto::{digest, random};
 use muster_model::{Entry, EntryId, SpiffeId, Timestamp};
 use muster_policy as policy;
@@ -88,7 +88,7 @@ impl svid_server::Svid for SvidService {
                 let entry =
                     named(&op.roll, node, &message.entry_id, op.now).inspect_err(|why| {
                         let source = Source::Entry(message.entry_id.clone());
-                        agents::note_unsigned(server, &op, Event::SvidIssueJwt, &source, why);
+                        agents::note_unsigned(server, &op, SvidKind::Jwt, &source, why);
                     })?;
                 sign_jwt_for(server, &op, &asking, &entry, &message.audience).await
             },
@@ -136,8 +136,8 @@ impl svid_server::Svid for SvidService {
                     muster_wire::entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.x509_ttl);
                 agents::check_minted(&op.roll, &spiffe_id, op.now)?;
                 let ttl = agents::within(ttl, &op.roll, &spiffe_id, None, op.now);
-                let event = Event::SvidIssueX509;
-                let permitted = policies::may_mint(server, &op, event, &spiffe_id, ttl)?;
+                let kind = SvidKind::X509;
+                let permitted = policies::may_mint(server, &op, kind, &spiffe_id, ttl)?;
                 let leaf = Leaf {
                     spiffe_id: &spiffe_id,
                     public_key: &csr.public_key,
@@ -275,14 +275,13 @@ pub(super) async fn sign_batch<A>(
         for slice in part.chunks(BY_SLICE) {
             for one in slice {
                 let place = (results.len(), &mut issued);
-                results.push(match new_x509(server, op, node, one, place).await {
+                results.push(match new_x509(server, op, node, one, place, asking).await {
                     Ok(svid) => batch_new_x509svid_response::Result {
                         status: Some(status::ok()),
                         svid: Some(svid),
                     },
                     Err(fault) => {
-                        let event = Event::SvidIssueX509;
-                        agents::note_unsigned(server, op, event, &one.source, &fault);
+                        agents::note_unsigned(server, op, SvidKind::X509, &one.source, &fault);
                         refused(&fault)
                     }
                 });
@@ -310,14 +309,14 @@ async fn new_x509<A>(
     node: &SpiffeId,
     wanted: &Wanted<'_>,
     (place, issued): (usize, &mut Vec<Issued>),
+    asking: &Asking,
 ) -> Result<types::X509svid, Status> {
     let entry = wanted.entry.as_ref().map_err(Status::clone)?;
-    let ttl = entry.x509_svid_ttl.unwrap_or(server.lifetimes.x509_ttl);
+    let ttl = agents::lifetime(entry, entry.x509_svid_ttl, server.lifetimes.x509_ttl);
     let csr = parse_csr(wanted.csr)?;
     let class = entry.class.as_ref();
     let ttl = agents::within(ttl, &op.roll, &entry.spiffe_id, class, op.now);
-    let event = Event::SvidIssueX509;
-    let permitted = policies::may_issue(server, op, event, (entry, node), ttl)?;
+    let permitted = policies::may_issue(server, op, SvidKind::X509, (entry, node), ttl)?;
     derived::count(server, &op.roll, (entry, node), op.now.plus(ttl), op.now)?;
     let leaf = Leaf {
         spiffe_id: &entry.spiffe_id,
@@ -331,7 +330,7 @@ async fn new_x509<A>(
         .sign_x509(&leaf, op.now)
         .await
         .map_err(|e| e.status("X509-SVID"))?;
-    let record = permitted.onto(x509_record(op, &entry.spiffe_id, &signed));
+    let record = asking.onto(permitted.onto(x509_record(op, &entry.spiffe_id, &signed)));
     issued.push(Issued::for_node(entry, node, place, record));
     Ok(write_x509(&entry.spiffe_id, signed, &entry.hint))
 }
@@ -417,14 +416,14 @@ async fn sign_jwt<A>(
     }
     let class = given.and_then(|(entry, _)| entry.class.as_ref());
     let ttl = agents::within(ttl, &op.roll, spiffe_id, class, op.now);
-    let event = Event::SvidIssueJwt;
+    let kind = SvidKind::Jwt;
     let permitted = match given {
         Some(given) => {
-            let permitted = policies::may_issue(server, op, event, given, ttl)?;
+            let permitted = policies::may_issue(server, op, kind, given, ttl)?;
             derived::count(server, &op.roll, given, op.now.plus(ttl), op.now)?;
             permitted
         }
-        None => policies::may_mint(server, op, event, spiffe_id, ttl)?,
+        None => policies::may_mint(server, op, kind, spiffe_id, ttl)?,
     };
     let turn = asking.turn(server, op, 1).await?;
     let signed = server
@@ -434,7 +433,7 @@ async fn sign_jwt<A>(
         .map_err(|e| e.status("JWT-SVID"))?;
     drop(turn);
     let record = op
-        .record(Event::SvidIssueJwt, spiffe_id.as_str())
+        .svid_record(kind, spiffe_id.as_str())
         .with(
             "token_sha256",
             digest::hex(&digest::sha256(signed.svid.token.as_bytes())),
@@ -447,7 +446,7 @@ async fn sign_jwt<A>(
         .with("authority_id", signed.authority_id.as_str());
     let record = permitted.onto(record);
     let issued = match given {
-        Some((entry, node)) => Issued::for_node(entry, node, 0, record),
+        Some((entry, node)) => Issued::for_node(entry, node, 0, asking.onto(record)),
         None => Issued::minted(spiffe_id, record),
     };
     agents::put_one_on_record(server, issued).await?;
@@ -459,7 +458,7 @@ pub(super) fn x509_record<A>(
     spiffe_id: &SpiffeId,
     signed: &SignedX509,
 ) -> Record {
-    op.record(Event::SvidIssueX509, spiffe_id.as_str())
+    op.svid_record(SvidKind::X509, spiffe_id.as_str())
         .with("serial_number", signed.leaf.serial.as_str())
         .with(
             "expires_at",

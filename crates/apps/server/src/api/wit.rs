@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_audit::{Event, Record};
+use muster_audit::{Record, SvidKind};
 use muster_crypto::{JwsAlgorithm, PublicKey};
 use muster_model::{Entry, SpiffeId};
 use muster_policy as policy;
@@ -50,8 +50,8 @@ pub(super) async fn mint(
             agents::check_minted(&op.roll, &spiffe_id, op.now)?;
             let ttl = entry::read_ttl(message.ttl).unwrap_or(server.lifetimes.wit_ttl);
             let ttl = agents::within(ttl, &op.roll, &spiffe_id, None, op.now);
-            let event = Event::SvidIssueWit;
-            let permitted = policies::may_mint(server, &op, event, &spiffe_id, ttl)?;
+            let kind = SvidKind::Wit;
+            let permitted = policies::may_mint(server, &op, kind, &spiffe_id, ttl)?;
             let turn = asking.turn(server, &op, 1).await?;
             let signed = sign(server, &op, &spiffe_id, &key, ttl).await?;
             drop(turn);
@@ -139,14 +139,13 @@ pub(super) async fn sign_batch<A>(
         for slice in part.chunks(BY_SLICE) {
             for one in slice {
                 let place = (results.len(), &mut issued);
-                results.push(match new(server, op, node, one, place).await {
+                results.push(match new(server, op, node, one, place, asking).await {
                     Ok(svid) => batch_new_witsvid_response::Result {
                         status: Some(status::ok()),
                         svid: Some(svid),
                     },
                     Err(fault) => {
-                        let event = Event::SvidIssueWit;
-                        agents::note_unsigned(server, op, event, &one.source, &fault);
+                        agents::note_unsigned(server, op, SvidKind::Wit, &one.source, &fault);
                         refused(&fault)
                     }
                 });
@@ -182,18 +181,18 @@ async fn new<A>(
     node: &SpiffeId,
     wanted: &Wanted<'_>,
     (place, issued): (usize, &mut Vec<Issued>),
+    asking: &Asking,
 ) -> Result<types::Witsvid, Status> {
     let entry = wanted.entry.as_ref().map_err(Status::clone)?;
     let key = Confirmation::read(wanted.public_key, wanted.algorithm)?;
     // As SPIRE: an entry has no lifetime of its own for WIT-SVIDs (spire-behaviour 2.1).
-    let ttl = entry.x509_svid_ttl.unwrap_or(server.lifetimes.wit_ttl);
+    let ttl = agents::lifetime(entry, entry.x509_svid_ttl, server.lifetimes.wit_ttl);
     let class = entry.class.as_ref();
     let ttl = agents::within(ttl, &op.roll, &entry.spiffe_id, class, op.now);
-    let event = Event::SvidIssueWit;
-    let permitted = policies::may_issue(server, op, event, (entry, node), ttl)?;
+    let permitted = policies::may_issue(server, op, SvidKind::Wit, (entry, node), ttl)?;
     derived::count(server, &op.roll, (entry, node), op.now.plus(ttl), op.now)?;
     let signed = sign(server, op, &entry.spiffe_id, &key, ttl).await?;
-    let record = permitted.onto(record(op, &entry.spiffe_id, &signed));
+    let record = asking.onto(permitted.onto(record(op, &entry.spiffe_id, &signed)));
     issued.push(Issued::for_node(entry, node, place, record));
     Ok(write(&entry.spiffe_id, signed, &entry.hint))
 }
@@ -235,7 +234,7 @@ async fn sign<A>(
 }
 
 fn record<A>(op: &Operation<A>, spiffe_id: &SpiffeId, signed: &SignedWit) -> Record {
-    op.record(Event::SvidIssueWit, spiffe_id.as_str())
+    op.svid_record(SvidKind::Wit, spiffe_id.as_str())
         .with("token_id", signed.svid.token_id.as_str())
         .with(
             "expires_at",

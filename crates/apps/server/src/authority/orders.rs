@@ -201,7 +201,7 @@ impl Authorities {
     ) -> Result<Shown, Status> {
         let verb = Verb::Taint;
         self.check(verb, kind, id)?;
-        let record = self.record(permit.principal(), Event::AuthorityTaint, kind, id);
+        let record = self.record(permit.principal(), Event::AuthorityTainted, kind, id);
         let named = id.to_owned();
         let written = self.server.roll.write(move |roll, transaction| {
             let own = roll.own_bundle().ok_or(Rule::Unknown)?;
@@ -224,7 +224,7 @@ impl Authorities {
     ) -> Result<Shown, Status> {
         let verb = Verb::Revoke;
         self.check(verb, kind, id)?;
-        let record = self.record(permit.principal(), Event::AuthorityRevoke, kind, id);
+        let record = self.record(permit.principal(), Event::AuthorityRevoked, kind, id);
         let mut ladder = self.ladder(kind).clone();
         if let Some(slot) = self.rung(kind, id).map(|rung| rung.slot) {
             ladder.forget_retiring(slot);

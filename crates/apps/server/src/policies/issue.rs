@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use muster_audit::{Event, Record};
+use muster_audit::{Record, SvidKind};
 use muster_cedar::facts::{Binding, NodeFacts, Situation};
 use muster_cedar::{Action, PrincipalFacts, ResourceFacts};
 use muster_model::{AgentClass, ClassName, Entry, SelectorSet, SpiffeId, Task, Timestamp};
-use muster_roll::Roll;
 use muster_roll::agents::membership;
+use muster_roll::{Roll, matching};
 use tonic::Status;
 
 use super::{Answer, Question, facts};
@@ -46,7 +46,7 @@ struct Wanted<'a> {
 pub(crate) fn may_issue<A>(
     server: &Server,
     op: &Operation<A>,
-    event: Event,
+    kind: SvidKind,
     (entry, node): (&Entry, &SpiffeId),
     lifetime: Duration,
 ) -> Result<Permitted, Status> {
@@ -62,18 +62,18 @@ pub(crate) fn may_issue<A>(
     }
     let node = facts::node_named(&op.roll, node);
     let detail = given_by(entry);
-    ask(server, op, (event, Some(detail)), (&classes, &node), wanted)
+    ask(server, op, (kind, Some(detail)), (&classes, &node), wanted)
 }
 
 /// Asks whether an operator may have an identity issued that no node asked for.
 pub(crate) fn may_mint<A>(
     server: &Server,
     op: &Operation<A>,
-    event: Event,
+    kind: SvidKind,
     id: &SpiffeId,
     lifetime: Duration,
 ) -> Result<Permitted, Status> {
-    let named = op.roll.named(id).map(|entry| entry.class.as_ref());
+    let named = matching::classes_named(&op.roll, id).map(Some);
     let classes = classes_of(&op.roll, id, std::iter::once(None).chain(named));
     if classes.is_empty() {
         return Ok(Permitted(None));
@@ -85,7 +85,7 @@ pub(crate) fn may_mint<A>(
         lifetime,
         now: op.now,
     };
-    ask(server, op, (event, None), (&classes, &node), wanted)
+    ask(server, op, (kind, None), (&classes, &node), wanted)
 }
 
 /// The classes that an identity is of, each once, by ascending name.
@@ -115,7 +115,7 @@ fn task_of<'r>(roll: &'r Roll, id: &SpiffeId) -> Option<&'r Task> {
 fn ask<A>(
     server: &Server,
     op: &Operation<A>,
-    (event, detail): (Event, Option<(&str, &str)>),
+    (kind, detail): (SvidKind, Option<(&str, &str)>),
     (classes, node): (&[&AgentClass], &NodeFacts),
     wanted: Wanted<'_>,
 ) -> Result<Permitted, Status> {
@@ -125,7 +125,7 @@ fn ask<A>(
         let answer = server.policies.decide(&question, wanted.now);
         if !answer.allows() {
             if !answer.repeated {
-                let mut record = op.record(event, wanted.id.as_str());
+                let mut record = op.svid_record(kind, wanted.id.as_str());
                 if let Some((name, value)) = detail {
                     record = record.with(name, value);
                 }

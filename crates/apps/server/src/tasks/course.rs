@@ -129,7 +129,7 @@ async fn try_spend(
                 answer.task = Some(wire::write(&row));
             }
             if spending.ended.contains(&row.id) {
-                transaction.audit(record(Event::TaskEnded));
+                transaction.audit(record(event_of(&row)));
                 answer.ended.push(wire::write(&row));
             }
             transaction.put_task(&op.permit, row);

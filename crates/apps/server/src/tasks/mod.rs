@@ -169,6 +169,10 @@ fn event_of(task: &Task) -> Event {
     match task.state {
         T::Open => Event::TaskResumed,
         T::Suspended => Event::TaskSuspended,
-        T::Completed | T::Failed | T::Expired | T::Revoked | T::ProcessExited => Event::TaskEnded,
+        T::Completed => Event::TaskCompleted,
+        T::Failed => Event::TaskFailed,
+        T::Expired => Event::TaskExpired,
+        T::Revoked => Event::TaskRevoked,
+        T::ProcessExited => Event::TaskProcessExited,
     }
 }

@@ -93,7 +93,11 @@ async fn try_open(
         let Some(entry) = task::entry(&task) else {
             return Err(Refused::from(Status::internal("a task without an entry")));
         };
-        let record = op.record(Event::TaskOpened, task.id.to_string());
+        let event = match task.parent {
+            Some(_) => Event::TaskSpawned,
+            None => Event::TaskOpened,
+        };
+        let record = op.record(event, task.id.to_string());
         let record = bounds_of(of_task(record, &task), &task);
         transaction.audit(match &permitted {
             Some(answer) => answer.onto(record),

@@ -16,7 +16,9 @@ use muster_proto::muster::node::v1::{
     WatchResponse,
 };
 use muster_proto::spire::api::server::entry::v1::{BatchCreateEntryRequest, CountEntriesRequest};
-use muster_proto::spire::api::server::svid::v1::{BatchNewX509svidRequest, NewX509svidParams};
+use muster_proto::spire::api::server::svid::v1::{
+    BatchNewX509svidRequest, MintJwtsvidRequest, NewX509svidParams,
+};
 use muster_proto::spire::api::types;
 use muster_roll::naming;
 use muster_store::Store as _;
@@ -191,6 +193,19 @@ impl Rig {
         }
     }
 
+    /// Has a token minted by an operator.
+    pub(crate) async fn mint(&self, path: &str) -> Result<(), Status> {
+        let request = MintJwtsvidRequest {
+            id: Some(types::Spiffeid {
+                trust_domain: "example.org".into(),
+                path: path.into(),
+            }),
+            audience: vec!["x".into()],
+            ttl: 60,
+        };
+        self.server.svids().mint_jwtsvid(request).await.map(drop)
+    }
+
     pub(crate) async fn entries(&self) -> i32 {
         let request = CountEntriesRequest::default();
         let answer = self.server.entries().count_entries(request).await;
@@ -200,14 +215,6 @@ impl Rig {
     pub(crate) async fn watch(&self, from: WatchRequest) -> Streaming<WatchResponse> {
         let mut views = self.node.views().await;
         views.watch(from).await.unwrap().into_inner()
-    }
-
-    /// A rule of the class "reader" as its node has it.
-    pub(crate) fn in_force(&self, rule: &v1::Rule) -> v1::Rule {
-        let mut rule = rule.clone();
-        let spec = rule.spec.as_mut().unwrap();
-        spec.selectors.push(selector("unix:group:readers"));
-        rule
     }
 
     pub(crate) fn derived(&self, rule: &v1::Rule, facts: &v1::Facts) -> Derived {
@@ -266,6 +273,14 @@ pub(crate) fn derived(rig: &Rig, rule: &v1::Rule, facts: &v1::Facts) -> Derived 
         facts: Some(facts.clone()),
         spiffe_id: name.to_string(),
     }
+}
+
+/// A rule of the class "reader" as its node has it.
+pub(crate) fn in_force(rule: &v1::Rule) -> v1::Rule {
+    let mut rule = rule.clone();
+    let spec = rule.spec.as_mut().unwrap();
+    spec.selectors.push(selector("unix:group:readers"));
+    rule
 }
 
 /// A rule under the node for whoever has the uid.

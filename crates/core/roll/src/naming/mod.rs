@@ -1,7 +1,7 @@
 //! Identity rules: how a name follows from a rule and the facts about a process, and which rules may
 //! be written.
 //!
-//! Start at [`derive`], the one function that node and server both call: a rule is derived twice,
+//! Start at [`derive()`], the one function that node and server both call: a rule is derived twice,
 //! once where the process was attested and once where its identity is signed, and what differs is
 //! refused. A name depends on nothing but the rule, the trust domain, the node and the facts.
 //! [`in_force`] says what a node has of a rule, [`check`] what may be written.

@@ -17,8 +17,6 @@ const EACH: u8 = 0;
 const SHARED: u8 = 1;
 /// The name is `/w1`, which entries may give too.
 const FIXED: u8 = 2;
-/// The name of the node is in it.
-const NODE: u8 = 3;
 
 const AUDIENCE: &str = "a";
 

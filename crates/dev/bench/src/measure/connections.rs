@@ -12,7 +12,7 @@ pub(super) async fn measure(domain: &Domain, sizes: &Sizes) -> Result<Vec<Figure
     let spending = Spending::of(domain.node)?;
     for _ in 0..sizes.connections {
         let watch = Stopwatch::start();
-        let open = workload::open(domain).await?;
+        let open = workload::open(&domain.workload_socket).await?;
         times.add(watch.elapsed());
         drop(open);
     }

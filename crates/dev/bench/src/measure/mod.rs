@@ -1,20 +1,25 @@
 //! What is measured. Start at [`all`]; each measurement is a module of its own.
 
+mod agents;
 mod arrival;
 mod connections;
 mod entries;
 mod gone;
+mod live_tasks;
 mod neighbours;
 mod policy;
 mod rules;
 mod sightings;
 mod signing;
 mod streams;
+mod suspended;
 mod swarm;
+mod tasks;
 mod tokens;
 mod workload;
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -24,7 +29,7 @@ use crate::clock::Stopwatch;
 use crate::subject::Kind;
 
 /// The measurements, by the names that `--only` takes.
-pub(crate) const NAMES: [&str; 16] = [
+pub(crate) const NAMES: [&str; 18] = [
     "arrival",
     "signing",
     "connections",
@@ -36,6 +41,8 @@ pub(crate) const NAMES: [&str; 16] = [
     "sightings",
     "rules",
     "policy",
+    "tasks",
+    "suspended",
     "swarm-idle",
     "swarm-churn",
     "swarm-storm",
@@ -76,6 +83,14 @@ pub(crate) struct Sizes {
     pub(crate) decisions: usize,
     /// Processes among which a node looks for agents.
     pub(crate) sighted: usize,
+    /// Tasks opened, one after another.
+    pub(crate) tasks: usize,
+    /// For how long tasks come and go.
+    pub(crate) come_and_go: Duration,
+    /// Tasks that are live at once.
+    pub(crate) live: usize,
+    /// Nodes with agents of a class that is suspended.
+    pub(crate) suspended: usize,
     /// Workloads that come under one identity rule.
     pub(crate) newcomers: usize,
     /// How many a swarm has.
@@ -107,6 +122,10 @@ impl Sizes {
         peer_entries: Duration::from_mins(2),
         decisions: 20_000,
         sighted: 500,
+        tasks: 1000,
+        come_and_go: Duration::from_secs(10),
+        live: 10_000,
+        suspended: 100,
         newcomers: 10_000,
         swarm: Swarm::Full,
     };
@@ -123,6 +142,10 @@ impl Sizes {
         peer_entries: Duration::from_secs(10),
         decisions: 2000,
         sighted: 100,
+        tasks: 50,
+        come_and_go: Duration::from_secs(2),
+        live: 300,
+        suspended: 5,
         newcomers: 100,
         swarm: Swarm::Quick,
     };
@@ -265,6 +288,17 @@ pub(crate) async fn all(
         figures.extend(policy::measure(sizes).await?);
         told("policy", &watch);
     }
+    if let Kind::Muster(muster) = kind {
+        for name in ["tasks", "suspended"] {
+            if !wanted(name) {
+                continue;
+            }
+            let watch = Stopwatch::start();
+            let outcome = of_agents(name, muster, sizes).await;
+            figures.extend(outcome.map_err(|error| format!("Muster {name}: {error}"))?);
+            told(name, &watch);
+        }
+    }
     for (name, scenario) in SWARMS {
         // Only our own database can be filled before a start.
         if wanted(name) && (scenario != "restart" || kind.is_ours()) {
@@ -274,5 +308,15 @@ pub(crate) async fn all(
             told(name, &watch);
         }
     }
+    Ok(figures)
+}
+
+/// What only Muster has, on servers and nodes of its own.
+async fn of_agents(name: &str, muster: &Path, sizes: &Sizes) -> Result<Vec<Figure>, Failure> {
+    if name == "suspended" {
+        return suspended::measure(muster, sizes).await;
+    }
+    let mut figures = tasks::measure(muster, sizes).await?;
+    figures.extend(live_tasks::measure(muster, sizes).await?);
     Ok(figures)
 }

@@ -114,7 +114,7 @@ async fn calls(domain: &Domain, time: Duration) -> Result<Times, Failure> {
     let whole = Stopwatch::start();
     while whole.elapsed() < time {
         let watch = Stopwatch::start();
-        match timeout(LOST, workload::open(domain)).await {
+        match timeout(LOST, workload::open(&domain.workload_socket)).await {
             Ok(Ok(_open)) => times.add(watch.elapsed()),
             Ok(Err(_)) | Err(_) => times.add(LOST),
         }

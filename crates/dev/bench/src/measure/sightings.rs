@@ -23,6 +23,9 @@ use crate::subject::Domain;
 const WITHIN: f64 = 2000.0;
 /// What the thread is called.
 const THREAD: &str = "sightings";
+/// How long a sweep may take all in all. Its thread has the lowest ordinary priority and rests most
+/// of the time, so that beside other work it takes far longer than it is on a core.
+const PATIENCE: Duration = Duration::from_mins(10);
 /// One of so many processes looks like an agent.
 const AGENTS: usize = 10;
 
@@ -97,7 +100,7 @@ async fn sweep(
 ) -> Result<(Duration, ListLocalSightingsResponse), Failure> {
     let before = on_core(node)?;
     let mut request = Request::new(ListLocalSightingsRequest { now: true });
-    request.set_timeout(Duration::from_mins(1));
+    request.set_timeout(PATIENCE);
     let answer = client.list_local_sightings(request).await?.into_inner();
     Ok((on_core(node)?.saturating_sub(before), answer))
 }

@@ -1,5 +1,6 @@
 //! The bench as a workload of its own.
 
+use std::path::Path;
 use std::time::Duration;
 
 use muster_proto::spire::api::server::entry::v1::entry_client::EntryClient;
@@ -7,8 +8,8 @@ use muster_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use muster_proto::workload::{X509svidRequest, X509svidResponse};
 use nix::unistd::getuid;
 use tokio::time::{sleep, timeout};
-use tonic::Streaming;
 use tonic::transport::Channel;
+use tonic::{Status, Streaming};
 
 use crate::Failure;
 use crate::caller::{create, entry, with_header};
@@ -30,7 +31,7 @@ pub(super) async fn register(domain: &Domain) -> Result<(), Failure> {
     );
     create(&mut api, vec![own]).await?;
     let wait = async {
-        while open(domain).await.is_err() {
+        while open(&domain.workload_socket).await.is_err() {
             sleep(ASK_AGAIN).await;
         }
     };
@@ -40,25 +41,39 @@ pub(super) async fn register(domain: &Domain) -> Result<(), Failure> {
 }
 
 /// A stream of X509-SVIDs on a connection of its own, its first answer read.
-pub(super) async fn open(domain: &Domain) -> Result<Open, Failure> {
-    let channel = muster_peer::connect(&domain.workload_socket).await?;
+pub(super) async fn open(socket: &Path) -> Result<Open, Failure> {
+    let channel = muster_peer::connect(socket).await?;
     let mut api = SpiffeWorkloadApiClient::new(channel);
     let mut stream = api
         .fetch_x509svid(with_header(X509svidRequest {}))
         .await?
         .into_inner();
     let first = stream.message().await?.ok_or("the stream ended with OK")?;
-    if first.svids.is_empty() {
-        return Err("an answer without SVID".into());
-    }
+    let svid = first.svids.first().ok_or("an answer without SVID")?;
     Ok(Open {
-        _stream: stream,
+        spiffe_id: svid.spiffe_id.clone(),
+        stream,
         _api: api,
     })
 }
 
 /// An open stream.
 pub(super) struct Open {
-    _stream: Streaming<X509svidResponse>,
+    /// Of the first SVID.
+    pub(super) spiffe_id: String,
+    stream: Streaming<X509svidResponse>,
     _api: SpiffeWorkloadApiClient<Channel>,
+}
+
+impl Open {
+    /// Reads on until the stream ends; how it did.
+    pub(super) async fn end(&mut self) -> Status {
+        loop {
+            match self.stream.message().await {
+                Ok(Some(_renewed)) => {}
+                Ok(None) => return Status::ok("the stream ended with OK"),
+                Err(status) => return status,
+            }
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What is measured: the processes of Muster, or of SPIRE, on sockets in a folder of their own.
 
 mod muster;
+mod own;
 mod spire;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use tokio::time::{sleep, timeout};
 use crate::Failure;
 use crate::clock::Stopwatch;
 use crate::process::Pid;
+
+pub(crate) use own::{Node, Own};
 
 /// The trust domain of every run.
 pub(crate) const TRUST_DOMAIN: &str = "example.org";
@@ -197,8 +200,14 @@ fn pid(child: &Child) -> Result<Pid, Failure> {
 
 /// A short folder, for the path of a socket may have 107 bytes, that other users may go through.
 fn folder() -> Result<TempDir, Failure> {
+    folder_below(&std::env::temp_dir())
+}
+
+fn folder_below(root: &Path) -> Result<TempDir, Failure> {
     use std::os::unix::fs::PermissionsExt as _;
-    let folder = tempfile::Builder::new().prefix("muster-bench-").tempdir()?;
+    let folder = tempfile::Builder::new()
+        .prefix("muster-bench-")
+        .tempdir_in(root)?;
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
     Ok(folder)
 }

@@ -67,6 +67,11 @@ impl Client {
         command
     }
 
+    /// The program and its arguments as the last arguments of another program.
+    pub(super) fn append_to(&self, outer: &mut Command) {
+        outer.arg(&self.program).args(&self.arguments);
+    }
+
     /// The program itself, for what runs beside the client on the same installation.
     pub(super) fn program(&self) -> &Path {
         &self.program

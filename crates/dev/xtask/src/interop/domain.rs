@@ -44,6 +44,13 @@ impl Lifetimes {
         jwt: "60s",
         authority: "32s",
     };
+    /// Three SVIDs within half a minute, and some seconds left of each when the next is there: what
+    /// ends then does not end by itself.
+    pub(super) const TASKS: Self = Self {
+        x509: "20s",
+        jwt: "60s",
+        authority: "10m",
+    };
 }
 
 /// Who a program is: the name that it gets, and what sets it apart from the others.
@@ -207,15 +214,26 @@ impl Domain {
 
     /// Creates the entry of an identity; one that is there already is as good.
     pub(super) fn register(&self, identity: &Identity) -> Result<(), Failure> {
+        let gid = identity.gid.map(|gid| format!("unix:gid:{gid}"));
+        self.create_entry(&identity.spiffe_id, gid)
+    }
+
+    /// Creates the entry of all processes of this user that run a program.
+    pub(super) fn register_program(&self, spiffe_id: &str, program: &Path) -> Result<(), Failure> {
+        let path = format!("unix:path:{}", program.display());
+        self.create_entry(spiffe_id, Some(path))
+    }
+
+    fn create_entry(&self, spiffe_id: &str, selector: Option<String>) -> Result<(), Failure> {
         let mut create = Command::new(&self.muster);
         create
             .args(["entry", "create", "--json", "--server-socket"])
             .arg(&self.ready.server_admin_socket)
             .args(["--parent-id", &self.ready.node_id])
-            .args(["--spiffe-id", &identity.spiffe_id])
+            .args(["--spiffe-id", spiffe_id])
             .args(["--selector", &format!("unix:uid:{}", getuid())]);
-        if let Some(gid) = identity.gid {
-            create.args(["--selector", &format!("unix:gid:{gid}")]);
+        if let Some(selector) = selector {
+            create.args(["--selector", &selector]);
         }
         match quietly(&mut create) {
             Err(error) if error.to_string().contains("exists") => Ok(()),

@@ -2,10 +2,12 @@
 //!
 //! Every client is installed from its own package registry into `target/interop`, then run three
 //! times over: as a caller that nobody registered, as a registered workload, and in mutual TLS with
-//! another language while SVIDs and authorities change. A pair of Envoys goes through such changes
-//! by SDS. A client or a toolchain that is missing is a failure, not a skip. What the programs print
+//! another language while SVIDs and authorities change. A pair of Envoys goes through such changes by
+//! SDS. The SPIFFE libraries, Envoy and an MCP server are put on the sockets of tasks, which end while
+//! they watch. A client or a toolchain that is missing is a failure, not a skip. What the programs print
 //! is in `tests/interop/README.md`.
 
+mod agents;
 mod cedar;
 mod clients;
 mod containers;
@@ -14,11 +16,13 @@ mod envoy;
 mod examples;
 mod files;
 mod grpcurl;
+mod http;
 mod mutual_tls;
 mod on_behalf;
 mod own_node;
 mod results;
 mod systemd;
+mod tasks;
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -55,8 +59,8 @@ const PROGRAM_WITHIN: Duration = Duration::from_mins(10);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
-    /// examples, files, on-behalf, envoy, cedar, and (only when named: they need root and install engines)
-    /// docker, podman, systemd. May be repeated.
+    /// examples, agents, files, on-behalf, envoy, tasks, cedar, and (only when named: they need root
+    /// and install engines) docker, podman, systemd. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// The file that the results are written to.
@@ -75,6 +79,15 @@ impl Options {
         self.only.is_empty() || self.names(name)
     }
 
+    /// Whether a client is to be installed: for itself, or for what it has a part in.
+    fn needs(&self, client: &str) -> bool {
+        self.wants(client)
+            || (self.wants("mtls") && mutual_tls::CLIENTS.contains(&client))
+            || (self.wants("examples") && examples::CLIENTS.contains(&client))
+            || (self.wants("on-behalf") && on_behalf::CLIENTS.contains(&client))
+            || (self.wants(tasks::NAME) && tasks::CLIENTS.contains(&client))
+    }
+
     /// Whether every name is one.
     fn check(&self) -> Result<(), Failure> {
         for name in &self.only {
@@ -85,9 +98,11 @@ impl Options {
                     "examples",
                     "files",
                     "on-behalf",
+                    agents::NAME,
                     cedar::NAME,
                     envoy::NAME,
                     systemd::NAME,
+                    tasks::NAME,
                 ]
                 .contains(&name.as_str())
                 && !containers::NAMES.contains(&name.as_str())
@@ -157,21 +172,20 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     std::fs::create_dir_all(&home)?;
     let mut results = Results::default();
 
-    let needed = |name: &str| {
-        options.wants(name)
-            || (options.wants("mtls") && mutual_tls::CLIENTS.contains(&name))
-            || (options.wants("examples") && examples::CLIENTS.contains(&name))
-            || (options.wants("on-behalf") && on_behalf::CLIENTS.contains(&name))
-    };
     let watch = Stopwatch::start();
-    let clients = clients::install(&home, &needed, &mut results);
+    let clients = clients::install(&home, &|name| options.needs(name), &mut results);
     let grpcurl = if options.wants("grpcurl") {
         grpcurl::install(&home, &mut results)
     } else {
         None
     };
-    let envoy = if options.wants(envoy::NAME) {
+    let envoy = if options.wants(envoy::NAME) || options.wants(tasks::NAME) {
         envoy::install(&home, &mut results)
+    } else {
+        None
+    };
+    let mcp = if options.wants(tasks::NAME) {
+        tasks::install_mcp(&home, &mut results)
     } else {
         None
     };
@@ -201,6 +215,12 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         println!("ran mutual TLS and the examples in {} s", watch.seconds());
     }
 
+    if options.wants(agents::NAME) {
+        let watch = Stopwatch::start();
+        agents::run(&muster, &home, &mut results)?;
+        println!("ran the agents in {} s", watch.seconds());
+    }
+
     if options.wants("files") {
         let watch = Stopwatch::start();
         let domain = Domain::start(&muster, &Lifetimes::FILES)?;
@@ -216,12 +236,28 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         domain.stop()?;
     }
 
-    if let Some(envoy) = &envoy {
+    if options.wants(envoy::NAME)
+        && let Some(envoy) = &envoy
+    {
         let watch = Stopwatch::start();
         let domain = Domain::start(&muster, &Lifetimes::ROTATION)?;
         envoy::run(&domain, envoy, &mut results);
         domain.stop()?;
         println!("ran Envoy in {} s", watch.seconds());
+    }
+
+    if options.wants(tasks::NAME) {
+        let watch = Stopwatch::start();
+        let domain = Domain::start(&muster, &Lifetimes::TASKS)?;
+        tasks::run(
+            &domain,
+            &clients,
+            envoy.as_ref(),
+            mcp.as_ref(),
+            &mut results,
+        )?;
+        domain.stop()?;
+        println!("ran the sockets of tasks in {} s", watch.seconds());
     }
 
     if options.wants(cedar::NAME) {

@@ -4,6 +4,7 @@ use muster_model::{EntryId, SelectorSet, TaskId};
 use muster_proto::muster::agent::v1 as api;
 use muster_roster::Event as RosterEvent;
 use muster_task::{Action, Ended, Event, ProcessId, Seen, What};
+use muster_wire::trace::TraceId;
 
 use super::super::binding::Bound;
 use super::super::desk::Command;
@@ -132,8 +133,10 @@ impl Keeper {
         let (desk, server) = (self.parts.desk.clone(), self.parts.server.clone());
         let ended = ended.iter().map(wire::write_end).collect();
         tokio::spawn(async move {
-            match server.end(ended).await {
+            let trace = TraceId::new();
+            match server.end(ended, trace).await {
                 Ok(tasks) => {
+                    tracing::debug!(trace_id = %trace, tasks = tasks.len(), "the server was told of the end of tasks");
                     desk.tell(Command::Heard(Event::Told));
                     // Where the server knew of another end before, that is the one.
                     let standings = tasks.iter().filter_map(wire::standing).collect();
@@ -175,7 +178,18 @@ impl Keeper {
         };
         match what {
             What::Opened | What::Resumed => {
-                tracing::info!(task_id = %id, spiffe_id = task.spiffe_id, what = what.as_str(), "task");
+                // It is the call's only once: what resumes it is no part of that trace.
+                let trace = self
+                    .records
+                    .get_mut(&id)
+                    .and_then(|record| record.trace.take());
+                tracing::info!(
+                    task_id = %id,
+                    spiffe_id = task.spiffe_id,
+                    trace_id = trace.map(tracing::field::display),
+                    what = what.as_str(),
+                    "task"
+                );
                 self.hold(id);
             }
             What::Ended => {

@@ -81,6 +81,7 @@ impl Keeper {
             waiting: None,
             changes: None,
             place: None,
+            trace: None,
         };
         self.take_in(id, record);
         self.hear(Event::Recalled(opened, past));
@@ -139,5 +140,57 @@ fn find(live: &Live, processes: &Processes, boot_id: &str) -> Option<(Bound, Pas
         "process" => Some((Bound::Process(process), Past::Lives)),
         "lease" => Some((Bound::Lease(process), Past::Gone)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use muster_proto::muster::agent::v1 as api;
+
+    use super::*;
+
+    const BOOT: &str = "b0";
+
+    /// What the journal says of a task that was bound to this process, changed.
+    fn found(change: impl FnOnce(&mut api::BoundTo)) -> Option<Past> {
+        let processes = Processes::default();
+        let own = processes.by_number(std::process::id()).unwrap();
+        let mut bound_to = Bound::Process(own).describe(BOOT);
+        change(&mut bound_to);
+        let live = Live {
+            task: Some(api::Task {
+                bound_to: Some(bound_to),
+                ..api::Task::default()
+            }),
+            ..Live::default()
+        };
+        find(&live, &processes, BOOT).map(|(_, past)| past)
+    }
+
+    /// A number alone is nobody: the kernel gives it to another, also while the node is away.
+    #[test]
+    fn a_process_is_taken_up_by_number_start_and_boot() {
+        assert_eq!(found(|_| {}), Some(Past::Lives));
+        assert_eq!(found(|bound| bound.start_time += 1), None);
+        assert_eq!(found(|bound| bound.start_time = 0), None);
+        assert_eq!(found(|bound| bound.boot_id = "b1".into()), None);
+        assert_eq!(found(|bound| bound.kind = "thread".into()), None);
+        // The stream that held it ended with the node.
+        assert_eq!(found(|bound| bound.kind = "lease".into()), Some(Past::Gone));
+        let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = other.id();
+        let start = Processes::default().by_number(pid).unwrap().start_time();
+        let of_other = |start| {
+            move |bound: &mut api::BoundTo| {
+                (bound.pid, bound.start_time) = (pid, start);
+            }
+        };
+        assert_eq!(found(of_other(start)), Some(Past::Lives));
+        assert_eq!(found(of_other(start + 1)), None);
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert_eq!(found(of_other(start)), None);
     }
 }

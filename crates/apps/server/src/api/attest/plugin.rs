@@ -188,7 +188,7 @@ fn refused(
     error: &NodeAttestError,
 ) -> Status {
     tracing::warn!(attestor = kind, %error, "a node is not attested");
-    let mut note: Record = op.record(Event::NodeAttest, subject);
+    let mut note: Record = op.record(Event::NodeAttested, subject);
     note.decision = Decision::Refused;
     server.refusals.note(
         note.with("attestation_type", kind)

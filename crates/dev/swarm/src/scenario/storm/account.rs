@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use muster_audit::{Event, Record};
+use muster_audit::{Record, SvidKind};
 use muster_model::{SpiffeId, Timestamp};
 use muster_store::Store as _;
 use muster_store_sqlite::SqliteStore;
@@ -65,7 +65,7 @@ fn note(
     places: &mut HashMap<SpiffeId, usize>,
     signed: &mut Vec<Signed>,
 ) {
-    if record.event != Event::SvidIssueX509 || record.at_ms < began.unix_millis() {
+    if SvidKind::issued(record) != Some(SvidKind::X509) || record.at_ms < began.unix_millis() {
         return;
     }
     let node = record.actor.spiffe_id.as_deref();

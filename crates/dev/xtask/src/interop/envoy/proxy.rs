@@ -8,8 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::http::{self, Answer};
-use crate::interop::domain::Identity;
+use crate::interop::http::{self, Answer};
 use crate::shell::{Failure, Talker};
 
 /// The line of its log with which an Envoy has its secrets and begins to serve.
@@ -28,14 +27,12 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// Starts Envoy as this identity, and waits until it serves.
+    /// Starts what becomes Envoy when its arguments are added, and waits until it serves.
     pub(super) fn start(
-        program: &Path,
+        mut command: Command,
         config: &Path,
         admin: PathBuf,
-        identity: &Identity,
     ) -> Result<Self, Failure> {
-        let mut command = Command::new(program);
         command
             .arg("-c")
             .arg(config)
@@ -47,7 +44,6 @@ impl Proxy {
                 "--file-flush-interval-msec",
                 "50",
             ]);
-        identity.assume(&mut command);
         let mut proxy = Self {
             process: Some(Talker::start(&mut command)?),
             admin,
@@ -83,6 +79,11 @@ impl Proxy {
             .and_then(Value::as_u64)
             .ok_or_else(|| format!("no port in {told}"))?;
         Ok(u16::try_from(port)?)
+    }
+
+    /// The certificates that it has in use, as it lists them.
+    pub(super) fn certificates(&self) -> Result<String, Failure> {
+        Ok(self.ask("/certs")?.body)
     }
 
     /// A counter, by its whole name.

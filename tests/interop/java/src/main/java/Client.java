@@ -25,24 +25,30 @@ import java.util.logging.LogManager;
 
 /** java-spiffe against a Workload API: one JSON line a check. See ../README.md. */
 public final class Client {
-    private static final String AUDIENCE = "interop";
+    static final String AUDIENCE = "interop";
     private static final long DENIED_SILENCE_SECONDS = 12;
-    private static final long ROTATION_WITHIN_SECONDS = 180;
+    static final long ROTATION_WITHIN_SECONDS = 180;
 
     private final WorkloadApiClient api;
     private final SpiffeId id;
 
-    private Client(WorkloadApiClient api, SpiffeId id) {
+    Client(WorkloadApiClient api, SpiffeId id) {
         this.api = api;
         this.id = id;
     }
 
     public static void main(String[] arguments) throws Exception {
-        if (arguments.length < 3 || !arguments[0].equals("checks")) {
-            System.err.println("usage: Client checks SOCKET SPIFFE_ID CHECK...");
+        if (arguments.length < 3 || !Set.of("checks", "task").contains(arguments[0])) {
+            System.err.println("usage: Client (checks SOCKET SPIFFE_ID CHECK... | task AGENT_ID CHECK...)");
             System.exit(2);
         }
         LogManager.getLogManager().reset();
+        if (arguments[0].equals("task")) {
+            try (WorkloadApiClient api = DefaultWorkloadApiClient.newClient()) {
+                new OnTask(api, arguments[1]).run(Arrays.copyOfRange(arguments, 2, arguments.length));
+            }
+            System.exit(0);
+        }
         DefaultWorkloadApiClient.ClientOptions options = DefaultWorkloadApiClient.ClientOptions.builder()
                 .spiffeSocketPath("unix:" + arguments[1])
                 .build();
@@ -56,10 +62,19 @@ public final class Client {
     }
 
     private void report(String check) {
+        report(check, () -> run(check));
+    }
+
+    /** What finds something out. */
+    interface Call<T> {
+        T make() throws Exception;
+    }
+
+    static void report(String check, Call<String> run) {
         boolean ok;
         String detail;
         try {
-            detail = run(check);
+            detail = run.make();
             ok = true;
         } catch (Exception | Error error) {
             detail = error + (error.getCause() == null ? "" : ": " + error.getCause());
@@ -71,7 +86,7 @@ public final class Client {
         System.out.flush();
     }
 
-    private static String quote(String text) {
+    static String quote(String text) {
         StringBuilder quoted = new StringBuilder("\"");
         for (char letter : text.toCharArray()) {
             if (letter == '"' || letter == '\\' || letter < ' ') {
@@ -83,7 +98,7 @@ public final class Client {
         return quoted.append('"').toString();
     }
 
-    private String run(String check) throws Exception {
+    String run(String check) throws Exception {
         switch (check) {
             case "x509-svid":
                 return x509Svid();
@@ -106,7 +121,7 @@ public final class Client {
         }
     }
 
-    private static void require(boolean holds, String text) {
+    static void require(boolean holds, String text) {
         if (!holds) {
             throw new AssertionError(text);
         }
@@ -115,7 +130,7 @@ public final class Client {
     // X.509
 
     /** Proves one update: key and certificate match, and the chain leads to the bundle beside it. */
-    private X509Svid verify(X509Context update) throws Exception {
+    X509Svid verify(X509Context update) throws Exception {
         X509Svid svid = update.getDefaultSvid();
         require(svid.getSpiffeId().equals(id), "the SVID is for " + svid.getSpiffeId() + ", not for " + id);
         svid.getLeaf().checkValidity();
@@ -161,6 +176,11 @@ public final class Client {
     }
 
     private void watch(BlockingQueue<Object> events) {
+        watch(api, events);
+    }
+
+    /** Puts every update, and every error that the library passes on, into the queue. */
+    static void watch(WorkloadApiClient api, BlockingQueue<Object> events) {
         api.watchX509Context(new Watcher<X509Context>() {
             @Override
             public void onUpdate(X509Context update) {
@@ -246,11 +266,7 @@ public final class Client {
         return "PERMISSION_DENIED; the watch asks again in silence";
     }
 
-    private interface Call {
-        Object make() throws Exception;
-    }
-
-    private static boolean fails(Call call) {
+    private static boolean fails(Call<?> call) {
         try {
             call.make();
             return false;
@@ -260,7 +276,7 @@ public final class Client {
     }
 
     /** The gRPC status with which a call fails; OK when it does not. */
-    private static Status.Code code(Call call) {
+    static Status.Code code(Call<?> call) {
         try {
             call.make();
             return Status.Code.OK;
@@ -269,7 +285,7 @@ public final class Client {
         }
     }
 
-    private static Status.Code code(Throwable error) {
+    static Status.Code code(Throwable error) {
         for (Throwable cause = error; cause != null; cause = cause.getCause()) {
             if (cause instanceof StatusRuntimeException) {
                 return ((StatusRuntimeException) cause).getStatus().getCode();

@@ -1,11 +1,14 @@
-//! The ID that the log lines and the audit records of one operation have in common.
+//! The ID that the log lines and the audit records of one operation have in common, on the node and on
+//! the server.
 //!
 //! A caller that is part of a trace says so in `traceparent` (W3C Trace Context), and its ID goes on
 //! here; whoever does not gets a new one. Nothing is decided by it.
 
 use std::fmt;
 
+use http::{HeaderMap, HeaderValue};
 use muster_crypto::random;
+use tonic::Request;
 use tonic::metadata::MetadataMap;
 
 /// The header of W3C Trace Context: version, trace, parent and flags.
@@ -13,18 +16,25 @@ const HEADER: &str = "traceparent";
 
 /// The ID of a trace: 16 bytes, never all zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TraceId([u8; 16]);
+pub struct TraceId([u8; 16]);
 
 impl TraceId {
     /// A new one.
-    pub(crate) fn new() -> Self {
+    #[expect(clippy::new_without_default, reason = "no two of them are the same")]
+    pub fn new() -> Self {
         Self(random::serial())
     }
 
     /// The caller's, or a new one.
-    pub(crate) fn of(metadata: &MetadataMap) -> Self {
-        let said = metadata.get(HEADER).and_then(|value| value.to_str().ok());
-        said.and_then(Self::parse).unwrap_or_else(Self::new)
+    pub fn of(metadata: &MetadataMap) -> Self {
+        Self::of_headers(metadata.as_ref())
+    }
+
+    /// The same of a request that may not be gRPC.
+    pub fn of_headers(headers: &HeaderMap) -> Self {
+        let said = headers.get(HEADER).map(HeaderValue::to_str);
+        let said = said.and_then(Result::ok).and_then(Self::parse);
+        said.unwrap_or_else(Self::new)
     }
 
     /// Of later versions only what stands where version 0 has it counts.
@@ -41,6 +51,19 @@ impl TraceId {
         }
         let id = u128::from_str_radix(trace, 16).ok()?;
         (id != 0).then(|| Self(id.to_be_bytes()))
+    }
+
+    /// A request that is part of the trace. Spans are not recorded: its parent is one that nobody has
+    /// seen, and the flags say so.
+    pub fn request<T>(self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let [_, _, _, _, _, _, _, _, parent @ ..] = random::serial();
+        let parent = u64::from_be_bytes(parent) | 1;
+        // Hexadecimal digits and dashes are always a header.
+        if let Ok(value) = format!("00-{self}-{parent:016x}-00").parse() {
+            request.metadata_mut().insert(HEADER, value);
+        }
+        request
     }
 }
 
@@ -72,5 +95,12 @@ mod tests {
         check(&format!("00-{id}"), false);
         check("", false);
         assert_ne!(TraceId::new(), TraceId::new());
+    }
+
+    #[test]
+    fn what_is_asked_for_in_a_trace_is_part_of_it() {
+        let trace = TraceId::new();
+        assert_eq!(TraceId::of(trace.request(()).metadata()), trace);
+        assert_ne!(TraceId::of(&MetadataMap::new()), trace);
     }
 }

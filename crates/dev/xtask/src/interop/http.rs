@@ -1,6 +1,9 @@
-//! As much HTTP/1.1 as it takes to ask an Envoy: one GET, one answer, the end of the connection.
+//! As much HTTP/1.1 as it takes to ask an Envoy, or a node: one request, one answer, the end of the
+//! connection.
 
 use std::io::{Read, Write};
+
+use serde_json::Value;
 
 use crate::shell::Failure;
 
@@ -25,11 +28,34 @@ impl Answer {
 }
 
 /// Asks for a path; anything but 200 is an error.
-pub(super) fn get(mut stream: impl Read + Write, path: &str) -> Result<Answer, Failure> {
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    )?;
+pub(super) fn get(stream: impl Read + Write, path: &str) -> Result<Answer, Failure> {
+    exchange(stream, &format!("GET {path}"), "", "")
+}
+
+/// Asks a node for a call in JSON, with the header that keeps browsers out.
+pub(super) fn post(
+    stream: impl Read + Write,
+    path: &str,
+    message: &Value,
+) -> Result<Value, Failure> {
+    let body = message.to_string();
+    let headers = format!(
+        "workload.spiffe.io: true\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    let answer = exchange(stream, &format!("POST {path}"), &headers, &body)?;
+    Ok(serde_json::from_str(&answer.body)?)
+}
+
+fn exchange(
+    mut stream: impl Read + Write,
+    what: &str,
+    headers: &str,
+    body: &str,
+) -> Result<Answer, Failure> {
+    let request =
+        format!("{what} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n{body}");
+    stream.write_all(request.as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     parse(&text)
