@@ -1,5 +1,6 @@
 //! `muster rule try --node-socket`: what a rule would make of the processes that run on a node now.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -70,10 +71,12 @@ fn text(answer: &admin::TryRuleResponse, output: Output) -> String {
         &rows,
         "The rule names no process that runs on the node now.",
     );
-    text.push_str(&format!(
-        "Tried on {} processes, of which it names {}; {} were not attested.\n",
+    // Writing to a String cannot fail.
+    let _infallible = writeln!(
+        text,
+        "Tried on {} processes, of which it names {}; {} were not attested.",
         answer.tried, answer.named, answer.not_attested
-    ));
+    );
     if !answer.in_step {
         text.push_str("The node is not in step with its server: it may know too little.\n");
     }
