@@ -5,6 +5,8 @@
 //! entries that have none yet, so that a first call is answered at once; what was used longest
 //! ago makes room (spire-behaviour 2.8).
 
+mod queue;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use crate::event::{RequestId, SignFault, ToSign};
 use crate::explain::Standing;
 use crate::kinds::{Deed, Kind, Requests};
 use crate::time::{Agenda, Alarm, Backoff, Schedule, When};
+
+use queue::{Class, QueueKey};
 
 /// The most entries in one request to sign (the server's own limit).
 const BATCH_MAX: usize = 500;
@@ -56,21 +60,6 @@ enum Stage {
     Asked(RequestId),
     /// Failed, or waiting for a bundle; an alarm is set.
     Waiting,
-}
-
-/// Order of the queue: who waits, then what expires first, then what nobody asked for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct QueueKey {
-    class: Class,
-    expires: Timestamp,
-    entry: EntryId,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Class {
-    Awaited,
-    Renewal,
-    Prefetch,
 }
 
 struct Holding<K: Kind> {

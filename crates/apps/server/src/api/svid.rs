@@ -344,7 +344,7 @@ pub(super) async fn sign_jwt_for<A>(
     audience: &[String],
 ) -> Result<NewJwtsvidResponse, Status> {
     let node = op.caller_id()?;
-    let ttl = entry.jwt_svid_ttl.unwrap_or(server.lifetimes.jwt_ttl);
+    let ttl = agents::lifetime(entry, entry.jwt_svid_ttl, server.lifetimes.jwt_ttl);
     let token_id = entry.jwt_svid_include_jti.then(random::uuid_bytes);
     let given = (&entry.spiffe_id, Some((entry, node)));
     let signed = sign_jwt(server, op, asking, given, (audience, token_id), ttl).await?;
