@@ -140,6 +140,22 @@ pub enum SignFault {
     Local,
 }
 
+impl SignFault {
+    /// Whether a fault is a refusal that waiting for a moment does not change.
+    pub(crate) fn stands(self) -> bool {
+        match self {
+            Self::Denied | Self::BoundReached | Self::NameRefused => true,
+            Self::Unavailable
+            | Self::Refused
+            | Self::NotWhatWasAsked
+            | Self::ExpiredOnArrival
+            | Self::TaintedAuthority
+            | Self::UnknownAuthority
+            | Self::Local => false,
+        }
+    }
+}
+
 /// Something happened.
 pub enum Event<X, J, W> {
     /// Nothing but the passage of time.

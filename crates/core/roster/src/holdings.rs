@@ -616,7 +616,7 @@ impl<K: Kind> Holdings<K> {
     ) -> bool {
         holding.failures = holding.failures.saturating_add(1);
         holding.stage = Stage::Waiting;
-        let denied = Some(fault).filter(|fault| stands(*fault));
+        let denied = Some(fault).filter(|fault| fault.stands());
         let was = std::mem::replace(&mut holding.denied, denied);
         let wait = ENTRY_BACKOFF.wait(holding.failures, (self.seed, id));
         agenda.set(Alarm::Retry(K::KIND, id.clone()), When::after(now, wait));
@@ -719,20 +719,6 @@ impl<K: Kind> Holdings<K> {
             self.candidates.insert(id.clone());
         }
         self.entries.insert(id, holding);
-    }
-}
-
-/// Whether a fault is a refusal that waiting for a moment does not change.
-fn stands(fault: SignFault) -> bool {
-    match fault {
-        SignFault::Denied | SignFault::BoundReached | SignFault::NameRefused => true,
-        SignFault::Unavailable
-        | SignFault::Refused
-        | SignFault::NotWhatWasAsked
-        | SignFault::ExpiredOnArrival
-        | SignFault::TaintedAuthority
-        | SignFault::UnknownAuthority
-        | SignFault::Local => false,
     }
 }
 
