@@ -67,41 +67,38 @@ impl Results {
         fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()).into())
     }
 
-    /// A Markdown table: a row a client, a column a check, both in the order in which they ran.
+    /// A Markdown table: a row a client, with the checks that hold, and those that do not behind a
+    /// cross, both in the order in which they ran.
     pub(super) fn table(&self) -> String {
-        let mut checks: Vec<&str> = Vec::new();
         let mut clients: Vec<&str> = Vec::new();
-        let mut cells: BTreeMap<(&str, &str), bool> = BTreeMap::new();
+        let mut checks: BTreeMap<&str, Vec<(&str, bool)>> = BTreeMap::new();
         let mut versions: BTreeMap<&str, &str> = BTreeMap::new();
         for line in &self.lines {
-            if !checks.contains(&line.check.as_str()) {
-                checks.push(&line.check);
-            }
             if !clients.contains(&line.client.as_str()) {
                 clients.push(&line.client);
             }
+            let of_client = checks.entry(&line.client).or_default();
             // A check that ran more than once holds only if it held each time.
-            *cells.entry((&line.client, &line.check)).or_insert(true) &= line.ok;
+            match of_client.iter_mut().find(|(check, _)| *check == line.check) {
+                Some((_, held)) => *held &= line.ok,
+                None => of_client.push((&line.check, line.ok)),
+            }
             if !line.version.is_empty() {
                 versions.insert(&line.client, &line.version);
             }
         }
-        let mut table = format!("| client | {} |\n", checks.join(" | "));
-        table.push_str(&"|---".repeat(checks.len() + 1));
-        table.push_str("|\n");
+        let mut table = "| client | checks |\n|---|---|\n".to_owned();
         for client in clients {
             let version = versions.get(client).copied().unwrap_or_default();
+            let name = format!("{client} {version}");
+            let of_client = checks.get(client).map_or(&[][..], Vec::as_slice);
+            let written = of_client.iter().map(|(check, held)| {
+                let mark = if *held { "" } else { "✗ " };
+                format!("{mark}{check}")
+            });
+            let written = written.collect::<Vec<_>>().join(", ");
             // Writing to a String cannot fail.
-            let _infallible = write!(table, "| {} |", format!("{client} {version}").trim());
-            for check in &checks {
-                let cell = match cells.get(&(client, *check)) {
-                    Some(true) => "✓",
-                    Some(false) => "✗",
-                    None => "",
-                };
-                let _infallible = write!(table, " {cell} |");
-            }
-            table.push('\n');
+            let _infallible = writeln!(table, "| {} | {written} |", name.trim());
         }
         table
     }
@@ -155,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_row_a_client_and_a_column_a_check() {
+    fn the_table_has_a_row_a_client_with_its_checks() {
         let results = Results {
             lines: vec![
                 line("go", "fetch", true),
@@ -166,7 +163,7 @@ mod tests {
         };
         assert_eq!(
             results.table(),
-            "| client | fetch | tls |\n|---|---|---|\n| go 1 | ✓ | ✗ |\n| py 1 | ✓ |  |\n"
+            "| client | checks |\n|---|---|\n| go 1 | fetch, ✗ tls |\n| py 1 | fetch |\n"
         );
         assert!(results.verdict().is_err());
     }
