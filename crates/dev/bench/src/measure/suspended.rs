@@ -7,6 +7,7 @@
 
 use std::path::Path;
 
+use futures::future::try_join_all;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
@@ -72,9 +73,8 @@ pub(super) async fn measure(muster: &Path, sizes: &Sizes) -> Result<Vec<Figure>,
             Whose::Task => of_tasks.add(at.saturating_sub(asked)),
         }
     }
-    for node in &nodes {
-        refused(node).await?;
-    }
+    // At the same time: each is held, as a call is whose entry may still come.
+    try_join_all(nodes.iter().map(refused)).await?;
     let what = |who: &str| format!("class suspended to refused on {} nodes, {who}", nodes.len());
     Ok(vec![
         Figure::time(
