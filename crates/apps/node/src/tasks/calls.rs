@@ -28,8 +28,9 @@ use crate::driver::{Driver, Matched};
 use crate::workload_api::caller::{CallerAttestor, Place};
 use crate::workload_api::check_security_header;
 
-/// What opening a task costs of its caller's allowance, in ordinary calls: measured, with its SVID and
-/// its end. By the defaults one user opens and ends more than a thousand in a second.
+/// What opening a task costs of its caller's allowance, in ordinary calls: an estimate from the time
+/// that it takes of a core, with its SVID and its end (`cargo xtask bench -- --only tasks`). By the
+/// defaults one user opens and ends more than a thousand in a second.
 const OPEN_COSTS: u32 = 6;
 
 /// Who calls.
