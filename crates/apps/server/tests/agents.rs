@@ -7,7 +7,7 @@
     reason = "the helpers of a test fail by panicking, and a story is told in one piece"
 )]
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use muster_audit::{Decision, Event, Record};
 use muster_crypto::{KeyType, PrivateKey};
@@ -23,7 +23,7 @@ use muster_proto::spire::api::types;
 use muster_store::Store as _;
 use muster_store_sqlite::SqliteStore;
 use muster_svid::x509::{Certificate, build_csr};
-use muster_testkit::{ServerConfig, ServerProcess, TestNode};
+use muster_testkit::{ServerConfig, ServerProcess, TestNode, from_now};
 use muster_wire::error_info::{MUSTER_DOMAIN, reason_of};
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
@@ -32,20 +32,6 @@ const SERVER: &str = env!("CARGO_BIN_EXE_muster-server");
 
 fn registry(server: &ServerProcess) -> RegistryClient<Channel> {
     RegistryClient::new(server.channel())
-}
-
-fn from_now(seconds: u64) -> prost_types::Timestamp {
-    (SystemTime::UNIX_EPOCH + now() + Duration::from_secs(seconds)).into()
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the server under test has the real clock"
-)]
-fn now() -> Duration {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap()
 }
 
 fn spec() -> v1::ClassSpec {
@@ -448,7 +434,7 @@ async fn an_overdue_review_suspends_the_class() {
         .unwrap();
     let mut api = registry(&server);
     let mut soon = create("reader");
-    soon.spec.as_mut().unwrap().review_by = Some(from_now(4));
+    soon.spec.as_mut().unwrap().review_by = Some(from_now(5));
     api.create_class(soon).await.unwrap();
     let id = entry(&server, &node, "/agent/reader/1", "").await;
     api.approve_class(step("reader")).await.unwrap();

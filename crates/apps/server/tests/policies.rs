@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use muster_audit::{Decision, Event, Record};
 use muster_cedar::{Limits, Outcome, PolicySet, Recorded, Verdict};
@@ -28,7 +28,7 @@ use muster_proto::spire::api::types;
 use muster_store::{Store as _, Transaction};
 use muster_store_sqlite::SqliteStore;
 use muster_svid::x509::build_csr;
-use muster_testkit::{ServerConfig, ServerProcess, TestNode};
+use muster_testkit::{ServerConfig, ServerProcess, TestNode, from_now};
 use muster_wire::error_info::{MUSTER_DOMAIN, metadata_of, reason_of};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -82,14 +82,6 @@ fn why(status: &Status) -> (Code, String) {
 
 fn reason(code: Code, word: &str) -> (Code, String) {
     (code, word.to_owned())
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the server under test has the real clock"
-)]
-fn from_now(seconds: u64) -> prost_types::Timestamp {
-    (SystemTime::now() + Duration::from_secs(seconds)).into()
 }
 
 /// An active class.
@@ -176,23 +168,8 @@ async fn jwt(node: &TestNode, entry: &str) -> Result<(), Status> {
     node.svids().await.new_jwtsvid(request).await.map(|_| ())
 }
 
-fn database(dir: &Path) -> std::path::PathBuf {
-    let mut waiting = vec![dir.to_owned()];
-    while let Some(dir) = waiting.pop() {
-        for entry in std::fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                waiting.push(path);
-            } else if path.file_name().is_some_and(|name| name == "roll.sqlite") {
-                return path;
-            }
-        }
-    }
-    unreachable!("no roll")
-}
-
 async fn records(dir: &Path) -> Vec<Record> {
-    let store = SqliteStore::open(database(dir)).unwrap();
+    let store = SqliteStore::open(ServerConfig::new(dir).roll()).unwrap();
     let all = store.audit_after(0, 10_000).await.unwrap();
     all.into_iter().map(|(_, record)| record).collect()
 }
@@ -722,7 +699,7 @@ async fn where_no_stored_set_loads_nothing_is_permitted() {
 
 /// Writes a set past the server that does not load.
 async fn unloadable(dir: &Path, number: u64) {
-    let store = SqliteStore::open(database(dir)).unwrap();
+    let store = SqliteStore::open(ServerConfig::new(dir).roll()).unwrap();
     let permit = decide::<PutPolicies>(&Caller::Local { pid: 1, uid: 0 }).unwrap();
     let mut transaction = Transaction::new();
     let version = PolicyVersion {

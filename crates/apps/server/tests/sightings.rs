@@ -103,7 +103,7 @@ async fn a_report_is_kept_once_audited_and_shown_to_operators() {
     assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
 
     server.stop().await;
-    let store = SqliteStore::open(dir.path().join("server/roll.sqlite")).unwrap();
+    let store = SqliteStore::open(ServerConfig::new(dir.path()).roll()).unwrap();
     let records = store.audit_after(0, 10_000).await.unwrap();
     let count = |event| {
         records

@@ -24,8 +24,8 @@ use muster_proto::spire::api::server::entry::v1::{
     BatchCreateEntryRequest, GetAuthorizedEntriesRequest, ListEntriesRequest,
 };
 use muster_proto::spire::api::types;
-use muster_testkit::TestNode;
-use rig::{Rig, asked, from_now, next, part, reason, why};
+use muster_testkit::{TestNode, from_now, now};
+use rig::{Rig, asked, next, part, reason, why};
 use tonic::Code;
 
 fn ended(id: &str, state: &str) -> Ended {
@@ -66,8 +66,8 @@ async fn an_open_task_is_an_entry_of_its_node_until_it_ends() {
     let deadline = task.deadline.unwrap().seconds;
     let (id, not_after) = rig.sign(&task.id).await.unwrap();
     assert_eq!(id, task.spiffe_id);
-    assert!(not_after <= deadline && not_after <= rig::now() + 300);
-    assert!(rig.token(&task.id).await.unwrap() <= rig::now() + 60);
+    assert!(not_after <= deadline && not_after <= now() + 300);
+    assert!(rig.token(&task.id).await.unwrap() <= now() + 60);
     let other = rig.another_node().await;
     assert_eq!(rig::sign_as(&other, &task.id).await, Err(Code::NotFound));
 
@@ -137,8 +137,8 @@ async fn where_all_identities_are_shorter_those_of_tasks_are() {
     let opened = rig.tasks().await.open(rig.request()).await.unwrap();
     let task = opened.into_inner().task.unwrap();
     let (_, not_after) = rig.sign(&task.id).await.unwrap();
-    assert!(not_after <= rig::now() + 120, "{not_after}");
-    assert!(rig.token(&task.id).await.unwrap() <= rig::now() + 30);
+    assert!(not_after <= now() + 120, "{not_after}");
+    assert!(rig.token(&task.id).await.unwrap() <= now() + 30);
 }
 
 #[tokio::test]

@@ -198,7 +198,7 @@ async fn operators_mint_and_it_is_on_the_record() {
         assert_eq!(status.unwrap().code(), Code::InvalidArgument);
     }
     assert!(server.stop().await.success());
-    let store = SqliteStore::open(dir.path().join("server/roll.sqlite")).unwrap();
+    let store = SqliteStore::open(ServerConfig::new(dir.path()).roll()).unwrap();
     let issued: Vec<Record> = store
         .audit_after(0, 1000)
         .await

@@ -11,10 +11,12 @@
     reason = "a test harness fails by panicking"
 )]
 
+mod clock;
 mod faulty_store;
 mod process;
 mod test_node;
 
+pub use clock::{from_now, now};
 pub use faulty_store::{CommitFault, FaultyStore, HeldCommits};
 pub use process::{ServerConfig, ServerProcess};
 pub use test_node::TestNode;

@@ -40,6 +40,11 @@ impl ServerConfig {
         }
     }
 
+    /// Where the roll is kept.
+    pub fn roll(&self) -> PathBuf {
+        self.dir.join("server/roll.sqlite")
+    }
+
     /// The same with more TOML.
     #[must_use]
     pub fn with(mut self, toml: &str) -> Self {

@@ -52,12 +52,7 @@ impl Names {
         now: Timestamp,
     ) -> Result<(), Full> {
         let mut rules = self.lock();
-        if !rules.contains_key(rule) {
-            rules.insert(rule.clone(), OfRule::default());
-        }
-        let Some(of_rule) = rules.get_mut(rule) else {
-            return Ok(());
-        };
+        let of_rule = rules.entry(rule.clone()).or_default();
         of_rule.forget(now);
         of_rule.take((node.clone(), name.clone()), bounds, expires_at)
     }

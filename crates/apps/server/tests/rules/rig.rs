@@ -1,6 +1,6 @@
 //! A server, a node, and what a node derives by rule.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use muster_audit::Record;
 use muster_crypto::{KeyType, PrivateKey};
@@ -24,7 +24,7 @@ use muster_roll::naming;
 use muster_store::Store as _;
 use muster_store_sqlite::SqliteStore;
 use muster_svid::x509::{Certificate, build_csr};
-use muster_testkit::{ServerConfig, ServerProcess, TestNode};
+use muster_testkit::{ServerConfig, ServerProcess, TestNode, from_now};
 use muster_wire::error_info::{MUSTER_DOMAIN, reason_of};
 use muster_wire::rule as wire;
 use tonic::transport::Channel;
@@ -57,7 +57,7 @@ impl Rig {
     /// Stops the server; what is on record.
     pub(crate) async fn stop(self) -> Vec<Record> {
         self.server.stop().await;
-        let store = SqliteStore::open(roll_below(self.dir.path())).unwrap();
+        let store = SqliteStore::open(ServerConfig::new(self.dir.path()).roll()).unwrap();
         let all = store.audit_after(0, 100_000).await.unwrap();
         all.into_iter().map(|(_, record)| record).collect()
     }
@@ -368,34 +368,4 @@ fn agent_step(id: &str) -> v1::InstanceStepRequest {
         spiffe_id: id.into(),
         reason: "a test".into(),
     }
-}
-
-fn from_now(seconds: u64) -> prost_types::Timestamp {
-    (SystemTime::UNIX_EPOCH + now() + Duration::from_secs(seconds)).into()
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the server under test has the real clock"
-)]
-fn now() -> Duration {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap()
-}
-
-/// The roll's file somewhere below.
-fn roll_below(dir: &std::path::Path) -> std::path::PathBuf {
-    let mut waiting = vec![dir.to_owned()];
-    while let Some(dir) = waiting.pop() {
-        for entry in std::fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                waiting.push(path);
-            } else if path.file_name().is_some_and(|name| name == "roll.sqlite") {
-                return path;
-            }
-        }
-    }
-    panic!("no roll below {}", dir.display());
 }

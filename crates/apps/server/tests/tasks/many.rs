@@ -3,10 +3,11 @@
 use muster_audit::Event;
 use muster_proto::muster::agent::v1;
 use muster_proto::muster::node::v1::{EndRequest, ExtendRequest, ListRequest, WatchRequest};
+use muster_testkit::from_now;
 use tonic::Code;
 
 use super::ended;
-use super::rig::{Rig, asked, from_now, next, part, reason, why};
+use super::rig::{Rig, asked, next, part, reason, why};
 
 #[tokio::test]
 async fn policies_are_asked_and_named() {

@@ -1,7 +1,6 @@
 //! A server with a class of agents, a node, and an agent on it.
 
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use muster_audit::Record;
 use muster_crypto::{KeyType, PrivateKey};
@@ -19,7 +18,7 @@ use muster_proto::spire::api::types;
 use muster_store::Store as _;
 use muster_store_sqlite::SqliteStore;
 use muster_svid::x509::{Certificate, build_csr};
-use muster_testkit::{ServerConfig, ServerProcess, TestNode};
+use muster_testkit::{ServerConfig, ServerProcess, TestNode, from_now};
 use muster_wire::error_info::{MUSTER_DOMAIN, reason_of};
 use tempfile::TempDir;
 use tonic::transport::Channel;
@@ -95,7 +94,7 @@ impl Rig {
     /// Stops the server; what is on record.
     pub(crate) async fn stop(self) -> Vec<Record> {
         self.server.stop().await;
-        let store = SqliteStore::open(roll_below(self.dir.path())).unwrap();
+        let store = SqliteStore::open(ServerConfig::new(self.dir.path()).roll()).unwrap();
         let all = store.audit_after(0, 100_000).await.unwrap();
         all.into_iter().map(|(_, record)| record).collect()
     }
@@ -242,22 +241,6 @@ pub(crate) fn seconds(seconds: i64) -> prost_types::Duration {
     prost_types::Duration { seconds, nanos: 0 }
 }
 
-pub(crate) fn from_now(seconds: i64) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: now() + seconds,
-        nanos: 0,
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the server under test has the real clock"
-)]
-pub(crate) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    i64::try_from(since.unwrap().as_secs()).unwrap()
-}
-
 pub(crate) fn step(name: &str) -> v1::ClassStepRequest {
     v1::ClassStepRequest {
         name: name.into(),
@@ -310,20 +293,4 @@ fn class() -> v1::CreateClassRequest {
         spec: Some(spec),
         reason: String::new(),
     }
-}
-
-/// The roll's file somewhere below.
-fn roll_below(dir: &Path) -> std::path::PathBuf {
-    let mut waiting = vec![dir.to_owned()];
-    while let Some(dir) = waiting.pop() {
-        for entry in std::fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                waiting.push(path);
-            } else if path.file_name().is_some_and(|name| name == "roll.sqlite") {
-                return path;
-            }
-        }
-    }
-    panic!("no roll");
 }
