@@ -5,6 +5,7 @@ pub(crate) mod admin;
 pub(crate) mod agent;
 pub(crate) mod attest;
 pub(crate) mod audit;
+mod batch;
 pub(crate) mod bundle;
 pub(crate) mod debug;
 pub(crate) mod derived;

@@ -23,9 +23,8 @@ use tonic::{Request, Response, Status};
 
 use crate::admission::Asking;
 use crate::agents::{self, Issued, Source};
-use crate::api::{downstream, wit};
+use crate::api::{batch, downstream, wit};
 use crate::derived;
-use crate::errors;
 use crate::operation::{Operation, operate};
 use crate::policies;
 use crate::server::Server;
@@ -33,11 +32,6 @@ use crate::signer::{Leaf, SignedJwt, SignedX509};
 
 /// How many certificates one call may ask for: SPIRE's agents ask for 500 at most.
 const MAX_BATCH: usize = 1000;
-/// How many of them are signed in one turn.
-pub(super) const BY_TURN: usize = 100;
-/// How many of those without letting other tasks run: a millisecond's work. With less, a batch that
-/// began would wait for every handshake under way after each signature.
-pub(super) const BY_SLICE: usize = 8;
 
 /// The service.
 pub(crate) struct SvidService(pub Arc<Server>);
@@ -253,86 +247,64 @@ pub(super) struct Wanted<'a> {
 }
 
 /// Signs for the calling node, each with its own outcome.
-pub(super) async fn sign_batch<A>(
+pub(super) async fn sign_batch<A: Sync>(
     server: &Server,
     op: &Operation<A>,
     asking: &Asking,
     wanted: Vec<Wanted<'_>>,
 ) -> Result<BatchNewX509svidResponse, Status> {
-    let node = op.caller_id()?;
-    let mut results = Vec::with_capacity(wanted.len());
-    let mut issued = Vec::with_capacity(wanted.len());
-    for part in wanted.chunks(BY_TURN) {
-        let _turn = match asking.turn(server, op, part.len()).await {
-            Ok(turn) => turn,
-            Err(later) if results.is_empty() => return Err(later),
-            // What is signed is not thrown away.
-            Err(later) => {
-                results.resize_with(wanted.len(), || refused(&later));
-                break;
-            }
-        };
-        for slice in part.chunks(BY_SLICE) {
-            for one in slice {
-                let place = (results.len(), &mut issued);
-                results.push(match new_x509(server, op, node, one, place, asking).await {
-                    Ok(svid) => batch_new_x509svid_response::Result {
-                        status: Some(status::ok()),
-                        svid: Some(svid),
-                    },
-                    Err(fault) => {
-                        agents::note_unsigned(server, op, SvidKind::X509, &one.source, &fault);
-                        refused(&fault)
-                    }
-                });
-            }
-            // A large batch must not keep other tasks from their turn.
-            tokio::task::yield_now().await;
-        }
-    }
-    // On the record before the answer leaves.
-    let withheld = agents::put_on_record(server, issued)
-        .await
-        .map_err(|error| errors::write(&error))?;
-    for (place, why) in withheld {
-        if let Some(result) = results.get_mut(place) {
-            *result = refused(&why);
-        }
-    }
-    Ok(BatchNewX509svidResponse { results })
+    let results = batch::sign_each(server, op, asking, &wanted).await?;
+    let results = results.into_iter().map(|result| match result {
+        Ok(svid) => batch_new_x509svid_response::Result {
+            status: Some(status::ok()),
+            svid: Some(svid),
+        },
+        Err(fault) => refused(&fault),
+    });
+    Ok(BatchNewX509svidResponse {
+        results: results.collect(),
+    })
 }
 
-/// One certificate of a batch.
-async fn new_x509<A>(
-    server: &Server,
-    op: &Operation<A>,
-    node: &SpiffeId,
-    wanted: &Wanted<'_>,
-    (place, issued): (usize, &mut Vec<Issued>),
-    asking: &Asking,
-) -> Result<types::X509svid, Status> {
-    let entry = wanted.entry.as_ref().map_err(Status::clone)?;
-    let ttl = agents::lifetime(entry, entry.x509_svid_ttl, server.lifetimes.x509_ttl);
-    let csr = parse_csr(wanted.csr)?;
-    let class = entry.class.as_ref();
-    let ttl = agents::within(ttl, &op.roll, &entry.spiffe_id, class, op.now);
-    let permitted = policies::may_issue(server, op, SvidKind::X509, (entry, node), ttl)?;
-    derived::count(server, &op.roll, (entry, node), op.now.plus(ttl), op.now)?;
-    let leaf = Leaf {
-        spiffe_id: &entry.spiffe_id,
-        public_key: &csr.public_key,
-        dns_names: &entry.dns_names,
-        subject: None,
-        ttl,
-    };
-    let signed = server
-        .signer
-        .sign_x509(&leaf, op.now)
-        .await
-        .map_err(|e| e.status("X509-SVID"))?;
-    let record = asking.onto(permitted.onto(x509_record(op, &entry.spiffe_id, &signed)));
-    issued.push(Issued::for_node(entry, node, place, record));
-    Ok(write_x509(&entry.spiffe_id, signed, &entry.hint))
+impl batch::Wanted for Wanted<'_> {
+    type Svid = types::X509svid;
+    const KIND: SvidKind = SvidKind::X509;
+
+    fn source(&self) -> &Source {
+        &self.source
+    }
+
+    async fn sign<A: Sync>(
+        &self,
+        server: &Server,
+        op: &Operation<A>,
+        asking: &Asking,
+        node: &SpiffeId,
+        place: usize,
+    ) -> Result<(types::X509svid, Issued), Status> {
+        let entry = self.entry.as_ref().map_err(Status::clone)?;
+        let ttl = agents::lifetime(entry, entry.x509_svid_ttl, server.lifetimes.x509_ttl);
+        let csr = parse_csr(self.csr)?;
+        let class = entry.class.as_ref();
+        let ttl = agents::within(ttl, &op.roll, &entry.spiffe_id, class, op.now);
+        let permitted = policies::may_issue(server, op, SvidKind::X509, (entry, node), ttl)?;
+        derived::count(server, &op.roll, (entry, node), op.now.plus(ttl), op.now)?;
+        let leaf = Leaf {
+            spiffe_id: &entry.spiffe_id,
+            public_key: &csr.public_key,
+            dns_names: &entry.dns_names,
+            subject: None,
+            ttl,
+        };
+        let signed = server
+            .signer
+            .sign_x509(&leaf, op.now)
+            .await
+            .map_err(|e| e.status("X509-SVID"))?;
+        let record = asking.onto(permitted.onto(x509_record(op, &entry.spiffe_id, &signed)));
+        let issued = Issued::for_node(entry, node, place, record);
+        Ok((write_x509(&entry.spiffe_id, signed, &entry.hint), issued))
+    }
 }
 
 /// Signs a token for the calling node.

@@ -15,12 +15,12 @@ use muster_proto::spire::api::types;
 use muster_wire::{entry, id, status};
 use tonic::{Request, Response, Status};
 
-use super::svid::{BY_SLICE, BY_TURN, named};
+use super::batch;
+use super::svid::named;
 use crate::admission::Asking;
 use crate::agents::{self, Issued, Source};
 use crate::api::not_served;
 use crate::derived;
-use crate::errors;
 use crate::operation::{Operation, operate};
 use crate::policies;
 use crate::server::Server;
@@ -117,53 +117,23 @@ pub(super) struct Wanted<'a> {
 }
 
 /// Signs for the calling node, each with its own outcome.
-pub(super) async fn sign_batch<A>(
+pub(super) async fn sign_batch<A: Sync>(
     server: &Server,
     op: &Operation<A>,
     asking: &Asking,
     wanted: Vec<Wanted<'_>>,
 ) -> Result<BatchNewWitsvidResponse, Status> {
-    let node = op.caller_id()?;
-    let mut results = Vec::with_capacity(wanted.len());
-    let mut issued = Vec::with_capacity(wanted.len());
-    for part in wanted.chunks(BY_TURN) {
-        let _turn = match asking.turn(server, op, part.len()).await {
-            Ok(turn) => turn,
-            Err(later) if results.is_empty() => return Err(later),
-            // What is signed is not thrown away.
-            Err(later) => {
-                results.resize_with(wanted.len(), || refused(&later));
-                break;
-            }
-        };
-        for slice in part.chunks(BY_SLICE) {
-            for one in slice {
-                let place = (results.len(), &mut issued);
-                results.push(match new(server, op, node, one, place, asking).await {
-                    Ok(svid) => batch_new_witsvid_response::Result {
-                        status: Some(status::ok()),
-                        svid: Some(svid),
-                    },
-                    Err(fault) => {
-                        agents::note_unsigned(server, op, SvidKind::Wit, &one.source, &fault);
-                        refused(&fault)
-                    }
-                });
-            }
-            // A large batch must not keep others from their turn.
-            tokio::task::yield_now().await;
-        }
-    }
-    // On the record before the answer leaves.
-    let withheld = agents::put_on_record(server, issued)
-        .await
-        .map_err(|error| errors::write(&error))?;
-    for (place, why) in withheld {
-        if let Some(result) = results.get_mut(place) {
-            *result = refused(&why);
-        }
-    }
-    Ok(BatchNewWitsvidResponse { results })
+    let results = batch::sign_each(server, op, asking, &wanted).await?;
+    let results = results.into_iter().map(|result| match result {
+        Ok(svid) => batch_new_witsvid_response::Result {
+            status: Some(status::ok()),
+            svid: Some(svid),
+        },
+        Err(fault) => refused(&fault),
+    });
+    Ok(BatchNewWitsvidResponse {
+        results: results.collect(),
+    })
 }
 
 /// The outcome of a WIT-SVID that was not signed.
@@ -174,27 +144,35 @@ fn refused(fault: &Status) -> batch_new_witsvid_response::Result {
     }
 }
 
-/// One WIT-SVID of a batch.
-async fn new<A>(
-    server: &Server,
-    op: &Operation<A>,
-    node: &SpiffeId,
-    wanted: &Wanted<'_>,
-    (place, issued): (usize, &mut Vec<Issued>),
-    asking: &Asking,
-) -> Result<types::Witsvid, Status> {
-    let entry = wanted.entry.as_ref().map_err(Status::clone)?;
-    let key = Confirmation::read(wanted.public_key, wanted.algorithm)?;
-    // As SPIRE: an entry has no lifetime of its own for WIT-SVIDs (spire-behaviour 2.1).
-    let ttl = agents::lifetime(entry, entry.x509_svid_ttl, server.lifetimes.wit_ttl);
-    let class = entry.class.as_ref();
-    let ttl = agents::within(ttl, &op.roll, &entry.spiffe_id, class, op.now);
-    let permitted = policies::may_issue(server, op, SvidKind::Wit, (entry, node), ttl)?;
-    derived::count(server, &op.roll, (entry, node), op.now.plus(ttl), op.now)?;
-    let signed = sign(server, op, &entry.spiffe_id, &key, ttl).await?;
-    let record = asking.onto(permitted.onto(record(op, &entry.spiffe_id, &signed)));
-    issued.push(Issued::for_node(entry, node, place, record));
-    Ok(write(&entry.spiffe_id, signed, &entry.hint))
+impl batch::Wanted for Wanted<'_> {
+    type Svid = types::Witsvid;
+    const KIND: SvidKind = SvidKind::Wit;
+
+    fn source(&self) -> &Source {
+        &self.source
+    }
+
+    async fn sign<A: Sync>(
+        &self,
+        server: &Server,
+        op: &Operation<A>,
+        asking: &Asking,
+        node: &SpiffeId,
+        place: usize,
+    ) -> Result<(types::Witsvid, Issued), Status> {
+        let entry = self.entry.as_ref().map_err(Status::clone)?;
+        let key = Confirmation::read(self.public_key, self.algorithm)?;
+        // As SPIRE: an entry has no lifetime of its own for WIT-SVIDs (spire-behaviour 2.1).
+        let ttl = agents::lifetime(entry, entry.x509_svid_ttl, server.lifetimes.wit_ttl);
+        let class = entry.class.as_ref();
+        let ttl = agents::within(ttl, &op.roll, &entry.spiffe_id, class, op.now);
+        let permitted = policies::may_issue(server, op, SvidKind::Wit, (entry, node), ttl)?;
+        derived::count(server, &op.roll, (entry, node), op.now.plus(ttl), op.now)?;
+        let signed = sign(server, op, &entry.spiffe_id, &key, ttl).await?;
+        let record = asking.onto(permitted.onto(record(op, &entry.spiffe_id, &signed)));
+        let issued = Issued::for_node(entry, node, place, record);
+        Ok((write(&entry.spiffe_id, signed, &entry.hint), issued))
+    }
 }
 
 /// The workload's key, and how it signs (WIT-07).
