@@ -2,7 +2,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
     clippy::too_many_lines,
     reason = "the helpers of a test fail by panicking, and a story is told in one piece"
 )]
