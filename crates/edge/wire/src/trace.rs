@@ -37,20 +37,21 @@ impl TraceId {
         said.unwrap_or_else(Self::new)
     }
 
-    /// Of later versions only what stands where version 0 has it counts.
+    /// Of later versions only what stands where version 0 has it counts, and more may follow.
     fn parse(header: &str) -> Option<Self> {
         let mut parts = header.split('-');
-        let (version, trace, parent) = (parts.next()?, parts.next()?, parts.next()?);
-        if version.len() != 2 || version == "ff" || trace.len() != 32 || parent.len() != 16 {
-            return None;
-        }
-        // An upper-case digit is malformed.
-        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        if !trace.bytes().all(hex) {
-            return None;
-        }
-        let id = u128::from_str_radix(trace, 16).ok()?;
-        (id != 0).then(|| Self(id.to_be_bytes()))
+        let mut digits = |count: usize| {
+            let part = parts.next().filter(|part| part.len() == count)?;
+            // An upper-case digit is malformed.
+            let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            part.bytes().all(hex).then_some(part)
+        };
+        let (version, trace, parent) = (digits(2)?, digits(32)?, digits(16)?);
+        let _flags = digits(2)?;
+        let number = |text: &str| u128::from_str_radix(text, 16).ok().filter(|id| *id != 0);
+        let (id, _parent) = (number(trace)?, number(parent)?);
+        let whole = version != "00" || parts.next().is_none();
+        (version != "ff" && whole).then(|| Self(id.to_be_bytes()))
     }
 
     /// A request that is part of the trace. Spans are not recorded: its parent is one that nobody has
@@ -92,6 +93,13 @@ mod tests {
             &format!("00-{}-b7ad6b7169203331-01", id.to_uppercase()),
             false,
         );
+        let parent = "b7ad6b7169203331";
+        check(&format!("00-{id}-{parent}-01-more"), false);
+        check(&format!("00-{id}-{parent}"), false);
+        check(&format!("00-{id}-{parent}-1"), false);
+        check(&format!("00-{id}-{}-01", "0".repeat(16)), false);
+        check(&format!("00-{id}-{}-01", "x".repeat(16)), false);
+        check(&format!("0x-{id}-{parent}-01"), false);
         check(&format!("00-{id}"), false);
         check("", false);
         assert_ne!(TraceId::new(), TraceId::new());
