@@ -8,6 +8,8 @@ use super::super::refused::Refused;
 
 /// Three places behind the point are what instants have here.
 const NANOS: u32 = 1_000_000_000;
+/// So much of a value that is not understood is said again, in characters.
+const SHOWN: usize = 64;
 
 /// The fields of an object that were not read yet.
 #[derive(Debug)]
@@ -37,8 +39,21 @@ impl Fields {
     pub(super) fn finish(&self) -> Result<(), Refused> {
         match self.left.keys().next() {
             None => Ok(()),
-            Some(name) => Err(self.fault(name, "there is no such field here")),
+            Some(name) if name == "purpose" => Err(self.fault(
+                name,
+                "the text of a purpose stays with whoever has it; give its SHA-256 in purposeSha256",
+            )),
+            Some(name) => Err(self.fault(
+                name,
+                "there is no such field here; the names are those of tasks.proto, as protobuf has them in JSON",
+            )),
         }
+    }
+
+    /// A value that is not what the field wants.
+    fn misread(&self, name: &str, value: &Value, wanted: &str) -> Refused {
+        let value: String = value.to_string().chars().take(SHOWN).collect();
+        self.fault(name, &format!("{value} is not {wanted}"))
     }
 
     fn fault(&self, name: &str, why: &str) -> Refused {
@@ -74,20 +89,24 @@ impl Fields {
 
     /// A number; protobuf writes those of 64 bits as strings, and takes both.
     pub(super) fn number(&mut self, name: &str) -> Result<Option<u64>, Refused> {
-        let number = match self.take(name) {
-            None => return Ok(None),
-            Some(Value::Number(number)) => number.as_u64(),
-            Some(Value::String(text)) => text.parse().ok(),
-            Some(_) => None,
+        let Some(value) = self.take(name) else {
+            return Ok(None);
         };
-        number
-            .map(Some)
-            .ok_or_else(|| self.fault(name, "a whole number that is not negative is wanted"))
+        let number = match &value {
+            Value::Number(number) => number.as_u64(),
+            Value::String(text) => text.parse().ok(),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        };
+        number.map(Some).ok_or_else(|| {
+            let wanted = "a whole number from 0 on, of 64 bits at the most";
+            self.misread(name, &value, wanted)
+        })
     }
 
     fn small(&mut self, name: &str) -> Result<u32, Refused> {
         let number = self.number(name)?.unwrap_or_default();
-        u32::try_from(number).map_err(|_large| self.fault(name, "the number is too large"))
+        u32::try_from(number)
+            .map_err(|_large| self.misread(name, &number.into(), "a number of 32 bits"))
     }
 
     fn object(&mut self, name: &str, below: &'static str) -> Result<Option<Self>, Refused> {
@@ -105,7 +124,8 @@ impl Fields {
             return Ok(None);
         }
         let at: jiff::Timestamp = text.parse().map_err(|_error| {
-            self.fault(name, "an instant such as 2026-01-31T12:00:00Z is wanted")
+            let wanted = "an instant such as \"2026-01-31T12:00:00Z\"";
+            self.misread(name, &text.as_str().into(), wanted)
         })?;
         Ok(Some(prost_types::Timestamp {
             seconds: at.as_second(),
@@ -123,10 +143,8 @@ impl Fields {
             return Ok(None);
         }
         seconds(&text).map(Some).ok_or_else(|| {
-            self.fault(
-                name,
-                "a length of time in seconds such as \"90s\" is wanted",
-            )
+            let wanted = "a length of time in seconds such as \"90s\"";
+            self.misread(name, &text.into(), wanted)
         })
     }
 
@@ -237,15 +255,19 @@ mod tests {
         for (text, named) in [
             ("[]", "object"),
             ("{", "JSON"),
-            (r#"{"purpose":"find the bug"}"#, "purpose"),
+            (r#"{"purpose":"find the bug"}"#, "purposeSha256"),
+            (r#"{"purposes":"find the bug"}"#, "purposes"),
             (r#"{"kind":7}"#, "kind"),
-            (r#"{"budget":-1}"#, "budget"),
-            (r#"{"budget":1.5}"#, "budget"),
-            (r#"{"dataClass":4294967296}"#, "dataClass"),
+            (r#"{"budget":-1}"#, "budget: -1 is not"),
+            (r#"{"budget":1.5}"#, "budget: 1.5 is not"),
+            (
+                r#"{"dataClass":4294967296}"#,
+                "dataClass: 4294967296 is not",
+            ),
             (r#"{"ttl":"5m"}"#, "ttl"),
             (r#"{"ttl":"1.0000000001s"}"#, "ttl"),
-            (r#"{"ttl":"-1s"}"#, "ttl"),
-            (r#"{"deadline":"soon"}"#, "deadline"),
+            (r#"{"ttl":"-1s"}"#, "ttl: \"-1s\" is not"),
+            (r#"{"deadline":"soon"}"#, "deadline: \"soon\" is not"),
             (r#"{"permissions":{"scope":[]}}"#, "permissions.scope"),
             (r#"{"permissions":{"scopes":[1]}}"#, "permissions.scopes"),
             (r#"{"binding":{"pid":7}}"#, "binding.pid"),
@@ -253,6 +275,10 @@ mod tests {
         ] {
             let why = open(text).unwrap_err();
             assert!(why.contains(named), "{text}: {why}");
+            assert!(!why.contains("find the bug"), "{why}");
         }
+        // Neither is what somebody sent by the megabyte sent back.
+        let long = open(&format!(r#"{{"ttl":"{}"}}"#, "9".repeat(4096))).unwrap_err();
+        assert!(long.len() < 200, "{long}");
     }
 }
