@@ -43,24 +43,25 @@ pub(crate) async fn run(
     timeout(WITHIN, ask(endpoint, node, socket, pid.parse()?, workload)).await?
 }
 
-async fn ask(
-    endpoint: &str,
-    node: &SpiffeId,
-    socket: &str,
-    pid: i32,
-    workload: &str,
-) -> Outcome {
+async fn ask(endpoint: &str, node: &SpiffeId, socket: &str, pid: i32, workload: &str) -> Outcome {
     let mut client = connect(endpoint, node, socket).await?;
     let reference = || Some(WorkloadReference::from(WorkloadPidReference { pid }));
     let domain = format!("spiffe://{}", node.trust_domain());
 
-    let request = SubscribeToX509BundlesRequest { reference: reference() };
-    let mut bundles = client.subscribe_to_x509_bundles(request).await?.into_inner();
+    let request = SubscribeToX509BundlesRequest {
+        reference: reference(),
+    };
+    let mut bundles = client
+        .subscribe_to_x509_bundles(request)
+        .await?
+        .into_inner();
     let bundles = bundles.message().await?.ok_or("no bundles")?.bundles;
     if bundles.get(&domain).is_none_or(|der| der.is_empty()) {
         return Err(format!("no bundle of {domain}").into());
     }
-    let request = SubscribeToJwtBundlesRequest { reference: reference() };
+    let request = SubscribeToJwtBundlesRequest {
+        reference: reference(),
+    };
     let mut keys = client.subscribe_to_jwt_bundles(request).await?.into_inner();
     let keys = keys.message().await?.ok_or("no key sets")?.bundles;
     let set = keys.get(&domain).ok_or("no key set of the trust domain")?;
@@ -78,11 +79,15 @@ async fn ask(
 
     // Process numbers end at 4194304 on Linux.
     let nobody = WorkloadPidReference { pid: i32::MAX };
-    let request = SubscribeToX509svidRequest { reference: Some(nobody.into()) };
+    let request = SubscribeToX509svidRequest {
+        reference: Some(nobody.into()),
+    };
     let refused = client.subscribe_to_x509svid(request).await.err();
     expect_not_found(&refused.ok_or("a pid of no process has SVIDs")?)?;
 
-    let request = SubscribeToX509svidRequest { reference: reference() };
+    let request = SubscribeToX509svidRequest {
+        reference: reference(),
+    };
     let mut stream = client.subscribe_to_x509svid(request).await?.into_inner();
     let first = stream.message().await?.ok_or("no SVIDs")?;
     let [svid] = first.svids.as_slice() else {

@@ -37,7 +37,10 @@ async fn main() {
             }
         }
         ("broker", [socket, pid, workload]) => {
-            report("broker", broker::run(&endpoint, &id, socket, pid, workload).await);
+            report(
+                "broker",
+                broker::run(&endpoint, &id, socket, pid, workload).await,
+            );
         }
         ("listen", []) => report("mtls-listen", mtls::listen(&endpoint, &id).await),
         ("dial", [address]) => report("mtls-dial", mtls::dial(&endpoint, &id, address).await),

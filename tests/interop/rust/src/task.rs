@@ -123,15 +123,19 @@ impl Watch {
             None => return Err("the stream ended with OK".into()),
         }
         let calls = async {
-            let x509 = self.api.fetch_x509_svid().await.map(drop);
-            let jwt = self.api.fetch_jwt_svid([AUDIENCE], None).await.map(drop);
-            let bundles = self.api.fetch_x509_bundles().await.map(drop);
-            [("X.509", x509), ("JWT", jwt), ("bundles", bundles)]
+            Ok::<_, String>([
+                refused("X.509", async || self.api.fetch_x509_svid().await.map(drop)).await?,
+                refused("JWT", async || {
+                    self.api.fetch_jwt_svid([AUDIENCE], None).await.map(drop)
+                })
+                .await?,
+                refused("bundles", async || {
+                    self.api.fetch_x509_bundles().await.map(drop)
+                })
+                .await?,
+            ])
         };
-        let mut told = BTreeSet::new();
-        for (what, outcome) in timeout(ANSWER_WITHIN, calls).await? {
-            told.insert(refused(outcome).map_err(|why| format!("a new call for {what}: {why}"))?);
-        }
+        let told = BTreeSet::from(timeout(ANSWER_WITHIN, calls).await??);
         let told = Vec::from_iter(told).join(", ");
         Ok(format!(
             "the stream ended with PermissionDenied, new calls with {told}"
@@ -152,18 +156,28 @@ fn proven(update: &X509Context, id: &SpiffeId) -> Result<(String, i64), Failure>
     Ok((serial(der)?, certificate.validity().not_after.timestamp()))
 }
 
-/// How a call was refused; an error if it was not, or otherwise.
-fn refused(outcome: Result<(), WorkloadApiError>) -> Result<&'static str, String> {
-    match outcome {
-        Err(WorkloadApiError::NoIdentityIssued | WorkloadApiError::PermissionDenied(_)) => {
-            Ok("PermissionDenied")
-        }
-        Err(WorkloadApiError::Transport(TransportError::Status(status)))
-            if status.code() == GrpcStatusCode::Unavailable =>
-        {
-            Ok("Unavailable")
-        }
-        Err(error) => Err(error.to_string()),
-        Ok(()) => Err("it was answered".into()),
+/// How new calls are refused; an error if one is not, or otherwise.
+///
+/// A call that was given to the connection in the moment in which that closed never left the
+/// program: hyper cancels it, and tonic does not try it on a new connection. Then it is made again.
+async fn refused(
+    what: &str,
+    call: impl AsyncFn() -> Result<(), WorkloadApiError>,
+) -> Result<&'static str, String> {
+    loop {
+        return match call().await {
+            Err(WorkloadApiError::NoIdentityIssued | WorkloadApiError::PermissionDenied(_)) => {
+                Ok("PermissionDenied")
+            }
+            Err(WorkloadApiError::Transport(TransportError::Status(status))) => {
+                match status.code() {
+                    GrpcStatusCode::Unavailable => Ok("Unavailable"),
+                    GrpcStatusCode::Cancelled => continue,
+                    _ => Err(format!("a new call for {what}: {status}")),
+                }
+            }
+            Err(error) => Err(format!("a new call for {what}: {error}")),
+            Ok(()) => Err(format!("a new call for {what} was answered")),
+        };
     }
 }
