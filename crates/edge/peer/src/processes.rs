@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use nix::sys::stat::{fstat, stat};
+use nix::sys::stat::fstat;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::OnceCell;
 
@@ -64,11 +64,7 @@ impl Tracked {
     /// another user's executable is hidden from an unprivileged node, and a kernel thread has none;
     /// attestors that need it say so.
     pub(crate) fn executable(&self) -> Option<ExecutableId> {
-        let found = stat(format!("/proc/{}/exe", self.pid).as_str()).ok()?;
-        Some(ExecutableId {
-            device: found.st_dev,
-            inode: found.st_ino,
-        })
+        ExecutableId::at(rustix::fs::CWD, &format!("/proc/{}/exe", self.pid)).ok()
     }
 
     pub(crate) fn proc_dir(&self) -> Result<ProcDir, ProcError> {

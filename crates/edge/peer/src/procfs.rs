@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::sys::stat::{Mode, fstatat};
+use rustix::fs::{AtFlags, StatxFlags, makedev, statx};
 
 use crate::pidfd;
 
@@ -55,6 +56,30 @@ pub struct ExecutableId {
     pub device: u64,
     /// The inode on that device.
     pub inode: u64,
+}
+
+impl ExecutableId {
+    /// Follows a link such as `/proc/PID/exe`.
+    ///
+    /// Neither number of a file ever changes, so its file system is not asked: one that a user
+    /// serves, or whose server is away, could keep us waiting.
+    pub fn at(dir: impl AsFd, link: &str) -> io::Result<Self> {
+        Self::found(dir, link, AtFlags::empty())
+    }
+
+    /// An open file's.
+    pub fn of(file: impl AsFd) -> io::Result<Self> {
+        Self::found(file, "", AtFlags::EMPTY_PATH)
+    }
+
+    fn found(dir: impl AsFd, path: &str, flags: AtFlags) -> io::Result<Self> {
+        let flags = flags | AtFlags::STATX_DONT_SYNC;
+        let found = statx(dir, path, flags, StatxFlags::INO)?;
+        Ok(Self {
+            device: makedev(found.stx_dev_major, found.stx_dev_minor),
+            inode: found.stx_ino,
+        })
+    }
 }
 
 /// The directory `/proc/PID`, opened while the process was known to run.
@@ -163,12 +188,7 @@ impl ProcDir {
 
     /// Which file the process runs.
     pub fn executable_id(&self) -> Result<ExecutableId, ProcError> {
-        let stat: FileStat = fstatat(&self.fd, "exe", nix::fcntl::AtFlags::empty())
-            .map_err(|errno| self.failed("exe", errno.into()))?;
-        Ok(ExecutableId {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-        })
+        ExecutableId::at(&self.fd, "exe").map_err(|error| self.failed("exe", error))
     }
 
     /// The directory's descriptor, for `openat`.

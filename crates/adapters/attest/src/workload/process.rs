@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use muster_peer::{Caller, ExecutableId, HeldProcess, ProcDir, ProcError, pidfd, procfs};
 use muster_plugin::workload::{AttestError, Change, FileId, PidfdFrom, Process, SenderIds, Work};
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 
 use super::unix::Status;
 
@@ -97,12 +97,7 @@ pub fn verify(process: &Process) -> Result<(), AttestError> {
     if process.pidfd_from == PidfdFrom::Number {
         verify_start(process)?;
     }
-    let executable = fstatat(&process.dir, "exe", AtFlags::empty())
-        .ok()
-        .map(|stat| FileId {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-        });
+    let executable = ExecutableId::at(&process.dir, "exe").ok().map(file_id);
     // Last: what was read above is the process's own if it runs now.
     still_runs(process)?;
     if executable != process.executable {

@@ -138,7 +138,7 @@ impl UnixAttestor {
         process: &Process,
         options: ExecutableOptions,
         facts: &mut Vec<Fact>,
-    ) -> Result<(), AttestError> {
+    ) -> Result<Asked, AttestError> {
         let executable = self.executables.of(process, options.digest).await?;
         match executable.path {
             Some(SeenPath::Own(path)) => push(facts, "path", &path, Evidence::ExecutablePath),
@@ -157,7 +157,7 @@ impl UnixAttestor {
         if let Some(digest) = executable.sha256 {
             push(facts, "sha256", &digest, Evidence::ExecutableDigest);
         }
-        Ok(())
+        Ok(executable.asked)
     }
 }
 
@@ -207,13 +207,12 @@ impl WorkloadAttestor for UnixAttestor {
     async fn attest(&self, process: &Process) -> Result<Vec<Fact>, AttestError> {
         let status = credentials(process, self.options.traced)?;
         let mut facts = Vec::new();
-        let asked = self.add_ids(process, &status, &mut facts).await;
+        let mut asked = vec![self.add_ids(process, &status, &mut facts).await];
         if let Some(options) = self.options.executable {
-            self.add_executable(process, options, &mut facts).await?;
+            asked.push(self.add_executable(process, options, &mut facts).await?);
         }
         // Both may have taken a while. If neither did, what was read is still this instant's.
-        let waited = asked == Asked::Yes || self.options.executable.is_some();
-        if waited && credentials(process, self.options.traced)? != status {
+        if asked.contains(&Asked::Yes) && credentials(process, self.options.traced)? != status {
             return Err(AttestError::Changed {
                 pid: process.pid,
                 change: Change::Credentials,

@@ -4,14 +4,17 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use muster_crypto::digest::Sha256;
+use muster_peer::procfs::ExecutableId;
 use muster_plugin::workload::{AttestError, Change, FileId, Process};
 use nix::fcntl::readlinkat;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, makedev, openat2, statx};
 use tokio::sync::{OnceCell, Semaphore};
 
+use super::names::Asked;
 use super::{DigestLimit, KIND};
 use crate::workload::process::{failed, open};
 
@@ -54,6 +57,8 @@ pub(super) struct Executable {
     pub(super) path: Option<SeenPath>,
     /// Lower-case hexadecimal.
     pub(super) sha256: Option<String>,
+    /// Whether anything was waited for to know it.
+    pub(super) asked: Asked,
 }
 
 /// A path, by whose view.
@@ -98,6 +103,9 @@ impl Executables {
         process: &Process,
         limit: DigestLimit,
     ) -> Result<Executable, AttestError> {
+        if let Some(known) = self.at_once(process, limit)? {
+            return Ok(known);
+        }
         let subject = process.clone();
         let (file, state, path) =
             blocking(&self.looking, process, move || look(&subject)).await??;
@@ -117,7 +125,48 @@ impl Executables {
                 Some(self.digest(process, file, state).await?)
             }
         };
-        Ok(Executable { path, sha256 })
+        Ok(Executable {
+            path,
+            sha256,
+            asked: Asked::Yes,
+        })
+    }
+
+    /// What is known without waiting for anything: of a file that was hashed before, at a path that
+    /// the kernel need not ask a file system about. `None` when it takes a closer look.
+    fn at_once(
+        &self,
+        process: &Process,
+        limit: DigestLimit,
+    ) -> Result<Option<Executable>, AttestError> {
+        let Ok(state) = glance(process) else {
+            return Ok(None);
+        };
+        check_program(process, state.id)?;
+        let sha256 = match limit {
+            DigestLimit::Never => None,
+            DigestLimit::AtMost(most) if state.size > most => return Ok(None),
+            DigestLimit::AtMost(_) | DigestLimit::Unlimited => match self.known(state) {
+                Some(digest) => Some(muster_crypto::digest::hex(&digest)),
+                None => return Ok(None),
+            },
+        };
+        let Ok(path) = readlinkat(&process.dir, "exe") else {
+            return Ok(None);
+        };
+        let Ok(seen) = cached_id(Path::new(&path)) else {
+            return Ok(None);
+        };
+        Ok(Some(Executable {
+            path: seen_path(Path::new(&path), state.id, Some(seen)),
+            sha256,
+            asked: Asked::No,
+        }))
+    }
+
+    fn known(&self, state: State) -> Option<[u8; 32]> {
+        let digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        digests.known.get(&state)?.get().copied()
     }
 
     /// The digest of `file`, computed once however many ask.
@@ -199,22 +248,51 @@ fn look(process: &Process) -> Result<(File, State, Option<SeenPath>), AttestErro
     let failed = |error| failed(process, KIND, "exe", error);
     let file = open(process, KIND, "exe")?;
     let state = State::of(&file.metadata().map_err(failed)?);
-    if process.executable.is_some_and(|id| id != state.id) {
+    check_program(process, state.id)?;
+    let path =
+        PathBuf::from(readlinkat(&process.dir, "exe").map_err(|errno| failed(errno.into()))?);
+    let seen = std::fs::metadata(&path).map(|metadata| State::of(&metadata).id);
+    Ok((file, state, seen_path(&path, state.id, seen.ok())))
+}
+
+fn check_program(process: &Process, found: FileId) -> Result<(), AttestError> {
+    if process.executable.is_some_and(|id| id != found) {
         return Err(AttestError::Changed {
             pid: process.pid,
             change: Change::Program,
         });
     }
-    let path = readlinkat(&process.dir, "exe").map_err(|errno| failed(errno.into()))?;
-    Ok((file, state, seen_path(&path.into(), state.id)))
+    Ok(())
+}
+
+/// The state of the running file as the kernel knows it, without asking its file system.
+fn glance(process: &Process) -> io::Result<State> {
+    let flags = AtFlags::STATX_DONT_SYNC;
+    let found = statx(&process.dir, "exe", flags, StatxFlags::BASIC_STATS)?;
+    Ok(State {
+        id: FileId {
+            device: makedev(found.stx_dev_major, found.stx_dev_minor),
+            inode: found.stx_ino,
+        },
+        size: found.stx_size,
+        modified: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec.into()),
+        changed: (found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec.into()),
+    })
+}
+
+/// The file that a path names in the node's view, if the kernel has all of the path in its memory.
+fn cached_id(path: &Path) -> io::Result<FileId> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED)?;
+    let ExecutableId { device, inode } = ExecutableId::of(&file)?;
+    Ok(FileId { device, inode })
 }
 
 /// Judges a path. One that is not UTF-8 cannot be a selector; lossy conversion could make it
 /// another's.
-fn seen_path(path: &PathBuf, id: FileId) -> Option<SeenPath> {
+fn seen_path(path: &Path, running: FileId, in_our_view: Option<FileId>) -> Option<SeenPath> {
     let text = path.to_str()?.to_owned();
-    let same = std::fs::metadata(path).is_ok_and(|metadata| State::of(&metadata).id == id);
-    Some(if same {
+    Some(if in_our_view == Some(running) {
         SeenPath::Own(text)
     } else {
         SeenPath::Foreign(text)
@@ -251,7 +329,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::workload::process::tests::own_process;
+    use crate::workload::process::tests::{end, own_process, process_by_pid, spawn};
 
     fn state(file: &File) -> State {
         State::of(&file.metadata().unwrap())
@@ -294,9 +372,61 @@ mod tests {
         let expected = Executable {
             path: Some(SeenPath::Own(path)),
             sha256: Some(digest),
+            asked: Asked::Yes,
         };
         assert_eq!(c.unwrap(), expected);
         assert_eq!(executables.digests.lock().unwrap().known.len(), 1);
+
+        // Who comes later is told the same without waiting.
+        let again = executables.at_once(&process, DigestLimit::Unlimited);
+        let expected = Executable {
+            asked: Asked::No,
+            ..expected
+        };
+        assert_eq!(again.unwrap(), Some(expected));
+    }
+
+    /// Nothing that was known of another file, or of the path before, is told at once.
+    #[tokio::test]
+    async fn what_is_told_at_once_is_of_the_file_and_path_of_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("program");
+        let copied = std::process::Command::new("cp")
+            .arg("/bin/cat")
+            .arg(&path)
+            .status();
+        assert!(copied.unwrap().success());
+        let child = spawn(&path);
+        let executables = Executables::new();
+        let process = process_by_pid(child.id());
+        let limit = DigestLimit::Unlimited;
+        assert_eq!(executables.at_once(&process, limit).unwrap(), None);
+        let looked = executables.of(&process, limit).await.unwrap();
+        let known = executables.at_once(&process, limit).unwrap().unwrap();
+        assert_eq!((&known.path, &known.sha256), (&looked.path, &looked.sha256));
+        assert!(matches!(known.path, Some(SeenPath::Own(_))), "{known:?}");
+
+        // Another file takes its path: the change of the running file is seen, and its digest is
+        // not known until it is hashed again.
+        let other = folder.path().join("other");
+        std::fs::write(&other, b"another").unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!(executables.at_once(&process, limit).unwrap(), None);
+        let looked = executables.of(&process, limit).await.unwrap();
+        assert_eq!(looked.sha256, known.sha256);
+        assert!(
+            matches!(looked.path, Some(SeenPath::Foreign(_))),
+            "{looked:?}"
+        );
+
+        let mut process = process;
+        process.executable = Some(FileId {
+            device: 1,
+            inode: 1,
+        });
+        let changed = executables.at_once(&process, limit).unwrap_err();
+        assert!(matches!(changed, AttestError::Changed { .. }), "{changed}");
+        end(child);
     }
 
     /// While one user's large file is hashed, another's is not kept waiting, nor is a look.
