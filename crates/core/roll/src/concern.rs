@@ -244,10 +244,15 @@ fn renamed(before: &Roll, after: &Roll, change: &AgentChange) -> Vec<RuleName> {
     };
     match change {
         AgentChange::PutClass(class) => {
+            let name = class.name.as_str();
+            // Its agents were nobody's before, and what bars them counts only now.
+            let bars =
+                before.agents().class(name).is_none() && after.agents().barred().next().is_some();
             let differs = |rule: &&Arc<Rule>| {
-                naming::in_force(before.agents(), rule) != naming::in_force(after.agents(), rule)
+                bars || naming::in_force(before.agents(), rule)
+                    != naming::in_force(after.agents(), rule)
             };
-            names(&mut after.rules_of_class(class.name.as_str()).filter(differs))
+            names(&mut after.rules_of_class(name).filter(differs))
         }
         AgentChange::PutInstance(instance) => of_agent(&instance.id),
         AgentChange::DeleteInstance(id) => of_agent(id),

@@ -34,10 +34,12 @@ impl NodeView {
             match change {
                 Change::PutRule(rule) => drop(touched.insert(rule.name.clone())),
                 Change::DeleteRule(name) => drop(touched.insert(name.clone())),
-                Change::Agent(AgentChange::PutClass(class)) => touched.extend(
-                    roll.rules_of_class(class.name.as_str())
-                        .map(|rule| rule.name.clone()),
-                ),
+                Change::Agent(AgentChange::PutClass(class)) => {
+                    let rules = roll.rules_of_class(class.name.as_str());
+                    touched.extend(rules.map(|rule| rule.name.clone()));
+                    // A name of no class yet was nobody's agent, and nothing barred it.
+                    barred |= roll.agents().barred().next().is_some();
+                }
                 Change::Agent(AgentChange::PutInstance(instance)) => {
                     barred |= instance.is_barred() != self.withheld.contains(&instance.id);
                 }
