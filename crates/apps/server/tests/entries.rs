@@ -7,7 +7,7 @@
 
 use muster_proto::spire::api::server::entry::v1::{
     BatchCreateEntryRequest, BatchDeleteEntryRequest, BatchUpdateEntryRequest, CountEntriesRequest,
-    GetEntryRequest, ListEntriesRequest, list_entries_request,
+    GetEntryRequest, ListEntriesRequest, count_entries_request, list_entries_request,
 };
 use muster_proto::spire::api::types;
 use muster_testkit::{ServerConfig, ServerProcess};
@@ -253,6 +253,29 @@ async fn lists_are_filtered_masked_and_paged_in_the_order_of_creation() {
         .unwrap()
         .into_inner();
     assert_eq!(count.count, 25);
+    // SPIRE's command line says that it does not want downstream entries alone, and means all.
+    let mut below = entry("/w/below", "uid:0");
+    below.downstream = true;
+    create(&server, vec![below]).await;
+    for (downstream, wanted) in [(None, 26), (Some(false), 26), (Some(true), 1)] {
+        let request = ListEntriesRequest {
+            filter: Some(list_entries_request::Filter {
+                by_downstream: downstream,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let listed = server.entries().list_entries(request).await.unwrap();
+        assert_eq!(listed.into_inner().entries.len(), wanted, "{downstream:?}");
+        let request = CountEntriesRequest {
+            filter: Some(count_entries_request::Filter {
+                by_downstream: downstream,
+                ..Default::default()
+            }),
+        };
+        let counted = server.entries().count_entries(request).await.unwrap();
+        assert_eq!(counted.into_inner().count, i32::try_from(wanted).unwrap());
+    }
     let foreign = ListEntriesRequest {
         page_token: "soon".into(),
         ..Default::default()

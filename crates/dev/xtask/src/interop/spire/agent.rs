@@ -442,9 +442,9 @@ fn evicted(domain: &Domain, spire: &Spire) -> Outcome {
     let ended = daemon.ends_within(ENDS_WITHIN)?;
     last_words(
         &ended,
-        "Agent needs to re-attest: removing SVID and shutting down",
+        "Agent needs to re-attest; will attempt to re-attest",
     )?;
-    Ok("it knows that it would have to join anew, and ends".to_owned())
+    Ok("it learns that it has to join anew, for which its token is used up, and ends".to_owned())
 }
 
 /// Why it ended must be in its log.
