@@ -253,11 +253,23 @@ async fn lists_are_filtered_masked_and_paged_in_the_order_of_creation() {
         .unwrap()
         .into_inner();
     assert_eq!(count.count, 25);
-    // SPIRE's command line says that it does not want downstream entries alone, and means all.
+    let foreign = ListEntriesRequest {
+        page_token: "soon".into(),
+        ..Default::default()
+    };
+    let refused = server.entries().list_entries(foreign).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+}
+
+/// SPIRE's command line always says whether it wants downstream entries alone; if not, it means all.
+#[tokio::test]
+async fn a_false_downstream_filter_asks_for_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(SERVER, ServerConfig::new(dir.path())).await;
     let mut below = entry("/w/below", "uid:0");
     below.downstream = true;
-    create(&server, vec![below]).await;
-    for (downstream, wanted) in [(None, 26), (Some(false), 26), (Some(true), 1)] {
+    create(&server, vec![entry("/w/1", "uid:1"), below]).await;
+    for (downstream, wanted) in [(None, 2), (Some(false), 2), (Some(true), 1)] {
         let request = ListEntriesRequest {
             filter: Some(list_entries_request::Filter {
                 by_downstream: downstream,
@@ -276,12 +288,6 @@ async fn lists_are_filtered_masked_and_paged_in_the_order_of_creation() {
         let counted = server.entries().count_entries(request).await.unwrap();
         assert_eq!(counted.into_inner().count, i32::try_from(wanted).unwrap());
     }
-    let foreign = ListEntriesRequest {
-        page_token: "soon".into(),
-        ..Default::default()
-    };
-    let refused = server.entries().list_entries(foreign).await.unwrap_err();
-    assert_eq!(refused.code(), Code::InvalidArgument);
 }
 
 /// What SPIRE's controller manager does every ten minutes to learn which fields a server keeps.

@@ -15,7 +15,7 @@ impl Patience {
     /// That of the request, if it says for how long it waits.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let timeout = parse(headers.get(HEADER)?.to_str().ok()?)?;
-        Some(Self(timeout - timeout / 10))
+        Some(Self(timeout.saturating_sub(timeout / 10)))
     }
 }
 

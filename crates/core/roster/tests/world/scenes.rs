@@ -55,9 +55,9 @@ fn a_call_is_denied_before_its_caller_has_gone() {
     let mut world = world_with_entries(&[1]);
     let hurried = world.call(2 + 2 * 64, Want::X509Svids);
     let calm = world.call(2 + 3 * 64, Want::X509Svids);
-    world.advance(HOLD / 3 - Duration::from_millis(1), true);
+    world.advance(HOLD / 4, true);
     assert_eq!(world.callers[&hurried].ended, None);
-    world.advance(Duration::from_millis(1), true);
+    world.advance((HOLD / 3).saturating_sub(HOLD / 4), true);
     assert_eq!(world.callers[&hurried].ended, Some(Refusal::NoIdentity));
     assert_eq!(world.callers[&calm].ended, None);
     world.advance(HOLD, true);
