@@ -19,8 +19,8 @@ use crate::interop::results::Results;
 use crate::shell::Failure;
 
 const CLIENT: &str = "spire-server CLI";
-/// Whoever has no upstream authority, or no federation, says so.
-const UNIMPLEMENTED: &str = "code = Unimplemented";
+/// What the server says to all that belongs to federation.
+const NO_FEDERATION: &str = "federation between servers is not built";
 
 /// Runs all commands.
 pub(super) fn run(domain: &Domain, spire: &Spire, results: &mut Results) -> Result<(), Failure> {
@@ -308,9 +308,9 @@ fn federation(it: &Commands<'_>) -> Outcome {
         vec!["federation", "refresh", "-id", other],
         vec!["federation", "delete", "-id", other],
     ] {
-        it.operator.refused(&words, UNIMPLEMENTED)?;
+        it.operator.refused(&words, NO_FEDERATION)?;
     }
-    Ok("each command says that it is not implemented".to_owned())
+    Ok("each command is told that there is none".to_owned())
 }
 
 fn logger_and_debug(it: &Commands<'_>) -> Outcome {
