@@ -62,6 +62,7 @@ enum Command {
         want: Want,
         reply: Reply,
         asker: Asker,
+        patience: Option<Duration>,
     },
     Identities(Who, oneshot::Sender<Matched>),
     Standing(oneshot::Sender<(Revision, ViewDigest)>),
@@ -117,6 +118,7 @@ pub(crate) struct Driver {
     commands: mpsc::UnboundedSender<Command>,
     next_call: Arc<AtomicU64>,
     asker: Asker,
+    patience: Option<Duration>,
 }
 
 /// The loop has ended: the node is shutting down.
@@ -150,6 +152,15 @@ impl Driver {
     pub(crate) fn on_behalf(&self, on_miss: OnMiss) -> Self {
         Self {
             asker: Asker::OnBehalf(on_miss),
+            patience: None,
+            ..self.clone()
+        }
+    }
+
+    /// The way for a caller that waits no longer than that for an answer.
+    pub(crate) fn patient(&self, patience: Option<Duration>) -> Self {
+        Self {
+            patience,
             ..self.clone()
         }
     }
@@ -303,6 +314,7 @@ impl Driver {
             want,
             reply,
             asker: self.asker,
+            patience: self.patience,
         })?;
         Ok(Place {
             call,
@@ -372,6 +384,7 @@ impl Unstarted {
                 commands: sender,
                 next_call: Arc::new(AtomicU64::new(1)),
                 asker: Asker::Itself,
+                patience: None,
             },
             commands,
             tasks,
@@ -470,10 +483,16 @@ impl Loop {
                 want,
                 reply,
                 asker,
+                patience,
             } => {
                 self.replies.insert(call, reply);
                 self.hear(match asker {
-                    Asker::Itself => Event::Call { call, who, want },
+                    Asker::Itself => Event::Call {
+                        call,
+                        who,
+                        want,
+                        patience,
+                    },
                     Asker::OnBehalf(on_miss) => Event::CallOnBehalf {
                         call,
                         who,

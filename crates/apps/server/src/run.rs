@@ -68,6 +68,7 @@ use crate::api::rules::RulesService;
 use crate::api::sightings::{NodeSightingsService, SightingsService};
 use crate::api::svid::SvidService;
 use crate::api::task_ledger::TaskLedgerService;
+use crate::api::unknown::told_apart;
 use crate::audit_log;
 use crate::authority::{Authorities, Desk};
 use crate::config::{Config, KeysConfig};
@@ -214,7 +215,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
 
     let tcp_ready = ready.expect("API port");
     let (alive, end) = (serving.clone(), shutdown.clone());
-    let routes = api(&server);
+    let routes = told_apart(api(&server));
     let incoming = incoming(&server, tcp, acceptor);
     supervisor.essential("API port", async move {
         let _alive = alive;
@@ -226,7 +227,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     });
     let socket_ready = ready.expect("admin socket");
     let (alive, end) = (serving.clone(), shutdown.clone());
-    let routes = admin_api(&server, level).await?;
+    let routes = told_apart(admin_api(&server, level).await?);
     supervisor.essential("admin socket", async move {
         let _alive = alive;
         socket_ready.declare();

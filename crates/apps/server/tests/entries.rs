@@ -7,7 +7,7 @@
 
 use muster_proto::spire::api::server::entry::v1::{
     BatchCreateEntryRequest, BatchDeleteEntryRequest, BatchUpdateEntryRequest, CountEntriesRequest,
-    GetEntryRequest, ListEntriesRequest, list_entries_request,
+    GetEntryRequest, ListEntriesRequest, count_entries_request, list_entries_request,
 };
 use muster_proto::spire::api::types;
 use muster_testkit::{ServerConfig, ServerProcess};
@@ -259,6 +259,35 @@ async fn lists_are_filtered_masked_and_paged_in_the_order_of_creation() {
     };
     let refused = server.entries().list_entries(foreign).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
+}
+
+/// SPIRE's command line always says whether it wants downstream entries alone; if not, it means all.
+#[tokio::test]
+async fn a_false_downstream_filter_asks_for_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(SERVER, ServerConfig::new(dir.path())).await;
+    let mut below = entry("/w/below", "uid:0");
+    below.downstream = true;
+    create(&server, vec![entry("/w/1", "uid:1"), below]).await;
+    for (downstream, wanted) in [(None, 2), (Some(false), 2), (Some(true), 1)] {
+        let request = ListEntriesRequest {
+            filter: Some(list_entries_request::Filter {
+                by_downstream: downstream,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let listed = server.entries().list_entries(request).await.unwrap();
+        assert_eq!(listed.into_inner().entries.len(), wanted, "{downstream:?}");
+        let request = CountEntriesRequest {
+            filter: Some(count_entries_request::Filter {
+                by_downstream: downstream,
+                ..Default::default()
+            }),
+        };
+        let counted = server.entries().count_entries(request).await.unwrap();
+        assert_eq!(counted.into_inner().count, i32::try_from(wanted).unwrap());
+    }
 }
 
 /// What SPIRE's controller manager does every ten minutes to learn which fields a server keeps.

@@ -181,6 +181,31 @@ async fn malformed_and_oversized_messages_are_refused_with_a_status() {
     assert_eq!(unknown.unwrap_err().code(), Code::Unimplemented);
 }
 
+/// Whoever calls a service that is not there, as `spire-server federation` does, is told which.
+#[tokio::test]
+async fn a_service_that_is_not_there_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    for (path, remedy) in [
+        (
+            "/spire.api.server.trustdomain.v1.TrustDomain/ListFederationRelationships",
+            "federation between servers is not built",
+        ),
+        ("/no.such.Service/Call", "docs/api.md"),
+    ] {
+        let mut raw = tonic::client::Grpc::new(server.channel());
+        raw.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<(), ()>::default();
+        let refused = raw
+            .unary(Request::new(()), PathAndQuery::from_static(path), codec)
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::Unimplemented);
+        let told = refused.message();
+        assert!(told.contains(path) && told.contains(remedy), "{told}");
+    }
+}
+
 /// A node that does not read its stream holds up nobody, and is up to date once it reads again.
 #[tokio::test]
 async fn a_slow_reader_holds_up_nobody_and_ends_up_right() {

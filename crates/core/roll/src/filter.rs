@@ -69,8 +69,8 @@ pub struct EntryFilter {
     pub federates_with: Option<(Overlap, BTreeSet<TrustDomain>)>,
     /// The entry's hint, exactly; the empty text asks for entries without one.
     pub hint: Option<String>,
-    /// Whether the entry is downstream.
-    pub downstream: Option<bool>,
+    /// Whether the entry must be downstream.
+    pub downstream: bool,
 }
 
 impl EntryFilter {
@@ -92,9 +92,7 @@ impl EntryFilter {
                 .as_ref()
                 .is_none_or(|(how, given)| how.holds(&entry.federates_with, given))
             && self.hint.as_ref().is_none_or(|hint| *hint == entry.hint)
-            && self
-                .downstream
-                .is_none_or(|wanted| wanted == entry.downstream)
+            && (entry.downstream || !self.downstream)
     }
 }
 
@@ -186,9 +184,16 @@ mod tests {
             selectors: Some((Overlap::Exact, selectors(&["s:a"]))),
             federates_with: Some((Overlap::Any, BTreeSet::from([td("f1"), td("f2")]))),
             hint: Some("db".into()),
-            downstream: Some(false),
+            downstream: false,
         };
         assert!(all.admits(&row) && EntryFilter::default().admits(&row));
+        let mut below = row.clone();
+        below.downstream = true;
+        let downstream = EntryFilter {
+            downstream: true,
+            ..all.clone()
+        };
+        assert!(all.admits(&below) && downstream.admits(&below));
         for but in [
             EntryFilter {
                 spiffe_id: Some(id("/x")),
@@ -211,7 +216,7 @@ mod tests {
                 ..all.clone()
             },
             EntryFilter {
-                downstream: Some(true),
+                downstream: true,
                 ..all.clone()
             },
         ] {

@@ -20,6 +20,8 @@ pub(crate) struct Call<X, J, W> {
     pub(crate) process: Option<ProcessMark>,
     /// Monotonic time of the call.
     pub(crate) arrived: Duration,
+    /// How long the caller waits for an answer, if it says so.
+    pub(crate) patience: Option<Duration>,
     pub(crate) on_miss: OnMiss,
     pub(crate) kind: Kind<X, J, W>,
 }
@@ -52,6 +54,12 @@ pub(crate) struct JwtCall<J> {
 }
 
 impl<X, J, W> Call<X, J, W> {
+    /// Until when the call may wait that long for its first answer: never for longer than the caller.
+    pub(crate) fn until(&self, longest: Duration) -> Duration {
+        let wait = self.patience.map_or(longest, |it| it.min(longest));
+        self.arrived.saturating_add(wait)
+    }
+
     /// Whether the call has been told nothing yet.
     pub(crate) fn is_waiting(&self) -> bool {
         match &self.kind {

@@ -218,7 +218,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         let Some(call) = self.calls.get(&id) else {
             return;
         };
-        let until = call.arrived.saturating_add(self.config.hold);
+        let until = call.until(self.config.hold);
         if self.now.mono >= until {
             self.refuse(id, self.refusal_of_miss(call.group, other_identities));
         } else {
@@ -231,7 +231,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         let Some(call) = self.calls.get(&id) else {
             return;
         };
-        let until = call.arrived + self.config.hold + SIGN_WAIT;
+        let until = call.until(self.config.hold.saturating_add(SIGN_WAIT));
         if self.now.mono >= until {
             self.refuse(id, Refusal::NotSignedYet);
         } else {
@@ -314,7 +314,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             self.fresh.push(Action::JwtSvids(id, answer));
             return self.end(id);
         }
-        self.wait_for_token(id, arrived, patient);
+        self.wait_for_token(id, patient);
     }
 
     fn signed_while_waiting(&self, id: CallId, entry: &EntryId) -> Option<Arc<J>> {
@@ -355,10 +355,13 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
     }
 
     /// The call waits for tokens, unless the last failure says that there is no point.
-    fn wait_for_token(&mut self, id: CallId, arrived: Duration, patient: bool) {
+    fn wait_for_token(&mut self, id: CallId, patient: bool) {
         let mut fault = None;
         self.with_jwt_call(id, |jwt| fault = jwt.fault.take());
-        let held = arrived.saturating_add(self.config.hold);
+        let Some(call) = self.calls.get(&id) else {
+            return;
+        };
+        let held = call.until(self.config.hold);
         if let Some(fault) = fault {
             let again =
                 fault == SignFault::Unavailable && self.link != Link::Down && self.now.mono < held;
@@ -366,11 +369,11 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
                 return self.refuse(id, Refusal::SigningFailed(fault));
             }
         }
-        let until = if patient {
-            arrived + LATE_WAIT
+        let until = call.until(if patient {
+            LATE_WAIT
         } else {
-            held + SIGN_WAIT
-        };
+            self.config.hold.saturating_add(SIGN_WAIT)
+        });
         if self.now.mono >= until {
             self.refuse(id, Refusal::NotSignedYet);
         } else {

@@ -178,6 +178,9 @@ pub enum Event<X, J, W> {
         who: Who,
         /// What it asks for.
         want: Want,
+        /// How long it waits for an answer, if it says so: it is refused in that time, and not held
+        /// until it has gone.
+        patience: Option<Duration>,
     },
     /// Somebody who may calls on behalf of a workload. Entries of admins and of downstream
     /// authorities do not count (BRK-35), and bundles are for workloads with an identity only.

@@ -1,6 +1,7 @@
 //! Which call is in which group, and which entries a group has.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use muster_model::EntryId;
 
@@ -21,6 +22,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         who: Who,
         want: Want,
         on_miss: OnMiss,
+        patience: Option<Duration>,
     ) {
         if self.calls.contains_key(&call) {
             return;
@@ -56,6 +58,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             group,
             process,
             arrived: self.now.mono,
+            patience,
             on_miss,
             kind,
         };

@@ -298,15 +298,20 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             Event::Step(step) => self.on_step(step),
             Event::NodeIs(node) => self.on_node(node),
             Event::ProcessGone(process) => self.on_process_gone(process),
-            Event::Call { call, who, want } => {
-                self.on_call(call, Scope::Own, who, want, OnMiss::Refuse);
+            Event::Call {
+                call,
+                who,
+                want,
+                patience,
+            } => {
+                self.on_call(call, Scope::Own, who, want, OnMiss::Refuse, patience);
             }
             Event::CallOnBehalf {
                 call,
                 who,
                 want,
                 on_miss,
-            } => self.on_call(call, Scope::OnBehalf, who, want, on_miss),
+            } => self.on_call(call, Scope::OnBehalf, who, want, on_miss, None),
             Event::CallEnded(call) => self.end(call),
             Event::Withdraw(entry) => self.withdraw(entry),
             Event::X509Signed { request, results } => {

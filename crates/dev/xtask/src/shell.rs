@@ -16,6 +16,9 @@ use nix::unistd::Pid;
 /// What a chore fails with: a sentence for the person who ran it.
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
+/// How often one looks for what will come.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -202,6 +205,24 @@ impl Talker {
             well: status.success() && !killed,
             how,
         })
+    }
+}
+
+/// Looks again and again until `look` finds what it wants; an error is what is still missing.
+pub(crate) fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut look: impl FnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let watch = Stopwatch::start();
+    loop {
+        match look() {
+            Ok(found) => return Ok(found),
+            Err(missing) if watch.elapsed() > within => {
+                return Err(format!("{what}, within {} s: {missing}", within.as_secs()).into());
+            }
+            Err(_) => thread::sleep(BETWEEN_LOOKS),
+        }
     }
 }
 

@@ -69,9 +69,9 @@ pub(crate) struct List {
     /// Only entries with this hint
     #[arg(long, value_name = "TEXT")]
     hint: Option<String>,
-    /// Only entries that may sign for a downstream server, or with `=false` only the others
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
-    downstream: Option<bool>,
+    /// Only entries that may sign for a downstream server
+    #[arg(long)]
+    downstream: bool,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -183,7 +183,7 @@ async fn list(list: &List) -> Result<Vec<Entry>, Failure> {
         }),
         by_federates_with: None,
         by_hint: list.hint.clone(),
-        by_downstream: list.downstream,
+        by_downstream: list.downstream.then_some(true),
     };
     let mut client = client(&list.server).await?;
     let mut entries = Vec::new();

@@ -48,7 +48,7 @@ impl Inner {
             audience: request.audience,
             spiffe_id,
         };
-        let answer = self.driver.jwt_svids(attested.who, want).await;
+        let answer = self.driver_for(caller).jwt_svids(attested.who, want).await;
         match answer.map_err(stopped)? {
             Ok(tokens) => {
                 self.callers.still_the_same(&attested.caller)?;
@@ -77,7 +77,12 @@ impl Inner {
             return Err(Status::invalid_argument("svid must be specified"));
         }
         let attested = self.callers.attest(caller, place).await?;
-        let trust = match self.driver.trust(attested.who).await.map_err(stopped)? {
+        let trust = match self
+            .driver_for(caller)
+            .trust(attested.who)
+            .await
+            .map_err(stopped)?
+        {
             Ok(trust) => trust,
             Err(refusal) => {
                 return Err(self

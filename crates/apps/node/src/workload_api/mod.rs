@@ -7,6 +7,7 @@ pub(crate) mod answers;
 pub(crate) mod caller;
 pub(crate) mod grpc;
 pub(crate) mod jwt;
+mod patience;
 mod streams;
 mod wit;
 
@@ -31,6 +32,7 @@ use tower::Service;
 
 use self::caller::{CallerAttestor, Place};
 pub(crate) use self::caller::{TOO_MANY_CALLS, describe_target};
+use self::patience::Patience;
 use crate::config::WitConfig;
 use crate::driver::Driver;
 use crate::events::Events;
@@ -115,7 +117,10 @@ impl Inner {
             .next()
             .unwrap_or_default()
             .to_owned();
-        let caller = request.extensions().clone();
+        let mut caller = request.extensions().clone();
+        if let Some(patience) = Patience::of(request.headers()) {
+            caller.insert(patience);
+        }
         match method.as_str() {
             "FetchX509SVID" => {
                 grpc::read::<X509svidRequest>(request).await?;
@@ -155,6 +160,12 @@ impl Inner {
                 "{NAME} has no method {method:?}"
             ))),
         }
+    }
+
+    /// The way to the roster for a call of this caller.
+    fn driver_for(&self, caller: &CallerFacts) -> Driver {
+        let patience = caller.get::<Patience>().map(|patience| patience.0);
+        self.driver.patient(patience)
     }
 
     /// A call that is still being answered when the node shuts down is told so.

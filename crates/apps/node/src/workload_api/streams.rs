@@ -29,7 +29,10 @@ impl Inner {
         place: Place,
     ) -> Result<Response<Body>, Status> {
         let attested = self.callers.attest(caller, &place).await?;
-        let subscription = self.driver.x509_svids(attested.who).map_err(stopped)?;
+        let subscription = self
+            .driver_for(caller)
+            .x509_svids(attested.who)
+            .map_err(stopped)?;
         let follow = Follow::new(self, attested.caller, subscription, place, "FetchX509SVID");
         follow
             .answer(|update: &X509Update<HeldX509>| {
@@ -47,7 +50,10 @@ impl Inner {
         place: Place,
     ) -> Result<Response<Body>, Status> {
         let attested = self.callers.attest(caller, &place).await?;
-        let subscription = self.driver.x509_bundles(attested.who).map_err(stopped)?;
+        let subscription = self
+            .driver_for(caller)
+            .x509_bundles(attested.who)
+            .map_err(stopped)?;
         let follow = Follow::new(
             self,
             attested.caller,
@@ -71,7 +77,10 @@ impl Inner {
         place: Place,
     ) -> Result<Response<Body>, Status> {
         let attested = self.callers.attest(caller, &place).await?;
-        let subscription = self.driver.jwt_bundles(attested.who).map_err(stopped)?;
+        let subscription = self
+            .driver_for(caller)
+            .jwt_bundles(attested.who)
+            .map_err(stopped)?;
         let follow = Follow::new(
             self,
             attested.caller,

@@ -50,7 +50,7 @@ impl Inner {
         };
         let attested = self.callers.attest(caller, &place).await?;
         let subscription = self
-            .driver
+            .driver_for(caller)
             .wit_svids(attested.who, spiffe_id)
             .map_err(stopped)?;
         let follow = Follow::new(self, attested.caller, subscription, place, "FetchWITSVID");
@@ -70,7 +70,10 @@ impl Inner {
         place: Place,
     ) -> Result<Response<Body>, Status> {
         let attested = self.callers.attest(caller, &place).await?;
-        let subscription = self.driver.wit_bundles(attested.who).map_err(stopped)?;
+        let subscription = self
+            .driver_for(caller)
+            .wit_bundles(attested.who)
+            .map_err(stopped)?;
         let follow = Follow::new(
             self,
             attested.caller,

@@ -176,6 +176,25 @@ async fn a_call_is_denied_when_its_hold_is_over() {
     assert!(node.stop().await);
 }
 
+/// A caller with a deadline, such as SPIRE's command line with its second, hears why before it has gone.
+#[tokio::test]
+async fn a_call_is_denied_before_its_deadline() {
+    let double = Double::start().await;
+    let rig = Rig::new(&double);
+    let node = rig.run();
+    rig.in_step(&double).await;
+    let mut client = rig.client().await;
+    let mut request = tonic::Request::new(X509svidRequest {});
+    // Less than the 10 s of the hold, and the last tenth is enough for the refusal to arrive.
+    request.set_timeout(Duration::from_secs(5));
+    let status = client.fetch_x509svid(request).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::PermissionDenied, "no identity issued")
+    );
+    assert!(node.stop().await);
+}
+
 #[tokio::test]
 async fn an_entitlement_that_is_lost_is_taken_back() {
     let double = Double::start().await;

@@ -44,7 +44,8 @@ pub(crate) fn entry_filter(
             .map(|m| federates_with_match(&m))
             .transpose()?,
         hint: filter.by_hint,
-        downstream: filter.by_downstream,
+        // `false` asks for nothing, as in SPIRE, whose command line always sends one or the other.
+        downstream: filter.by_downstream.unwrap_or_default(),
     })
 }
 

@@ -25,6 +25,7 @@ pub(crate) mod rules;
 pub(crate) mod sightings;
 pub(crate) mod svid;
 pub(crate) mod task_ledger;
+pub(crate) mod unknown;
 pub(crate) mod wit;
 
 use std::sync::Arc;

@@ -308,7 +308,7 @@ impl World {
                 "a server that is away turned into a denial"
             );
             assert!(
-                streaming || self.now.mono >= caller.called_at + HOLD,
+                streaming || self.now.mono >= caller.called_at + caller.waits(),
                 "denied before the hold was over"
             );
         }

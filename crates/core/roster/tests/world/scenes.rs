@@ -48,6 +48,22 @@ fn a_call_without_a_match_is_denied_when_its_hold_is_over() {
     assert_eq!(world.callers[&call].ended, Some(Refusal::NoIdentity));
 }
 
+/// A caller that waits for less time is told in that time; one that would wait for longer, when the hold
+/// is over.
+#[test]
+fn a_call_is_denied_before_its_caller_has_gone() {
+    let mut world = world_with_entries(&[1]);
+    let hurried = world.call(2 + 2 * 64, Want::X509Svids);
+    let calm = world.call(2 + 3 * 64, Want::X509Svids);
+    world.advance(HOLD / 4, true);
+    assert_eq!(world.callers[&hurried].ended, None);
+    world.advance((HOLD / 3).saturating_sub(HOLD / 4), true);
+    assert_eq!(world.callers[&hurried].ended, Some(Refusal::NoIdentity));
+    assert_eq!(world.callers[&calm].ended, None);
+    world.advance(HOLD, true);
+    assert_eq!(world.callers[&calm].ended, Some(Refusal::NoIdentity));
+}
+
 /// What a policy refuses is no identity: the caller's others are not held up by it, and who has no
 /// other is told that there is none.
 #[test]

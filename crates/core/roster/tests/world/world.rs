@@ -25,6 +25,7 @@ pub(crate) struct Caller {
     pub(crate) who: Who,
     pub(crate) want: Want,
     pub(crate) called_at: Duration,
+    pub(crate) patience: Option<Duration>,
     pub(crate) open: bool,
     pub(crate) told: usize,
     pub(crate) x509: Option<Arc<X509Update<Cert>>>,
@@ -34,6 +35,13 @@ pub(crate) struct Caller {
     pub(crate) wits: Option<Arc<WitUpdate<Wit>>>,
     pub(crate) wit_bundles: Option<Arc<WitBundles>>,
     pub(crate) ended: Option<Refusal>,
+}
+
+impl Caller {
+    /// How long its call is held.
+    pub(crate) fn waits(&self) -> Duration {
+        self.patience.map_or(HOLD, |patience| patience.min(HOLD))
+    }
 }
 
 pub(crate) enum Pending {
@@ -351,14 +359,24 @@ impl World {
         self.fail_pending();
     }
 
-    /// A call of a process: the lower half of `mask` says what it is attested as, the upper which it is.
+    /// A call of a process: four bits of `mask` say what it is attested as, two which it is, and two
+    /// how long it waits.
     pub(crate) fn call(&mut self, mask: u8, want: Want) -> CallId {
         let selectors = Arc::new(selectors(mask % 16));
         let process = process(mask / 16 % 4);
-        self.call_of(Who { selectors, process }, want)
+        let patience = match mask / 64 {
+            2 => Some(HOLD / 3),
+            3 => Some(HOLD * 2),
+            _ => None,
+        };
+        self.call_for(Who { selectors, process }, want, patience)
     }
 
     pub(crate) fn call_of(&mut self, who: Who, want: Want) -> CallId {
+        self.call_for(who, want, None)
+    }
+
+    fn call_for(&mut self, who: Who, want: Want, patience: Option<Duration>) -> CallId {
         let id = CallId(self.fresh());
         self.callers.insert(
             id,
@@ -366,6 +384,7 @@ impl World {
                 who: who.clone(),
                 want: want.clone(),
                 called_at: self.now.mono,
+                patience,
                 open: true,
                 told: 0,
                 x509: None,
@@ -381,6 +400,7 @@ impl World {
             call: id,
             who,
             want,
+            patience,
         });
         id
     }

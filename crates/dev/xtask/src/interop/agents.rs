@@ -145,14 +145,5 @@ fn in_dev(muster: &Path, agent: &[PathBuf; 2]) -> Result<String, Failure> {
 }
 
 fn line(check: &str, outcome: Result<String, Failure>) -> Line {
-    match outcome {
-        Ok(detail) => Line {
-            client: CLIENT.to_owned(),
-            version: String::new(),
-            check: check.to_owned(),
-            ok: true,
-            detail,
-        },
-        Err(error) => Line::failed(CLIENT, check, &error.to_string()),
-    }
+    Line::judged(CLIENT, "", check, outcome)
 }

@@ -45,17 +45,7 @@ fn checks(name: &'static str, domain: &Domain, results: &mut Results) -> Result<
     )?;
     let image = engine.import()?;
     let mut judge = |check: &str, outcome: Result<String, Failure>| {
-        let (ok, detail) = match outcome {
-            Ok(detail) => (true, detail),
-            Err(error) => (false, error.to_string()),
-        };
-        results.add(Line {
-            client: name.to_owned(),
-            version: version.clone(),
-            check: check.to_owned(),
-            ok,
-            detail,
-        });
+        results.add(Line::judged(name, &version, check, outcome));
     };
     judge("container-svid", fetches(&engine, &node, domain, &image));
     judge("container-facts", learns(&engine, &node, &image));

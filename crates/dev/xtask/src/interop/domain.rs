@@ -32,6 +32,20 @@ impl Lifetimes {
         jwt: "60s",
         authority: "60s",
     };
+    /// Long enough for SPIRE's agent, which looks every five seconds whether its own SVID is past half
+    /// its life; authorities change by command only.
+    pub(super) const SPIRE: Self = Self {
+        x509: "24s",
+        jwt: "60s",
+        authority: "1h",
+    };
+    /// The same, but authorities change within two minutes, and SPIRE's agent keeps its own SVID for
+    /// as short as its workloads theirs.
+    pub(super) const SPIRE_BY_TIME: Self = Self {
+        x509: "24s",
+        jwt: "60s",
+        authority: "144s",
+    };
     /// SVIDs and the authority itself change within half a minute.
     pub(super) const ROTATION: Self = Self {
         x509: "6s",
@@ -78,6 +92,13 @@ impl Identity {
         }
     }
 
+    /// What its processes are attested as, and those of no other identity.
+    pub(super) fn selectors(&self) -> Vec<String> {
+        let gid = self.gid.map(|gid| format!("unix:gid:{gid}"));
+        let uid = format!("unix:uid:{}", getuid());
+        [uid].into_iter().chain(gid).collect()
+    }
+
     /// Runs the command as this identity.
     pub(super) fn assume(&self, command: &mut Command) {
         use std::os::unix::process::CommandExt as _;
@@ -92,6 +113,7 @@ impl Identity {
 struct Ready {
     event: String,
     server_admin_socket: PathBuf,
+    server_address: String,
     workload_socket: PathBuf,
     node_admin_socket: PathBuf,
     broker_socket: Option<PathBuf>,
@@ -192,6 +214,11 @@ impl Domain {
         &self.ready.server_admin_socket
     }
 
+    /// Where nodes reach the server.
+    pub(super) fn server_address(&self) -> &str {
+        &self.ready.server_address
+    }
+
     /// Runs `muster` against the server; says what it printed.
     pub(super) fn muster(&self, arguments: &[&str]) -> Result<String, Failure> {
         let mut command = Command::new(&self.muster);
@@ -214,26 +241,24 @@ impl Domain {
 
     /// Creates the entry of an identity; one that is there already is as good.
     pub(super) fn register(&self, identity: &Identity) -> Result<(), Failure> {
-        let gid = identity.gid.map(|gid| format!("unix:gid:{gid}"));
-        self.create_entry(&identity.spiffe_id, gid)
+        self.create_entry(&identity.spiffe_id, &identity.selectors())
     }
 
     /// Creates the entry of all processes of this user that run a program.
     pub(super) fn register_program(&self, spiffe_id: &str, program: &Path) -> Result<(), Failure> {
         let path = format!("unix:path:{}", program.display());
-        self.create_entry(spiffe_id, Some(path))
+        self.create_entry(spiffe_id, &[format!("unix:uid:{}", getuid()), path])
     }
 
-    fn create_entry(&self, spiffe_id: &str, selector: Option<String>) -> Result<(), Failure> {
+    fn create_entry(&self, spiffe_id: &str, selectors: &[String]) -> Result<(), Failure> {
         let mut create = Command::new(&self.muster);
         create
             .args(["entry", "create", "--json", "--server-socket"])
             .arg(&self.ready.server_admin_socket)
             .args(["--parent-id", &self.ready.node_id])
-            .args(["--spiffe-id", spiffe_id])
-            .args(["--selector", &format!("unix:uid:{}", getuid())]);
-        if let Some(selector) = selector {
-            create.args(["--selector", &selector]);
+            .args(["--spiffe-id", spiffe_id]);
+        for selector in selectors {
+            create.args(["--selector", selector]);
         }
         match quietly(&mut create) {
             Err(error) if error.to_string().contains("exists") => Ok(()),

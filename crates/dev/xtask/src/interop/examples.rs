@@ -165,17 +165,7 @@ fn command(domain: &Domain, parts: &[PathBuf], identity: &Identity) -> Result<Co
 }
 
 fn line(language: &str, check: &str, outcome: Result<String, Failure>) -> Line {
-    let client = format!("example {language}");
-    match outcome {
-        Ok(detail) => Line {
-            client,
-            version: String::new(),
-            check: check.to_owned(),
-            ok: true,
-            detail,
-        },
-        Err(error) => Line::failed(&client, check, &error.to_string()),
-    }
+    Line::judged(&format!("example {language}"), "", check, outcome)
 }
 
 type Programs = Result<(Vec<PathBuf>, Vec<PathBuf>), Failure>;

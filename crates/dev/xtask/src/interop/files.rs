@@ -15,14 +15,16 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::interop::certificates;
 use crate::interop::domain::{Domain, Identity};
 use crate::interop::results::{Line, Results};
-use crate::shell::{Failure, Stopwatch, Talker, last_lines, on_path, quietly};
+use crate::shell::{Failure, Stopwatch, Talker, eventually, last_lines, on_path, quietly};
 
 /// How often the certificates must have changed under load.
 const ROTATIONS: u64 = 10;
 const WITHIN_SECONDS: u64 = 180;
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
+const THERE_WITHIN: Duration = Duration::from_secs(30);
 const PASSWORD: &str = "change it";
 const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
 
@@ -157,7 +159,7 @@ pub(super) fn run(domain: &Domain, results: &mut Results) -> Result<(), Failure>
                 let (home, files) = (home.path().join(server.name), &files);
                 scope.spawn(move || {
                     let outcome = serve(domain, &server, number, &home, files);
-                    line(server.name, &server.version, "files-mtls", outcome)
+                    Line::judged(server.name, &server.version, "files-mtls", outcome)
                 })
             })
             .collect();
@@ -173,7 +175,7 @@ pub(super) fn run(domain: &Domain, results: &mut Results) -> Result<(), Failure>
         ("openssl", openssl(&files, &password)),
         ("keytool", keytool(&files)),
     ] {
-        results.add(line(reader, "", "pkcs12", outcome));
+        results.add(Line::judged(reader, "", "pkcs12", outcome));
     }
     watching.signal(Signal::SIGTERM)?;
     let ended = watching.finish_within(ENDS_WITHIN)?;
@@ -181,16 +183,6 @@ pub(super) fn run(domain: &Domain, results: &mut Results) -> Result<(), Failure>
         return Ok(());
     }
     Err(format!("{}: {}", ended.how, ended.errors).into())
-}
-
-fn line(client: &str, version: &str, check: &str, outcome: Result<String, Failure>) -> Line {
-    Line {
-        client: client.to_owned(),
-        version: version.to_owned(),
-        check: check.to_owned(),
-        ok: outcome.is_ok(),
-        detail: outcome.unwrap_or_else(|error| error.to_string()),
-    }
 }
 
 fn keep(domain: &Domain, identity: &Identity, what: &str, files: &Path) -> Command {
@@ -300,11 +292,7 @@ fn generation(files: &Path) -> Result<u64, Failure> {
 
 /// Which authority signed the current certificate.
 fn authority(files: &Path) -> Result<String, Failure> {
-    let mut openssl = Command::new("openssl");
-    openssl
-        .args(["x509", "-noout", "-ext", "authorityKeyIdentifier", "-in"])
-        .arg(files.join("svid.pem"));
-    quietly(&mut openssl)
+    certificates::signer(&files.join("svid.pem"))
 }
 
 /// One connection in mutual TLS, and a request: in TLS 1.3 only an answer shows that the server has
@@ -377,11 +365,7 @@ fn keytool(files: &Path) -> Result<String, Failure> {
 }
 
 fn wait_for(what: &str, mut there: impl FnMut() -> bool) -> Result<(), Failure> {
-    for _ in 0..300 {
-        if there() {
-            return Ok(());
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    Err(format!("{what} did not come within 30 s").into())
+    eventually(what, THERE_WITHIN, || {
+        there().then_some(()).ok_or_else(|| "not there".into())
+    })
 }

@@ -34,17 +34,7 @@ pub(super) fn run(domain: &Domain, client: &Client, results: &mut Results) {
         ("x509-bundles", bundles(domain, client)),
     ];
     for (check, outcome) in checks {
-        let (ok, detail) = match outcome {
-            Ok(detail) => (true, detail),
-            Err(error) => (false, error.to_string()),
-        };
-        results.add(Line {
-            client: NAME.into(),
-            version: version.clone(),
-            check: check.into(),
-            ok,
-            detail,
-        });
+        results.add(Line::judged(NAME, &version, check, outcome));
     }
 }
 

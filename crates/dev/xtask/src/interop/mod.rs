@@ -9,18 +9,21 @@
 
 mod agents;
 mod cedar;
+mod certificates;
 mod clients;
 mod containers;
 mod domain;
 mod envoy;
 mod examples;
 mod files;
+mod foreign;
 mod grpcurl;
 mod http;
 mod mutual_tls;
 mod on_behalf;
 mod own_node;
 mod results;
+mod spire;
 mod systemd;
 mod tasks;
 
@@ -33,6 +36,7 @@ use clap::Args;
 use self::clients::Client;
 use self::domain::{Domain, Lifetimes};
 use self::results::{Line, Results};
+use self::spire::Spire;
 use crate::shell::{Failure, Stopwatch, Talker, build_release, last_lines, release_binary, target};
 
 /// What an unregistered caller is put through.
@@ -59,10 +63,13 @@ const PROGRAM_WITHIN: Duration = Duration::from_mins(10);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
-    /// examples, agents, files, on-behalf, envoy, tasks, cedar, and (only when named: they need root
-    /// and install engines) docker, podman, systemd. May be repeated.
+    /// examples, agents, files, on-behalf, envoy, tasks, cedar, spire (with --spire), and (only when
+    /// named: they need root and install engines) docker, podman, systemd. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// The folder of SPIRE's binaries, spire-server and spire-agent, to run against Muster too.
+    #[arg(long, value_name = "DIR")]
+    spire: Option<PathBuf>,
     /// The file that the results are written to.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -86,6 +93,7 @@ impl Options {
             || (self.wants("examples") && examples::CLIENTS.contains(&client))
             || (self.wants("on-behalf") && on_behalf::CLIENTS.contains(&client))
             || (self.wants(tasks::NAME) && tasks::CLIENTS.contains(&client))
+            || (self.wants(spire::NAME) && self.spire.is_some() && client == spire::CLIENT)
     }
 
     /// Whether every name is one.
@@ -101,6 +109,7 @@ impl Options {
                     agents::NAME,
                     cedar::NAME,
                     envoy::NAME,
+                    spire::NAME,
                     systemd::NAME,
                     tasks::NAME,
                 ]
@@ -110,7 +119,24 @@ impl Options {
                 return Err(format!("--only {name}: there is no such client").into());
             }
         }
+        if self.names(spire::NAME) && self.spire.is_none() {
+            return Err("--only spire: give the folder of its binaries by --spire DIR".into());
+        }
         Ok(())
+    }
+
+    /// SPIRE's binaries, where they take part.
+    fn spire(&self) -> Result<Option<Spire>, Failure> {
+        match &self.spire {
+            Some(folder) if self.wants(spire::NAME) => Spire::find(folder).map(Some),
+            Some(_) => Ok(None),
+            None => {
+                if self.wants(spire::NAME) {
+                    println!("SPIRE's own binaries are left out: --spire DIR gives them");
+                }
+                Ok(None)
+            }
+        }
     }
 
     /// Whether the name was given: what changes the machine is not run by default.
@@ -148,6 +174,31 @@ fn run_engines(
     Ok(())
 }
 
+/// No process of Muster.
+fn run_cedar(options: &Options, home: &Path, results: &mut Results) {
+    if options.wants(cedar::NAME) {
+        let watch = Stopwatch::start();
+        cedar::run(home, results);
+        println!("ran Cedar in other languages in {} s", watch.seconds());
+    }
+}
+
+/// SPIRE's own binaries, if they were given.
+fn run_spire(
+    spire: Option<&Spire>,
+    muster: &Path,
+    clients: &[Client],
+    results: &mut Results,
+) -> Result<(), Failure> {
+    if let Some(spire) = spire {
+        let watch = Stopwatch::start();
+        let client = clients.iter().find(|client| client.name == spire::CLIENT);
+        spire::run(muster, spire, client, results)?;
+        println!("ran SPIRE's own binaries in {} s", watch.seconds());
+    }
+    Ok(())
+}
+
 /// The `muster` to run.
 fn binary(options: &Options) -> Result<PathBuf, Failure> {
     let only_cedar =
@@ -167,6 +218,7 @@ fn binary(options: &Options) -> Result<PathBuf, Failure> {
 /// Installs, runs, judges, and writes the results.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     options.check()?;
+    let spire = options.spire()?;
     let muster = binary(options)?;
     let home = target().join("interop");
     std::fs::create_dir_all(&home)?;
@@ -260,12 +312,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         println!("ran the sockets of tasks in {} s", watch.seconds());
     }
 
-    if options.wants(cedar::NAME) {
-        let watch = Stopwatch::start();
-        cedar::run(&home, &mut results);
-        println!("ran Cedar in other languages in {} s", watch.seconds());
-    }
-
+    run_cedar(options, &home, &mut results);
+    run_spire(spire.as_ref(), &muster, &clients, &mut results)?;
     run_engines(options, &muster, &home, &mut results)?;
 
     let file = options.out.clone().unwrap_or(home.join("results.json"));

@@ -23,15 +23,25 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// A check that never came to a result of its own.
-    pub(super) fn failed(client: &str, check: &str, why: &str) -> Self {
+    /// A check with its outcome: what it saw, or why it does not hold.
+    pub(super) fn judged(
+        client: &str,
+        version: &str,
+        check: &str,
+        outcome: Result<String, Failure>,
+    ) -> Self {
         Self {
             client: client.to_owned(),
-            version: String::new(),
+            version: version.to_owned(),
             check: check.to_owned(),
-            ok: false,
-            detail: why.to_owned(),
+            ok: outcome.is_ok(),
+            detail: outcome.unwrap_or_else(|error| error.to_string()),
         }
+    }
+
+    /// A check that never came to a result of its own.
+    pub(super) fn failed(client: &str, check: &str, why: &str) -> Self {
+        Self::judged(client, "", check, Err(why.into()))
     }
 }
 

@@ -1,37 +1,14 @@
 //! A client of a foreign trust domain, which calls the server without any Envoy of its own.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::proxy::Proxy;
 use super::{TRIES, until};
+use crate::interop::foreign;
 use crate::shell::{Failure, quietly, tail};
 
-/// The foreign trust domain.
-pub(super) const TRUST_DOMAIN: &str = "other.test";
-
 const CALLER: &str = "spiffe://other.test/partner";
-
-/// What openssl is to write into the certificates.
-const EXTENSIONS: &str = "\
-[req]
-distinguished_name = name
-prompt = no
-[name]
-O = other.test
-[authority]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign, cRLSign
-subjectKeyIdentifier = hash
-subjectAltName = URI:spiffe://other.test
-[workload]
-basicConstraints = critical, CA:FALSE
-keyUsage = critical, digitalSignature
-extendedKeyUsage = clientAuth, serverAuth
-authorityKeyIdentifier = keyid
-subjectAltName = URI:spiffe://other.test/partner
-";
 
 /// How the server meets a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,23 +32,9 @@ impl<'a> Foreign<'a> {
             folder: folder.to_path_buf(),
             server,
         };
-        fs::write(foreign.file("extensions"), EXTENSIONS)?;
-        let request = |section: &str| {
-            let mut openssl = Command::new("openssl");
-            openssl
-                .args(["req", "-x509", "-days", "1", "-nodes", "-newkey", "ec"])
-                .args(["-pkeyopt", "ec_paramgen_curve:P-256"])
-                .args(["-extensions", section, "-config"])
-                .arg(foreign.file("extensions"))
-                .arg("-keyout")
-                .arg(foreign.file(&format!("{section}.key")))
-                .arg("-out")
-                .arg(foreign.file(&format!("{section}.pem")));
-            openssl
-        };
-        quietly(&mut request("authority"))?;
+        foreign::authority(folder)?;
         quietly(
-            request("workload")
+            foreign::request(folder, "workload")
                 .arg("-CA")
                 .arg(foreign.bundle())
                 .arg("-CAkey")

@@ -17,6 +17,7 @@ pub(super) use self::on_task::run as run_on_tasks;
 use self::proxy::Proxy;
 use crate::interop::clients::{FIRST_FREE, demand, virtual_environment};
 use crate::interop::domain::{Domain, Identity};
+use crate::interop::foreign::TRUST_DOMAIN as FOREIGN_DOMAIN;
 use crate::interop::results::{Line, Results};
 use crate::shell::{Failure, Stopwatch, quietly, root};
 
@@ -49,13 +50,7 @@ pub(super) struct Envoy {
 
 impl Envoy {
     fn line(&self, check: &str, outcome: Result<String, Failure>) -> Line {
-        Line {
-            client: NAME.into(),
-            version: self.version.clone(),
-            check: check.into(),
-            ok: outcome.is_ok(),
-            detail: outcome.unwrap_or_else(|error| error.to_string()),
-        }
+        Line::judged(NAME, &self.version, check, outcome)
     }
 }
 
@@ -259,10 +254,9 @@ impl Pair {
         let requests = load.stop()?;
         let (before, during, after) = met?;
         Ok(format!(
-            "a client of {} refused {before} times, accepted {during} times with its bundle, \
+            "a client of {FOREIGN_DOMAIN} refused {before} times, accepted {during} times with its bundle, \
              refused {after} times without; {requests} requests of the own trust domain meanwhile, \
-             0 failed; no restart",
-            foreign::TRUST_DOMAIN
+             0 failed; no restart"
         ))
     }
 
@@ -278,7 +272,7 @@ impl Pair {
             "bundle",
             "set",
             "--trust-domain",
-            foreign::TRUST_DOMAIN,
+            FOREIGN_DOMAIN,
             "--file",
             &bundle,
         ])?;
@@ -288,14 +282,14 @@ impl Pair {
             "update",
             &entry,
             "--federates-with",
-            foreign::TRUST_DOMAIN,
+            FOREIGN_DOMAIN,
         ])?;
         let during = foreign.settle(CHANGED_WITHIN, Met::Accepted)?;
         domain.muster(&[
             "bundle",
             "delete",
             "--trust-domain",
-            foreign::TRUST_DOMAIN,
+            FOREIGN_DOMAIN,
             "--entries",
             "dissociate",
         ])?;

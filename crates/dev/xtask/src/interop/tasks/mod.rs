@@ -26,7 +26,8 @@ pub(super) const NAME: &str = "tasks";
 /// The clients that are put on a task's socket.
 pub(super) const CLIENTS: [&str; 4] = ["go-spiffe", "java-spiffe", "py-spiffe", "rust-spiffe"];
 
-const CLASS: &str = "interop";
+/// The class of the agents.
+pub(super) const CLASS: &str = "interop";
 /// Longer than any run; the end comes before.
 const TTL: &str = "5m";
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
@@ -43,7 +44,7 @@ pub(super) struct Agents<'a> {
 }
 
 impl<'a> Agents<'a> {
-    fn register(domain: &'a Domain) -> Result<Self, Failure> {
+    pub(super) fn register(domain: &'a Domain) -> Result<Self, Failure> {
         let create = ["agent", "class", "create", CLASS, "--purpose", "testing"];
         let persons = ["mailto:olga@example.org", "mailto:sam@example.org"];
         let [owner, sponsor] = persons;
@@ -78,7 +79,7 @@ impl<'a> Agents<'a> {
     }
 
     /// Opens a task for a process that we started, by the node's JSON.
-    fn open(&self, kind: &str, pid: u32) -> Result<Value, Failure> {
+    pub(super) fn open(&self, kind: &str, pid: u32) -> Result<Value, Failure> {
         self.ask(
             "/muster/v1/tasks",
             &json!({
@@ -92,7 +93,7 @@ impl<'a> Agents<'a> {
     }
 
     /// Says that a task of ours is done, in the same way.
-    fn complete(&self, id: &str) -> Result<(), Failure> {
+    pub(super) fn complete(&self, id: &str) -> Result<(), Failure> {
         let path = format!("/muster/v1/tasks/{id}:complete");
         self.ask(&path, &json!({})).map(drop)
     }
