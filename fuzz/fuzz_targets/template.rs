@@ -52,7 +52,10 @@ fuzz_target!(|text: &str| {
     assert_eq!(TaskId::in_path(&name), None);
     // What the check of rules takes for all names of a rule has it.
     assert!(Pattern::of(&rule).fits(&name), "{name}");
-    assert_eq!(naming::derive(&rule, &domain, &node, &facts).as_ref(), Ok(&name));
+    assert_eq!(
+        naming::derive(&rule, &domain, &node, &facts).as_ref(),
+        Ok(&name)
+    );
     let entry = naming::entry(&rule, name).unwrap();
     assert_eq!(naming::rule_of_entry(&entry.id), Some("r"));
 });
