@@ -131,6 +131,11 @@ const MIGRATIONS: &[&str] = &[
         doc TEXT NOT NULL
     ) STRICT;
 ",
+    "
+    -- 5: documents of `rules` may have `federates_with`, `hint` and `dns_names`, those of `tasks` a
+    -- `rule`, those of `sightings` `providers`.
+    SELECT 1;
+",
 ];
 
 /// Finds the real place of the database at `path`, and creates an empty file there if there is

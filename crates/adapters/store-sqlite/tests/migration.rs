@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use common::{creation, entry, permit};
 use muster_model::{
-    Bundle, ClassName, Departure, JwtAuthority, Note, PersonId, Timestamp, TrustDomain,
+    Bundle, ClassName, Departure, JwtAuthority, Note, PersonId, Rule, Timestamp, TrustDomain,
     WitAuthority,
 };
-use muster_policy::{Caller, MarkPersonGone, decide};
+use muster_policy::{Caller, MarkPersonGone, UpdateRule, decide};
 use muster_roll::agents::LoadedAgents;
 use muster_store::{Store as _, Transaction};
 use muster_store_sqlite::SqliteStore;
@@ -96,6 +96,58 @@ async fn from_schema_1_to_2() {
     drop(store);
     let again = SqliteStore::open(&path).unwrap();
     assert_eq!(bundles(&again).await[0].wit_authorities, wanted);
+}
+
+/// In schema 4 rules named no foreign trust domains, tasks no rule, and sightings no providers: its
+/// documents have no such fields, and the tables are the same.
+#[tokio::test]
+async fn from_schema_4_to_5() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("roll.sqlite");
+    drop(SqliteStore::open(&path).unwrap());
+    {
+        // What a program of schema 4 wrote.
+        let connection = Connection::open(&path).unwrap();
+        let rule = r#"{"parent_id":"spiffe://td/n","selectors":["unix:uid:7"],"template":"spiffe://{td}/w","per_node":1,"in_all":2,"version":1,"created_at_s":1,"created_by":"uid 0","updated_at_s":1,"updated_by":"uid 0"}"#;
+        let task = r#"{"instance":"spiffe://td/agent/reader/1","class":"reader","node":"spiffe://td/n","binding":"process","pid":7,"start_time":1,"cgroup":0,"level":1,"root":"01ARZ3NDEKTSV4RRFFQ69G5FAV","kind":"read","data_class":0,"spent":0,"depth":0,"opened_at_ms":1000,"deadline_ms":2000,"state":"open","edition":0}"#;
+        let sighting = r#"{"product":"claude-code","kind":"cli","confidence":"likely","evidence":[],"uid":0,"count":1,"pids":[7],"started_ms":1,"standing":"unregistered","first_seen_ms":1,"last_seen_ms":1}"#;
+        for (table, key, id, doc) in [
+            ("rules", "name", "readers", rule),
+            ("tasks", "id", "01ARZ3NDEKTSV4RRFFQ69G5FAV", task),
+            (
+                "sightings",
+                "id",
+                "spiffe://td/n 00000000000000000000000000000000",
+                sighting,
+            ),
+        ] {
+            let sql = format!("INSERT INTO {table} ({key}, revision, doc) VALUES (?1, 0, ?2)");
+            connection.execute(&sql, (id, doc)).unwrap();
+        }
+        connection.pragma_update(None, "user_version", 4).unwrap();
+    }
+
+    let store = SqliteStore::open(&path).unwrap();
+    assert!(version(&path) >= 5);
+    let loaded = store.load().await.unwrap();
+    let rule = Rule::clone(&loaded.rules[0]);
+    let spec = &rule.spec;
+    assert!(spec.federates_with.is_empty() && spec.dns_names.is_empty() && spec.hint.is_empty());
+    assert_eq!(loaded.agents.tasks[0].rule, None);
+    assert!(loaded.agents.sightings[0].seen.providers.is_empty());
+
+    // From here on the file may hold what schema 4 would not understand.
+    let mut wider = rule.clone();
+    wider.spec.federates_with = [TrustDomain::parse("friend").unwrap()].into();
+    wider.spec.hint = "reader".into();
+    wider.spec.dns_names = vec!["a.example".into()];
+    let permit = decide::<UpdateRule>(&Caller::Local { pid: 1, uid: 0 }).unwrap();
+    let mut transaction = Transaction::new();
+    transaction.put_rule(&permit, wider.clone());
+    store.commit(vec![Arc::new(transaction)]).await.unwrap();
+    drop(store);
+    let again = SqliteStore::open(&path).unwrap().load().await.unwrap();
+    assert_eq!(again.rules[0].spec, wider.spec);
 }
 
 /// Schema 3 had no tables about agents, and its entries no class.

@@ -73,11 +73,11 @@ pub(crate) struct Set {
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 enum OnEntries {
-    /// Refuse while an entry federates with the trust domain
+    /// Refuse while an entry or a rule federates with the trust domain
     Restrict,
-    /// Delete such entries as well
+    /// Delete such entries and rules as well
     Delete,
-    /// Keep such entries, and let them federate with it no longer
+    /// Keep such entries and rules, and let them federate with it no longer
     Dissociate,
 }
 
@@ -86,7 +86,7 @@ pub(crate) struct Delete {
     /// Whose bundle it is
     #[arg(long, value_name = "NAME")]
     trust_domain: TrustDomain,
-    /// What becomes of entries that federate with the trust domain
+    /// What becomes of entries and rules that federate with the trust domain
     #[arg(long, value_name = "MODE", default_value = "restrict")]
     entries: OnEntries,
     #[command(flatten)]

@@ -432,6 +432,7 @@ pub(crate) fn stood(principal: &Principal, class: &AgentClass, now: Timestamp) -
         | Cause::NodeGone
         | Cause::ClassNotActive
         | Cause::AgentBarred
+        | Cause::NameGone
         | Cause::DeadlinePassed
         | Cause::BudgetSpent
         | Cause::ParentEnded

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_audit::{Event, Record};
-use muster_model::{Sighting, SpiffeId, Timestamp};
+use muster_model::{Sighting, SpiffeId, Timestamp, Word};
 use muster_policy::{Caller, Permit, Principal, PruneSightings, ReportSightings, decide};
 use muster_roll::Roll;
 use muster_roll::agents::sightings::{self, News, Settled};
@@ -78,6 +78,10 @@ pub(crate) fn of(principal: &Principal, row: &Sighting, event: Event, now: Times
         .with("executable", seen.executable.as_str());
     if !seen.unit.is_empty() {
         said = said.with("unit", seen.unit.as_str());
+    }
+    if !seen.providers.is_empty() {
+        let providers: Vec<&str> = seen.providers.iter().map(Word::as_str).collect();
+        said = said.with("providers", providers.join(" "));
     }
     if let Some(id) = seen.identities.first() {
         said = said.with("identity", id.as_str());

@@ -6,6 +6,10 @@
     reason = "the helpers of a test fail by panicking"
 )]
 
+#[path = "rules/ends.rs"]
+mod ends;
+#[path = "rules/federation.rs"]
+mod federation;
 #[path = "rules/rig.rs"]
 mod rig;
 
@@ -13,7 +17,7 @@ use std::slice::from_ref;
 
 use muster_audit::{Decision, Event};
 use muster_proto::muster::agent::v1;
-use muster_proto::muster::node::v1::{OpenRequest, WatchRequest};
+use muster_proto::muster::node::v1::WatchRequest;
 use muster_wire::error_info::{MUSTER_DOMAIN, metadata_of};
 use rig::{Rig, derived, facts, in_force, next, spec, why};
 use tonic::Code;
@@ -400,31 +404,18 @@ async fn an_agent_by_rule_opens_tasks() {
     rig.class("reader").await;
     let rule = rig.create("readers", spec(&rig, BY_PROCESS)).await.unwrap();
     let agent = rig.derived(&in_force(&rule), &facts(1));
-    let given = agent.facts.clone().unwrap();
-    let request = |caller: Option<v1::ProcessMark>| OpenRequest {
-        agent: agent.spiffe_id.clone(),
-        facts: given.selectors.clone(),
-        level: 2,
-        age: None,
-        task: Some(v1::OpenTaskRequest {
-            kind: "read".into(),
-            permissions: Some(v1::Permissions::default()),
-            ..v1::OpenTaskRequest::default()
-        }),
-        bound_to: Some(v1::BoundTo {
-            kind: "process".into(),
-            pid: 1,
-            start_time: 1000,
-            boot_id: rig::BOOT.into(),
-            cgroup_id: 0,
-        }),
-        caller,
-    };
+    let process = agent.facts.clone().unwrap().process;
     let mut tasks = rig.tasks().await;
     // Whose process it is not known to be, it is not the agent.
-    let refused = tasks.open(request(None)).await.unwrap_err();
+    let refused = tasks
+        .open(Rig::open_request(&agent, None))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
-    let opened = tasks.open(request(given.process.clone())).await.unwrap();
+    let opened = tasks
+        .open(Rig::open_request(&agent, process.clone()))
+        .await
+        .unwrap();
     let opened = opened.into_inner();
     let task = opened.task.unwrap();
     assert_eq!(task.agent, agent.spiffe_id);
@@ -435,7 +426,10 @@ async fn an_agent_by_rule_opens_tasks() {
     rig.sign_entry(&opened.entry.unwrap().id).await.unwrap();
     // With its class it ends.
     rig.suspend("reader").await;
-    let refused = tasks.open(request(given.process)).await.unwrap_err();
+    let refused = tasks
+        .open(Rig::open_request(&agent, process))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
 }
 

@@ -1,12 +1,13 @@
 //! What nodes report that looks like agents, over the server's own sockets.
 use muster_audit::Event;
 use muster_proto::muster::agent::v1;
+use muster_proto::muster::agent::v1::registry_client::RegistryClient;
 use muster_proto::muster::agent::v1::sightings_client::SightingsClient;
 use muster_proto::muster::node::v1::ReportSightingsRequest;
 use muster_proto::muster::node::v1::node_sightings_client::NodeSightingsClient;
 use muster_store::Store as _;
 use muster_store_sqlite::SqliteStore;
-use muster_testkit::{ServerConfig, ServerProcess, TestNode};
+use muster_testkit::{ServerConfig, ServerProcess, TestNode, from_now};
 use muster_wire::error_info::{MUSTER_DOMAIN, reason_of};
 use tonic::Code;
 
@@ -35,6 +36,80 @@ fn report(sightings: Vec<v1::Sighted>) -> ReportSightingsRequest {
         sightings,
         left_out: 0,
     }
+}
+
+/// An agent that was started for a provider which its class does not allow is shown, and on record.
+#[tokio::test]
+async fn a_provider_that_a_class_does_not_allow_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(SERVER, ServerConfig::new(dir.path())).await;
+    let bundle = server.bundle().await;
+    let node = TestNode::attest(server.address(), &bundle, &server.join_token().await)
+        .await
+        .unwrap();
+    let mut registry = RegistryClient::new(server.channel());
+    let class = v1::CreateClassRequest {
+        name: "reader".into(),
+        spec: Some(v1::ClassSpec {
+            display_name: "Reader".into(),
+            purposes: vec!["research".into()],
+            owner: "mailto:olga@example.org".into(),
+            sponsor: "mailto:sam@example.org".into(),
+            allowed_providers: vec!["local".into(), "anthropic".into()],
+            valid_until: Some(from_now(3600)),
+            review_by: Some(from_now(1800)),
+            ..v1::ClassSpec::default()
+        }),
+        reason: String::new(),
+    };
+    registry.create_class(class).await.unwrap();
+    let step = v1::ClassStepRequest {
+        name: "reader".into(),
+        reason: "a test".into(),
+        version: None,
+    };
+    registry.approve_class(step).await.unwrap();
+    let started_for = |n: usize, providers: &[&str]| v1::Sighted {
+        identities: vec!["spiffe://example.org/agent/reader/1".into()],
+        providers: providers.iter().map(ToString::to_string).collect(),
+        ..seen(n)
+    };
+    let mut told = NodeSightingsClient::new(node.channel().await);
+    let both = report(vec![
+        started_for(1, &["anthropic"]),
+        started_for(2, &["anthropic", "openai"]),
+    ]);
+    let answer = told.report_sightings(both).await.unwrap().into_inner();
+    assert_eq!(answer.standings[&seen(1).key], "registered");
+    assert_eq!(answer.standings[&seen(2).key], "provider_not_allowed");
+    // Among those that somebody ought to look at.
+    let request = v1::ListSightingsRequest {
+        unregistered: true,
+        ..v1::ListSightingsRequest::default()
+    };
+    let mut api = SightingsClient::new(server.channel());
+    let list = api.list_sightings(request).await.unwrap().into_inner();
+    let [shown] = &list.sightings[..] else {
+        panic!("{list:?}");
+    };
+    assert_eq!((shown.state.as_str(), &shown.register), ("new", &None));
+    assert_eq!(shown.providers_not_allowed, ["openai"]);
+
+    server.stop().await;
+    let store = SqliteStore::open(ServerConfig::new(dir.path()).roll()).unwrap();
+    let records = store.audit_after(0, 10_000).await.unwrap();
+    let record = records
+        .iter()
+        .map(|(_, record)| record)
+        .find(|record| {
+            record
+                .detail
+                .get("standing")
+                .is_some_and(|s| s == "provider_not_allowed")
+        })
+        .unwrap();
+    assert_eq!(record.event, Event::AgentSighted);
+    assert_eq!(record.detail["providers"], "anthropic openai");
 }
 
 #[tokio::test]

@@ -551,6 +551,20 @@ async fn what_takes_the_ground_from_a_task_ends_it_at_once() {
     registry.release_instance(one).await.unwrap();
     next(&mut stream).await;
 
+    // The entry that names the agent: what it gives is gone, and what is opened under another is not.
+    let task = rig.open(asked()).await.unwrap();
+    next(&mut stream).await;
+    let entry = rig.entry().await;
+    rig.delete_entry(&entry).await;
+    assert_eq!(state_of(&task.id).await, revoked("name_gone"));
+    let gone = next(&mut stream).await.removed_entries;
+    assert!(
+        gone.contains(&task.id) && gone.contains(&entry.id),
+        "{gone:?}"
+    );
+    rig.put_entry(entry).await;
+    next(&mut stream).await;
+
     // The deadline ends it also where the node says nothing.
     let short = v1::OpenTaskRequest {
         ttl: Some(rig::seconds(2)),
@@ -584,7 +598,7 @@ async fn what_takes_the_ground_from_a_task_ends_it_at_once() {
         record.unwrap().actor.class.clone()
     };
     // Who did it.
-    for cause in ["class_not_active", "agent_barred", "node_gone"] {
+    for cause in ["class_not_active", "agent_barred", "name_gone", "node_gone"] {
         assert_eq!(by(Event::TaskRevoked, cause), "local", "{cause}");
     }
     assert_eq!(by(Event::TaskExpired, "deadline_passed"), "system");

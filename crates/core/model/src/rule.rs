@@ -6,9 +6,12 @@
 
 mod template;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::{BootId, ClassName, Revision, RuleName, Selector, SelectorSet, SpiffeId, Timestamp};
+use crate::{
+    BootId, ClassName, Revision, RuleName, Selector, SelectorSet, SpiffeId, Timestamp, TrustDomain,
+};
 
 pub use template::{Part, Placeholder, Segment, Template, TemplateError, TemplateFault};
 
@@ -28,6 +31,13 @@ pub struct RuleSpec {
     pub x509_svid_ttl: Option<Duration>,
     /// Lifetime of JWT-SVIDs; `None` is the server's default.
     pub jwt_svid_ttl: Option<Duration>,
+    /// Foreign trust domains whose bundles the processes receive.
+    pub federates_with: BTreeSet<TrustDomain>,
+    /// An operator's word by which a process tells several identities apart; empty is none.
+    pub hint: String,
+    /// DNS names put into X509-SVIDs, in this order; the first is also the common name. The same for
+    /// every process of the rule.
+    pub dns_names: Vec<String>,
     /// How many names it may give on one node at a time; never 0.
     pub per_node: u32,
     /// How many names it may give on all nodes together at a time; never less than `per_node`.

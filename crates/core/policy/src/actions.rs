@@ -118,7 +118,7 @@ actions! {
     /// Add or replace foreign bundles.
     BatchSetFederatedBundle = "/spire.api.server.bundle.v1.Bundle/BatchSetFederatedBundle" [Local, Admin] writes Bundles;
     /// Remove foreign bundles.
-    BatchDeleteFederatedBundle = "/spire.api.server.bundle.v1.Bundle/BatchDeleteFederatedBundle" [Local, Admin] writes Bundles, Entries;
+    BatchDeleteFederatedBundle = "/spire.api.server.bundle.v1.Bundle/BatchDeleteFederatedBundle" [Local, Admin] writes Bundles, Entries, Rules;
 
     /// Count entries.
     CountEntries = "/spire.api.server.entry.v1.Entry/CountEntries" [Local, Admin];

@@ -50,6 +50,16 @@ pub fn withheld_entry<'a>(roll: &'a Roll, node: &SpiffeId, id: &EntryId) -> Opti
     }
 }
 
+/// Whether what stands under `parent` is the node's, whatever agent classes withhold.
+pub(crate) fn is_under(roll: &Roll, node: &SpiffeId, parent: &SpiffeId) -> bool {
+    seeing(roll, node).is_some_and(|node| bears(roll, node, parent, is_local))
+}
+
+/// Whether `entry` is the node's, whatever agent classes withhold.
+pub(crate) fn is_of_node(roll: &Roll, node: &SpiffeId, entry: &Entry) -> bool {
+    climb(roll, node, &entry.id, is_local).is_some()
+}
+
 /// The task whose entry `id` is, if it is the node's; whether it is open still, `membership` says.
 ///
 /// Tasks are not among the [`authorized_entries`]: those are what SPIRE's agents ask for, who know no

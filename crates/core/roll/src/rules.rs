@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use muster_model::{
-    ClassName, Entry, EntryId, Revision, Selector, SelectorSet, SpiffeId, TaskId, Timestamp,
-    TrustDomain,
+    ClassName, Entry, EntryId, Revision, RuleSpec, Selector, SelectorSet, SpiffeId, TaskId,
+    Timestamp, TrustDomain,
 };
 
 use crate::Roll;
@@ -110,13 +110,13 @@ pub fn create(
         selectors: selectors(draft)?,
         x509_svid_ttl: ttl(Field::X509SvidTtl, draft.x509_svid_ttl)?,
         jwt_svid_ttl: ttl(Field::JwtSvidTtl, draft.jwt_svid_ttl)?,
-        federates_with: federates_with(roll, draft)?,
+        federates_with: federates_with(roll, &draft.federates_with)?,
         admin: draft.admin,
         downstream: draft.downstream,
         expires_at: expires_at(draft)?,
-        dns_names: dns_names(draft)?,
+        dns_names: dns_names(&draft.dns_names)?,
         store_svid: draft.store_svid,
-        hint: hint(draft)?,
+        hint: hint(&draft.hint)?,
         disable_x509_svid_prefetch: draft.disable_x509_svid_prefetch,
         jwt_svid_include_jti: draft.jwt_svid_include_jti,
         class: class(roll, draft)?,
@@ -150,13 +150,15 @@ pub fn update(
             Field::Selectors => entry.selectors = selectors(draft)?,
             Field::X509SvidTtl => entry.x509_svid_ttl = ttl(field, draft.x509_svid_ttl)?,
             Field::JwtSvidTtl => entry.jwt_svid_ttl = ttl(field, draft.jwt_svid_ttl)?,
-            Field::FederatesWith => entry.federates_with = federates_with(roll, draft)?,
+            Field::FederatesWith => {
+                entry.federates_with = federates_with(roll, &draft.federates_with)?;
+            }
             Field::Admin => entry.admin = draft.admin,
             Field::Downstream => entry.downstream = draft.downstream,
             Field::ExpiresAt => entry.expires_at = expires_at(draft)?,
-            Field::DnsNames => entry.dns_names = dns_names(draft)?,
+            Field::DnsNames => entry.dns_names = dns_names(&draft.dns_names)?,
             Field::StoreSvid => entry.store_svid = draft.store_svid,
-            Field::Hint => entry.hint = hint(draft)?,
+            Field::Hint => entry.hint = hint(&draft.hint)?,
             Field::AdditionalAttributes => {
                 entry.disable_x509_svid_prefetch = draft.disable_x509_svid_prefetch;
                 entry.jwt_svid_include_jti = draft.jwt_svid_include_jti;
@@ -305,9 +307,8 @@ fn expires_at(draft: &EntryDraft) -> Result<Option<Timestamp>, EntryError> {
     }
 }
 
-fn federates_with(roll: &Roll, draft: &EntryDraft) -> Result<BTreeSet<TrustDomain>, EntryError> {
-    draft
-        .federates_with
+fn federates_with(roll: &Roll, names: &[String]) -> Result<BTreeSet<TrustDomain>, EntryError> {
+    names
         .iter()
         .map(|name| {
             let trust_domain =
@@ -315,31 +316,46 @@ fn federates_with(roll: &Roll, draft: &EntryDraft) -> Result<BTreeSet<TrustDomai
                     value: shown(name),
                     cause,
                 })?;
-            match roll.bundle(&trust_domain) {
-                Some(_) => Ok(trust_domain),
-                None => Err(EntryError::NoBundle { trust_domain }),
-            }
+            known_bundle(roll, &trust_domain)?;
+            Ok(trust_domain)
         })
         .collect()
 }
 
-fn dns_names(draft: &EntryDraft) -> Result<Vec<String>, EntryError> {
-    for name in &draft.dns_names {
+fn known_bundle(roll: &Roll, trust_domain: &TrustDomain) -> Result<(), EntryError> {
+    match roll.bundle(trust_domain) {
+        Some(_) => Ok(()),
+        None => Err(EntryError::NoBundle {
+            trust_domain: trust_domain.clone(),
+        }),
+    }
+}
+
+fn dns_names(names: &[String]) -> Result<Vec<String>, EntryError> {
+    for name in names {
         dns::check(name).map_err(|cause| EntryError::DnsName {
             value: shown(name),
             cause,
         })?;
     }
-    Ok(draft.dns_names.clone())
+    Ok(names.to_vec())
 }
 
-fn hint(draft: &EntryDraft) -> Result<String, EntryError> {
-    if draft.hint.len() > MAX_HINT_LEN {
-        return Err(EntryError::HintTooLong {
-            length: draft.hint.len(),
-        });
+fn hint(hint: &str) -> Result<String, EntryError> {
+    if hint.len() > MAX_HINT_LEN {
+        return Err(EntryError::HintTooLong { length: hint.len() });
     }
-    Ok(draft.hint.clone())
+    Ok(hint.to_owned())
+}
+
+/// What a rule has as entries have it: federation, hint and DNS names.
+pub(crate) fn of_rule(roll: &Roll, spec: &RuleSpec) -> Result<(), EntryError> {
+    for trust_domain in &spec.federates_with {
+        known_bundle(roll, trust_domain)?;
+    }
+    dns_names(&spec.dns_names)?;
+    hint(&spec.hint)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -313,17 +313,23 @@ impl NodeView {
                 self.take_with_descendants(roll, &entry, before);
             }
         }
-        let named: BTreeSet<TrustDomain> = before
+        self.follow_rules(roll, changes, before);
+        let by_entries = before
             .entries
             .iter()
             .flat_map(|(id, old)| [old.as_ref(), self.entries.get(id)])
             .flatten()
-            .flat_map(|entry| entry.federates_with.iter().cloned())
-            .collect();
+            .flat_map(|entry| &entry.federates_with);
+        let by_rules = before
+            .rules
+            .iter()
+            .flat_map(|(name, old)| [old.as_ref(), self.rules.get(name)])
+            .flatten()
+            .flat_map(|rule| &rule.spec.federates_with);
+        let named: BTreeSet<TrustDomain> = by_entries.chain(by_rules).cloned().collect();
         for name in named {
             self.settle_bundle(roll, &name, before);
         }
-        self.follow_rules(roll, changes, before);
     }
 
     /// Computes the view anew.
@@ -355,15 +361,15 @@ impl NodeView {
         for task in roll.agents().live_tasks_on(&node.id) {
             self.settle_task(roll, task.id, before);
         }
+        for rule in roll.rules() {
+            self.settle_rule(roll, &rule.name, before);
+        }
+        self.settle_withheld(roll, before);
         let mut named: BTreeSet<TrustDomain> = self.federated.keys().cloned().collect();
         named.insert(roll.trust_domain().clone());
         for name in named {
             self.settle_bundle(roll, &name, before);
         }
-        for rule in roll.rules() {
-            self.settle_rule(roll, &rule.name, before);
-        }
-        self.settle_withheld(roll, before);
     }
 
     /// Takes in and out what tasks have become by a change about agents.
@@ -454,10 +460,27 @@ impl NodeView {
         before.entries.entry(entry.id.clone()).or_insert(None);
         self.digest.add_entry(entry);
         *self.names.entry(entry.spiffe_id.clone()).or_default() += 1;
-        for name in &entry.federates_with {
+        self.federate(&entry.federates_with);
+        self.entries.insert(entry.id.clone(), Arc::clone(entry));
+    }
+
+    /// A row that federates with these came.
+    fn federate(&mut self, names: &BTreeSet<TrustDomain>) {
+        for name in names {
             *self.federated.entry(name.clone()).or_default() += 1;
         }
-        self.entries.insert(entry.id.clone(), Arc::clone(entry));
+    }
+
+    /// A row that federates with these went.
+    fn part(&mut self, names: &BTreeSet<TrustDomain>) {
+        for name in names {
+            if let Some(rows) = self.federated.get_mut(name) {
+                *rows -= 1;
+                if *rows == 0 {
+                    self.federated.remove(name);
+                }
+            }
+        }
     }
 
     fn drop_entry(&mut self, entry: &Arc<Entry>, before: &mut Before) {
@@ -473,14 +496,7 @@ impl NodeView {
                 self.names.remove(&entry.spiffe_id);
             }
         }
-        for name in &entry.federates_with {
-            if let Some(entries) = self.federated.get_mut(name) {
-                *entries -= 1;
-                if *entries == 0 {
-                    self.federated.remove(name);
-                }
-            }
-        }
+        self.part(&entry.federates_with);
     }
 
     /// Takes the bundle of `name` in or out, as the entries and the roll now have it.
@@ -699,6 +715,38 @@ mod tests {
         let delta = view.update(&roll, &changes);
         assert_eq!(delta.removed_bundles, [td("f1")]);
         assert_eq!(names(&view), ["td"]);
+    }
+
+    #[test]
+    fn a_foreign_bundle_comes_and_goes_with_the_rule_that_names_it() {
+        let here = id("/spire/agent/here");
+        let mut roll = roll();
+        let mut rule = world::rule("r", &here, "spiffe://{td}/w/{unix:uid}", &["unix:uid:1"]);
+        rule.spec.federates_with = [td("f1")].into();
+        step(
+            &mut roll,
+            &[
+                Change::PutNode(Arc::new(world::node("/spire/agent/here", &["s:a"]))),
+                Change::PutBundle(Arc::new(bundle("f1", 1))),
+                Change::PutBundle(Arc::new(bundle("f2", 1))),
+            ],
+        );
+        let mut view = NodeView::of(&roll, &here);
+        let mut put = |roll: &mut Roll, domain: &str| {
+            rule.spec.federates_with = [td(domain)].into();
+            rule.version += 1;
+            let changes = step(roll, &[Change::PutRule(Arc::new(rule.clone()))]);
+            let delta = view.update(roll, &changes);
+            let came = |b: &Arc<Bundle>| b.trust_domain.clone();
+            let bundles: Vec<_> = delta.bundles.iter().map(came).collect();
+            (delta.rules.len(), bundles, delta.removed_bundles)
+        };
+        assert_eq!(put(&mut roll, "f1"), (1, vec![td("f1")], vec![]));
+        assert_eq!(put(&mut roll, "f2"), (1, vec![td("f2")], vec![td("f1")]));
+        let gone = [Change::DeleteRule(rule.name.clone())];
+        let changes = step(&mut roll, &gone);
+        assert_eq!(view.update(&roll, &changes).removed_bundles, [td("f2")]);
+        assert_eq!(view, NodeView::of(&roll, &here));
     }
 
     /// The definition in `muster.node.v1`, with SHA-256 values computed elsewhere.

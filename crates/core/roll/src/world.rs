@@ -71,6 +71,9 @@ pub(crate) fn rule(name: &str, parent: &SpiffeId, template: &str, given: &[&str]
             class: None,
             x509_svid_ttl: None,
             jwt_svid_ttl: None,
+            federates_with: [].into(),
+            hint: String::new(),
+            dns_names: Vec::new(),
             per_node: 10,
             in_all: 100,
         },
@@ -177,15 +180,18 @@ fn some_rule() -> impl Strategy<Value = Rule> {
         template,
         some_selectors(),
         prop::option::of(0..2_u8),
-        1..3_u64,
+        (1..3_u64, some_domains()),
     )
-        .prop_map(|(n, parent, template, selectors, class, version)| {
-            let mut rule = rule(&format!("r{n}"), &parent, template, &[]);
-            rule.spec.selectors = selectors;
-            rule.spec.class = class.map(|n| agents::world::name(&format!("c{n}")));
-            rule.version = version;
-            rule
-        })
+        .prop_map(
+            |(n, parent, template, selectors, class, (version, domains))| {
+                let mut rule = rule(&format!("r{n}"), &parent, template, &[]);
+                rule.spec.selectors = selectors;
+                rule.spec.federates_with = domains;
+                rule.spec.class = class.map(|n| agents::world::name(&format!("c{n}")));
+                rule.version = version;
+                rule
+            },
+        )
 }
 
 /// Any change; the ordinal of a new entry is put in by [`step`].

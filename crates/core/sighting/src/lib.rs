@@ -8,7 +8,8 @@
 //! What holds: a finding has no text of the process in it. Arguments are compared word by word, and
 //! what is kept is the rule that matched and the shape of the command line ([`shape_of`]). Of the
 //! environment only names that a rule knows are kept, and the bytes are wiped
-//! ([`proc::environ::take_names`]).
+//! ([`proc::environ::take_names`]). [`providers`] says for which providers of models a process with
+//! such variables was started.
 //!
 //! Deliberately not here: reading `/proc` (`apps/node/sightings`), what is done about a finding
 //! (`core/roll/agents/sightings.rs`).
@@ -17,12 +18,14 @@ mod judge;
 mod look;
 mod pattern;
 pub mod proc;
+mod provider;
 mod signature;
 mod standing;
 mod table;
 
 pub use judge::{Finding, Match, Signatures};
 pub use look::{Look, shape_of};
+pub use provider::providers;
 pub use signature::{Custom, CustomFault};
-pub use standing::standing;
+pub use standing::{not_allowed, standing};
 pub use table::is_product;

@@ -1,6 +1,6 @@
 //! How a finding stands to the classes of the identities that its process has.
 
-use muster_model::{AgentClass, ClassName, SelectorSet, Sighted, SightingStanding};
+use muster_model::{AgentClass, ClassName, SelectorSet, Sighted, SightingStanding, Word};
 
 /// How what was seen stands to the roll.
 ///
@@ -9,7 +9,8 @@ use muster_model::{AgentClass, ClassName, SelectorSet, Sighted, SightingStanding
 /// name is that of a product of the table.
 ///
 /// The class is wrong if there is none; if others are meant; if it says of its agents what does not
-/// hold for this process; or if it is called as another product is.
+/// hold for this process; or if it is called as another product is. Where it is not, each class that
+/// fits must allow the providers for which the process was started.
 pub fn standing(
     seen: &Sighted,
     classes: &[&AgentClass],
@@ -31,11 +32,27 @@ pub fn standing(
         let contradicts = !told.is_empty() && whole(&seen.facts) && !told.is_subset(&seen.facts);
         !other_product && !other_meant && !contradicts
     };
-    if classes.iter().any(fits) {
-        SightingStanding::Registered
-    } else {
+    let mut fitting = classes
+        .iter()
+        .copied()
+        .filter(|class| fits(class))
+        .peekable();
+    if fitting.peek().is_none() {
         SightingStanding::WrongClass
+    } else if fitting.any(|class| not_allowed(seen, class).next().is_some()) {
+        SightingStanding::ProviderNotAllowed
+    } else {
+        SightingStanding::Registered
     }
+}
+
+/// The providers for which the process was started and that the class does not allow; one that
+/// names none allows none.
+pub fn not_allowed<'a>(seen: &'a Sighted, class: &'a AgentClass) -> impl Iterator<Item = &'a Word> {
+    let allowed = &class.spec.allowed_providers;
+    seen.providers
+        .iter()
+        .filter(move |provider| !allowed.contains(*provider))
 }
 
 /// Whether all facts are there: a node leaves out what is too much.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use muster_model::{
     BootId, ClassName, Facts, FieldError, MAX_LIST, ProcessMark, Revision, Rule, RuleName,
-    RuleSpec, SpiffeId, Template, TemplateError, TextFault, Timestamp,
+    RuleSpec, SpiffeId, Template, TemplateError, TextFault, Timestamp, TrustDomain,
 };
 use muster_proto::muster::agent::v1;
 
@@ -61,6 +61,13 @@ pub fn write_spec(spec: &RuleSpec) -> v1::RuleSpec {
         jwt_svid_ttl: spec.jwt_svid_ttl.map(write_duration),
         per_node: spec.per_node,
         in_all: spec.in_all,
+        federates_with: spec
+            .federates_with
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        hint: spec.hint.clone(),
+        dns_names: spec.dns_names.clone(),
     }
 }
 
@@ -120,9 +127,26 @@ pub fn read_spec(message: &v1::RuleSpec) -> Result<RuleSpec, RuleFault> {
         class: optional("class", &message.class, ClassName::parse)?,
         x509_svid_ttl: read_ttl("x509_svid_ttl", message.x509_svid_ttl)?,
         jwt_svid_ttl: read_ttl("jwt_svid_ttl", message.jwt_svid_ttl)?,
+        federates_with: listed("federates_with", &message.federates_with)?
+            .iter()
+            .map(|name| {
+                TrustDomain::from_name_or_id(name)
+                    .map_err(|why| TextFault::TrustDomain(why).at("federates_with", name))
+            })
+            .collect::<Result<_, _>>()?,
+        hint: message.hint.clone(),
+        dns_names: listed("dns_names", &message.dns_names)?.to_vec(),
         per_node: message.per_node,
         in_all: message.in_all,
     })
+}
+
+/// A list that is not too long.
+fn listed<'m>(field: &'static str, list: &'m [String]) -> Result<&'m [String], FieldError> {
+    if list.len() > MAX_LIST {
+        return Err(TextFault::TooMany { most: MAX_LIST }.at(field, &list.len().to_string()));
+    }
+    Ok(list)
 }
 
 fn read_ttl(
@@ -135,7 +159,7 @@ fn read_ttl(
 }
 
 /// The fields of a rule that an update can name.
-pub const SPEC_FIELDS: [&str; 8] = [
+pub const SPEC_FIELDS: [&str; 11] = [
     "parent_id",
     "selectors",
     "template",
@@ -144,6 +168,9 @@ pub const SPEC_FIELDS: [&str; 8] = [
     "jwt_svid_ttl",
     "per_node",
     "in_all",
+    "federates_with",
+    "hint",
+    "dns_names",
 ];
 
 /// Takes the field of that name over from `new`; `false` where there is no such field.
@@ -157,6 +184,9 @@ pub fn take_field(spec: &mut v1::RuleSpec, field: &str, new: &v1::RuleSpec) -> b
         "jwt_svid_ttl" => spec.jwt_svid_ttl = new.jwt_svid_ttl,
         "per_node" => spec.per_node = new.per_node,
         "in_all" => spec.in_all = new.in_all,
+        "federates_with" => spec.federates_with.clone_from(&new.federates_with),
+        "hint" => spec.hint.clone_from(&new.hint),
+        "dns_names" => spec.dns_names.clone_from(&new.dns_names),
         _ => return false,
     }
     true
@@ -218,6 +248,9 @@ mod tests {
                 class: Some(ClassName::parse("reader").unwrap()),
                 x509_svid_ttl: Some(Duration::from_mins(5)),
                 jwt_svid_ttl: None,
+                federates_with: [TrustDomain::parse("friend").unwrap()].into(),
+                hint: "reader".into(),
+                dns_names: vec!["b.example".into(), "a.example".into()],
                 per_node: 100,
                 in_all: 1000,
             },
@@ -287,5 +320,13 @@ mod tests {
             "invalid template \"spiffe://{td}/{x}\" at byte 14: there is no placeholder \"x\"",
         );
         check(|s| s.class = "X".into(), "invalid class \"X\"");
+        check(
+            |s| s.federates_with = vec!["Friend".into()],
+            "invalid federates_with \"Friend\": a trust domain",
+        );
+        check(
+            |s| s.dns_names = vec![String::new(); 65],
+            "invalid dns_names \"65\": ",
+        );
     }
 }

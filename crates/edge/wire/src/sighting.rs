@@ -45,6 +45,7 @@ pub fn write_sighted(seen: &Sighted) -> v1::Sighted {
         started: Some(write_time(seen.started)),
         facts: seen.facts.iter().map(selector::write).collect(),
         identities: seen.identities.iter().map(ToString::to_string).collect(),
+        providers: seen.providers.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -55,6 +56,7 @@ pub fn read_sighted(message: &v1::Sighted) -> Result<Sighted, FieldError> {
         return Err(TextFault::TooMany { most }.at("facts", &message.facts.len().to_string()));
     }
     let product = |text: &String| one("also", text, Word::parse);
+    let provider = |text: &String| one("providers", text, Word::parse);
     let identity = |text: &String| {
         SpiffeId::parse(text).map_err(|_| TextFault::Prose { most: 2048 }.at("identities", text))
     };
@@ -102,6 +104,7 @@ pub fn read_sighted(message: &v1::Sighted) -> Result<Sighted, FieldError> {
         count: message.count,
         pids: list("pids", &message.pids, |pid| Ok(*pid))?,
         started: instant("started", message.started)?,
+        providers: list("providers", &message.providers, provider)?,
         facts: selector::read_set(&message.facts).map_err(|_| bad("facts", ""))?,
         identities: list("identities", &message.identities, identity)?,
     })
@@ -139,7 +142,7 @@ fn list<T, M>(
     values.iter().map(read).collect()
 }
 
-/// Writes a sighting; how it can be registered, its caller adds.
+/// Writes a sighting; how it can be registered, and what its classes say of it, its caller adds.
 pub fn write_sighting(row: &Sighting) -> v1::Sighting {
     let known = row.acknowledged.as_ref();
     v1::Sighting {
@@ -162,6 +165,7 @@ pub fn write_sighting(row: &Sighting) -> v1::Sighting {
             .map(|known| known.note.to_string())
             .unwrap_or_default(),
         register: None,
+        providers_not_allowed: Vec::new(),
     }
 }
 
@@ -199,6 +203,7 @@ mod tests {
             }),
             facts: vec![selector::write(&"unix:uid:1000".parse().unwrap())],
             identities: vec!["spiffe://td/agent/claude-code/1".into()],
+            providers: vec!["anthropic".into()],
         }
     }
 
@@ -224,6 +229,7 @@ mod tests {
             &|m| m.evidence.push(v1::SightingEvidence::default()),
             "evidence",
         );
+        check(&|m| m.providers = vec!["a b".into()], "providers");
         check(&|m| m.executable = "\u{1b}[2J".into(), "executable");
         check(&|m| m.user = "x".repeat(600), "user");
         check(&|m| m.ports = vec![70_000], "ports");

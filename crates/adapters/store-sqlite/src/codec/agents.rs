@@ -1,4 +1,4 @@
-//! Rows about agents as JSON documents (since schema version 4).
+//! Rows about agents as JSON documents (since schema version 4; the rule of a task since 5).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use muster_model::{
     AgentClass, AgentInstance, BindingKind, BootId, BoundTo, Cause, ClassName, ClassSpec,
     ClassStanding, Consent, DataClass, Delegation, Departure, InstanceState, Lifecycle, Line,
     MayActFor, Note, Permissions, PersonId, PolicyVersion, Prose, Purpose, Resource, Reviewed,
-    RiskTier, Scope, Sha256, SpiffeId, Task, TaskDefaults, TaskId, TaskState, TextFault, Timestamp,
-    Word,
+    RiskTier, RuleName, Scope, Sha256, SpiffeId, Task, TaskDefaults, TaskId, TaskState, TextFault,
+    Timestamp, Word,
 };
 use serde::{Deserialize, Serialize};
 
@@ -262,6 +262,8 @@ struct TaskDoc {
     instance: String,
     class: String,
     node: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    rule: Option<String>,
     binding: String,
     pid: u32,
     start_time: u64,
@@ -301,6 +303,7 @@ pub(crate) fn write_task(task: &Task) -> Result<String, Fault> {
         instance: task.instance.to_string(),
         class: task.class.to_string(),
         node: task.node.to_string(),
+        rule: task.rule.as_ref().map(ToString::to_string),
         binding: task.bound_to.kind.to_string(),
         pid: task.bound_to.pid,
         start_time: task.bound_to.start_time,
@@ -337,6 +340,11 @@ pub(crate) fn read_task(row: Row<'_>) -> Result<Arc<Task>, Fault> {
             instance: id(&doc.instance)?,
             class: one("class", &doc.class, ClassName::parse)?,
             node: id(&doc.node)?,
+            rule: doc
+                .rule
+                .as_deref()
+                .map(|text| one("rule", text, RuleName::parse))
+                .transpose()?,
             bound_to: BoundTo {
                 kind: word("binding", &doc.binding, BindingKind::from_word)?,
                 pid: doc.pid,

@@ -1,9 +1,11 @@
-//! Identity rules as JSON documents (since schema version 4).
+//! Identity rules as JSON documents (since schema version 4; what entries have as well since 5).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::{ClassName, Rule, RuleName, RuleSpec, SpiffeId, Template, TextFault, Timestamp};
+use muster_model::{
+    ClassName, Rule, RuleName, RuleSpec, SpiffeId, Template, TextFault, Timestamp, TrustDomain,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -25,6 +27,12 @@ struct Doc<'a> {
     x509_svid_ttl_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     jwt_svid_ttl_s: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    federates_with: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    hint: String,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    dns_names: Vec<String>,
     per_node: u32,
     in_all: u32,
     version: u64,
@@ -43,6 +51,13 @@ pub(crate) fn write(rule: &Rule) -> Result<String, Fault> {
         class: spec.class.as_ref().map(ToString::to_string),
         x509_svid_ttl_s: spec.x509_svid_ttl.map(|ttl| ttl.as_secs()),
         jwt_svid_ttl_s: spec.jwt_svid_ttl.map(|ttl| ttl.as_secs()),
+        federates_with: spec
+            .federates_with
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        hint: spec.hint.clone(),
+        dns_names: spec.dns_names.clone(),
         per_node: spec.per_node,
         in_all: spec.in_all,
         version: rule.version,
@@ -80,6 +95,15 @@ fn read_doc(row: &Row<'_>) -> Result<Rule, Fail> {
             class: doc.class.as_ref().map(class).transpose()?,
             x509_svid_ttl: doc.x509_svid_ttl_s.map(Duration::from_secs),
             jwt_svid_ttl: doc.jwt_svid_ttl_s.map(Duration::from_secs),
+            federates_with: doc
+                .federates_with
+                .iter()
+                .map(|name| {
+                    TrustDomain::parse(name).map_err(|why| told("trust domain", name, &why))
+                })
+                .collect::<Result<_, _>>()?,
+            hint: doc.hint,
+            dns_names: doc.dns_names,
             per_node: doc.per_node,
             in_all: doc.in_all,
         },

@@ -1,4 +1,4 @@
-//! Sightings as JSON documents (since schema version 4).
+//! Sightings as JSON documents (since schema version 4; `providers` since 5).
 
 use std::sync::Arc;
 
@@ -39,6 +39,8 @@ struct Doc<'a> {
     count: u32,
     pids: Vec<u32>,
     started_ms: i64,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    providers: Vec<String>,
     #[serde(borrow, skip_serializing_if = "Vec::is_empty", default)]
     facts: Vec<Text<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
@@ -104,6 +106,7 @@ pub(crate) fn write(sighting: &Sighting) -> Result<String, Fault> {
         count: seen.count,
         pids: seen.pids.clone(),
         started_ms: seen.started.unix_millis(),
+        providers: texts(&seen.providers),
         facts: write_selectors(&seen.facts),
         identities: seen.identities.iter().map(ToString::to_string).collect(),
         standing: sighting.standing.to_string(),
@@ -201,6 +204,11 @@ pub(crate) fn read(row: Row<'_>) -> Result<Arc<Sighting>, Fault> {
                 count: doc.count,
                 pids: doc.pids,
                 started: at(doc.started_ms),
+                providers: doc
+                    .providers
+                    .iter()
+                    .map(|text| one("provider", text, Word::parse))
+                    .collect::<Result<_, _>>()?,
                 facts: read_selectors(&doc.facts)?,
                 identities: doc
                     .identities

@@ -18,7 +18,8 @@ use crate::time::{parse_instant, rfc3339, with_distance};
 pub(crate) struct Sightings {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Only those without an identity, or with one of a wrong class
+    /// Only those without an identity, with one of a wrong class, or started for a provider that the
+    /// class does not allow
     #[arg(long)]
     unregistered: bool,
     /// Only those on this node
@@ -198,6 +199,7 @@ fn text(row: &v1::Sighting, output: Output, now: Timestamp) -> String {
             "State",
             format!("{}, {}{expected}", row.state, row.standing),
         ),
+        ("Not allowed", row.providers_not_allowed.join(", ")),
         ("Acknowledged", acknowledged),
     ]);
     if let Some(register) = &row.register {
@@ -239,6 +241,7 @@ pub(crate) fn seen(seen: &v1::Sighted, now: Timestamp) -> Vec<(&'static str, Str
         ("Unit", seen.unit.clone()),
         ("Started by", started_by.join(" < ")),
         ("Listens on", numbers(&seen.ports)),
+        ("Providers", seen.providers.join(", ")),
         (
             "Processes",
             format!("{} ({})", seen.count, numbers(&seen.pids)),
@@ -268,6 +271,7 @@ fn to_json(row: &v1::Sighting) -> Value {
         "standing": row.standing,
         "classes": row.classes,
         "expected_class": row.expected_class,
+        "providers_not_allowed": row.providers_not_allowed,
         "first_seen": time(row.first_seen),
         "last_seen": time(row.last_seen),
         "gone_at": time(row.gone_at),
@@ -303,6 +307,7 @@ pub(crate) fn seen_json(seen: &v1::Sighted) -> Value {
             "executable": one.executable, "uid": one.uid, "login": one.login,
         })).collect::<Value>(),
         "ports": seen.ports,
+        "providers": seen.providers,
         "count": seen.count,
         "pids": seen.pids,
         "started": seen.started.map(|at| rfc3339(at.seconds)),

@@ -1,7 +1,7 @@
 //! The flags of `rule create`, `rule update` and `rule try`.
 
-use clap::Args;
-use muster_model::{ClassName, RuleName, Selector, SpiffeId};
+use clap::{Args, ValueEnum};
+use muster_model::{ClassName, RuleName, Selector, SpiffeId, TrustDomain};
 use muster_proto::muster::agent::v1;
 use muster_wire::selector;
 
@@ -35,6 +35,16 @@ pub(super) struct Fields {
     /// Lifetime of JWT-SVIDs; 0s is the server's default
     #[arg(long, value_name = "DURATION", value_parser = parse_ttl)]
     jwt_ttl: Option<Ttl>,
+    /// A foreign trust domain whose bundle the processes receive; repeatable
+    #[arg(long, value_name = "TRUST-DOMAIN", value_parser = TrustDomain::from_name_or_id)]
+    federates_with: Vec<TrustDomain>,
+    /// A word by which a process tells several identities apart
+    #[arg(long, value_name = "TEXT")]
+    hint: Option<String>,
+    /// A DNS name for X509-SVIDs, the same for every process; repeatable, the first is also the
+    /// common name
+    #[arg(long, value_name = "NAME")]
+    dns: Vec<String>,
     /// How many names it may give on one node at a time
     #[arg(long, value_name = "NUMBER")]
     per_node: Option<u32>,
@@ -86,6 +96,22 @@ impl Fields {
             spec.jwt_svid_ttl = ttl(time);
             given.push("jwt_svid_ttl");
         }
+        if !self.federates_with.is_empty() {
+            spec.federates_with = self
+                .federates_with
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            given.push("federates_with");
+        }
+        if let Some(hint) = &self.hint {
+            spec.hint.clone_from(hint);
+            given.push("hint");
+        }
+        if !self.dns.is_empty() {
+            spec.dns_names.clone_from(&self.dns);
+            given.push("dns_names");
+        }
         if let Some(most) = self.per_node {
             spec.per_node = most;
             given.push("per_node");
@@ -128,6 +154,28 @@ impl Create {
     }
 }
 
+/// What `rule update --clear` can empty.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Clear {
+    /// All DNS names
+    Dns,
+    /// All foreign trust domains
+    FederatesWith,
+    /// The hint
+    Hint,
+}
+
+impl Clear {
+    /// The field of the API.
+    const fn field(self) -> &'static str {
+        match self {
+            Self::Dns => "dns_names",
+            Self::FederatesWith => "federates_with",
+            Self::Hint => "hint",
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct Update {
     /// Name of the rule
@@ -135,6 +183,9 @@ pub(crate) struct Update {
     pub(super) name: RuleName,
     #[command(flatten)]
     fields: Fields,
+    /// Empty a field; repeatable
+    #[arg(long, value_name = "FIELD")]
+    clear: Vec<Clear>,
     /// Only if the rule is at this version; by default the one that is there
     #[arg(long, value_name = "NUMBER")]
     pub(super) at_version: Option<u64>,
@@ -145,7 +196,14 @@ pub(crate) struct Update {
 impl Update {
     pub(super) fn request(&self, version: u64) -> Result<v1::UpdateRuleRequest, Failure> {
         let mut spec = v1::RuleSpec::default();
-        let given = self.fields.apply(&mut spec);
+        let mut given = self.fields.apply(&mut spec);
+        let empty = self.clear.iter().map(|clear| clear.field());
+        // What is given and emptied has what is given.
+        given.extend(
+            empty
+                .filter(|field| !given.contains(field))
+                .collect::<Vec<_>>(),
+        );
         if given.is_empty() {
             return Err(Failure::usage("nothing to change; give at least one flag"));
         }

@@ -132,14 +132,33 @@ fn what_is_found_is_registered_by_the_command_that_is_printed() {
         .unwrap();
     assert!(pasted.status.success(), "{command}: {pasted:?}");
     // The node learns of the entry within milliseconds; each look is a question to it.
-    let local = (0..100)
-        .map(|_| look(&dev))
-        .find(|_| of(&dev, &["--state", "registered"], &program).len() == 1)
-        .expect("it is registered");
-    let registered = of(&dev, &[], &program);
-    assert_eq!(registered[0]["standing"], "registered");
-    assert_eq!(registered[0]["classes"][0], "claude-code");
-    assert!(registered[0]["register"].is_null());
+    let seen_as = |standing: &str| {
+        (0..100)
+            .map(|_| (look(&dev), of(&dev, &[], &program).remove(0)))
+            .find(|(_, row)| row["standing"] == standing)
+            .expect(standing)
+    };
+    // It was started with a key of a provider that its class does not name.
+    let (_, row) = seen_as("provider_not_allowed");
+    assert_eq!(row["providers_not_allowed"][0], "anthropic");
+    assert_eq!(row["classes"][0], "claude-code");
+    assert!(row["register"].is_null());
+    assert_eq!(of(&dev, &["--unregistered"], &program).len(), 1);
+    let shown = dev.ask(&["agent", "sightings"]).stdout;
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(shown.contains("Not allowed"), "{shown}");
+    let allow = [
+        "agent",
+        "class",
+        "update",
+        "claude-code",
+        "--provider",
+        "anthropic",
+    ];
+    dev.json(&allow);
+    let (local, row) = seen_as("registered");
+    assert_eq!(row["seen"]["providers"][0], "anthropic");
+    assert!(row["register"].is_null());
     assert!(of(&dev, &["--unregistered"], &program).is_empty());
 
     let debug = dev.ask(&["agent", "sightings", "--json"]);

@@ -131,6 +131,12 @@ fn first(key: SightingKey, one: Joined, boot_time: i64) -> Sighted {
         count: 1,
         pids: vec![one.found.pid],
         started: Timestamp::from_unix_seconds(boot_time.saturating_add(seconds).max(1)),
+        providers: place
+            .providers
+            .iter()
+            .take(Sighted::MOST)
+            .cloned()
+            .collect(),
         facts: one.facts,
         identities: one.identities.into_iter().take(Sighted::MOST).collect(),
     }
@@ -148,6 +154,12 @@ fn add(row: &mut Sighted, one: Joined) {
         }
     }
     row.ports.sort_unstable();
+    for provider in &one.found.place.providers {
+        if row.providers.len() < Sighted::MOST && !row.providers.contains(provider) {
+            row.providers.push(provider.clone());
+        }
+    }
+    row.providers.sort_unstable();
     if row.facts.is_empty() {
         row.facts = one.facts;
     }

@@ -9,10 +9,10 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
 
-use muster_model::{Shown, Sighted, Starter};
+use muster_model::{Shown, Sighted, Starter, Word};
 use muster_peer::{HeldProcess, ProcDir, Processes};
 use muster_sighting::proc::{cgroup, cmdline, environ, maps, net, stat, status};
-use muster_sighting::{Finding, Look, Signatures};
+use muster_sighting::{Finding, Look, Signatures, providers};
 use nix::fcntl::readlinkat;
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -33,6 +33,7 @@ pub(super) struct Place {
     pub(super) unit: Shown,
     pub(super) started_by: Vec<Starter>,
     pub(super) ports: Vec<u16>,
+    pub(super) providers: Vec<Word>,
 }
 
 /// What a look came to.
@@ -88,6 +89,7 @@ impl Looker {
                 None => Vec::new(),
             },
             ports: ports.into_iter().take(Sighted::MOST).collect(),
+            providers: providers(&variables),
         };
         // What was read is of one process and one program, or it is not believed.
         held.verify().ok()?;

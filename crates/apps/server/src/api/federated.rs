@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use muster_audit::Event;
 use muster_crypto::PublicKey;
-use muster_model::{Bundle, Entry, TrustDomain};
+use muster_model::{Bundle, Entry, Rule, TrustDomain};
 use muster_policy::{
     BatchCreateFederatedBundle, BatchDeleteFederatedBundle, BatchSetFederatedBundle,
     BatchUpdateFederatedBundle, Bundles, Writes,
@@ -19,6 +19,8 @@ use muster_wire::{bundle as wire_bundle, status};
 use tonic::{Code, Status};
 
 use crate::api::entry::keep_up;
+use crate::api::registry::by;
+use crate::api::rules::described;
 use crate::operation::Operation;
 
 /// Bundles in one call that changes them.
@@ -208,14 +210,34 @@ fn delete_one(
         .filter(|entry| entry.federates_with.contains(&name))
         .cloned()
         .collect();
-    if mode == Mode::Restrict && !federated.is_empty() {
+    let by_rule: Vec<Arc<Rule>> = working
+        .rules()
+        .filter(|rule| rule.spec.federates_with.contains(&name))
+        .cloned()
+        .collect();
+    if mode == Mode::Restrict && !(federated.is_empty() && by_rule.is_empty()) {
+        // Where there are no rules, the words are SPIRE's.
+        let rules = match by_rule.len() {
+            0 => String::new(),
+            count => format!(" and {count} identity rules"),
+        };
         return Err(status::item(
             Code::FailedPrecondition,
             format!(
-                "failed to delete federated bundle: cannot delete bundle; federated with {} registration entries",
+                "failed to delete federated bundle: cannot delete bundle; federated with {} registration entries{rules}",
                 federated.len()
             ),
         ));
+    }
+    for rule in by_rule {
+        if mode == Mode::Delete {
+            let record = op.record(Event::RuleDeleted, rule.name.as_str());
+            transaction.audit(described(record, &rule));
+            transaction.delete_rule(&op.permit, rule.name.clone());
+        } else {
+            dissociate_rule(transaction, op, &rule, &name);
+        }
+        keep_up(working, transaction);
     }
     for entry in federated {
         if mode == Mode::Delete {
@@ -267,6 +289,22 @@ fn dissociate(
             ..entry.clone()
         },
     );
+}
+
+fn dissociate_rule(
+    transaction: &mut Transaction,
+    op: &Operation<BatchDeleteFederatedBundle>,
+    rule: &Rule,
+    name: &TrustDomain,
+) {
+    let mut rule = rule.clone();
+    rule.spec.federates_with.remove(name);
+    rule.version = rule.version.saturating_add(1);
+    rule.updated_at = op.now.floor_to_second();
+    rule.updated_by = by(op.permit.principal());
+    let record = op.record(Event::RuleUpdated, rule.name.as_str());
+    transaction.audit(described(record, &rule));
+    transaction.put_rule(&op.permit, rule);
 }
 
 /// A page of foreign bundles, by name: those after `after`, `limit` of them (0 is all), and the

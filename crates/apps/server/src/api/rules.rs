@@ -5,6 +5,7 @@ use std::sync::Arc;
 use muster_audit::{Event, Record};
 use muster_model::{
     Facts, FieldError, Rule, RuleName, RuleSpec, Selector, SpiffeId, TextFault, Timestamp,
+    TrustDomain,
 };
 use muster_policy::{
     Action, CreateRule, DeleteRule, GetRule, ListRules, Rules, TryRule, UpdateRule, Writes,
@@ -368,7 +369,7 @@ async fn write<A: Action + Writes<Rules> + Send + 'static>(
 }
 
 /// What the record of a rule says beside its name.
-fn described(record: Record, rule: &Rule) -> Record {
+pub(super) fn described(record: Record, rule: &Rule) -> Record {
     let spec = &rule.spec;
     let selectors: Vec<&str> = spec.selectors.iter().map(Selector::as_str).collect();
     let record = record
@@ -378,6 +379,16 @@ fn described(record: Record, rule: &Rule) -> Record {
         .with("version", rule.version.to_string())
         .with("per_node", spec.per_node.to_string())
         .with("in_all", spec.in_all.to_string());
+    let domains: Vec<&str> = spec
+        .federates_with
+        .iter()
+        .map(TrustDomain::as_str)
+        .collect();
+    let record = if domains.is_empty() {
+        record
+    } else {
+        record.with("federates_with", domains.join(" "))
+    };
     match &spec.class {
         Some(class) => record.with("class", class.as_str()),
         None => record,
@@ -440,6 +451,7 @@ impl Refused {
                 RuleError::Template { .. }
                 | RuleError::Parent(_)
                 | RuleError::NoClass(_)
+                | RuleError::AsEntry(_)
                 | RuleError::Unbounded { .. }
                 | RuleError::BoundsCross { .. },
             ) => Code::InvalidArgument,

@@ -260,6 +260,10 @@ fn write(roll: &Roll, row: &Sighting) -> v1::Sighting {
     });
     v1::Sighting {
         register,
+        providers_not_allowed: sightings::not_allowed(roll, row)
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         ..sighting::write_sighting(row)
     }
 }

@@ -9,13 +9,17 @@ use muster_proto::muster::agent::v1;
 use muster_proto::muster::agent::v1::policies_client::PoliciesClient;
 use muster_proto::muster::agent::v1::registry_client::RegistryClient;
 use muster_proto::muster::agent::v1::rules_client::RulesClient;
+use muster_proto::muster::agent::v1::task_ledger_client::TaskLedgerClient;
 use muster_proto::muster::node::v1::derived_svid_client::DerivedSvidClient;
 use muster_proto::muster::node::v1::node_tasks_client::NodeTasksClient;
 use muster_proto::muster::node::v1::{
-    BatchNewX509DerivedRequest, Derived, NewJwtDerivedRequest, NewX509Derived, WatchRequest,
-    WatchResponse,
+    BatchNewX509DerivedRequest, Derived, NewJwtDerivedRequest, NewX509Derived, OpenRequest,
+    WatchRequest, WatchResponse,
 };
+use muster_proto::spire::api::server::bundle::v1::BatchSetFederatedBundleRequest;
+use muster_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use muster_proto::spire::api::server::entry::v1::{BatchCreateEntryRequest, CountEntriesRequest};
+use muster_proto::spire::api::server::svid::v1::batch_new_x509svid_response::Result as Item;
 use muster_proto::spire::api::server::svid::v1::{
     BatchNewX509svidRequest, MintJwtsvidRequest, NewX509svidParams,
 };
@@ -76,6 +80,67 @@ impl Rig {
 
     pub(crate) async fn tasks(&self) -> NodeTasksClient<Channel> {
         NodeTasksClient::new(self.node.channel().await)
+    }
+
+    /// What a node asks for a caller of which these facts are known, which is the agent.
+    pub(crate) fn open_request(agent: &Derived, caller: Option<v1::ProcessMark>) -> OpenRequest {
+        OpenRequest {
+            agent: agent.spiffe_id.clone(),
+            facts: agent.facts.clone().unwrap().selectors,
+            level: 2,
+            age: None,
+            task: Some(v1::OpenTaskRequest {
+                kind: "read".into(),
+                permissions: Some(v1::Permissions::default()),
+                ..v1::OpenTaskRequest::default()
+            }),
+            bound_to: Some(v1::BoundTo {
+                kind: "process".into(),
+                pid: 1,
+                start_time: 1000,
+                boot_id: BOOT.into(),
+                cgroup_id: 0,
+            }),
+            caller,
+        }
+    }
+
+    /// Opens a task of an agent that a rule names.
+    pub(crate) async fn open(&self, agent: &Derived) -> v1::Task {
+        let caller = agent.facts.clone().unwrap().process;
+        let request = Self::open_request(agent, caller);
+        let opened = self.tasks().await.open(request).await.unwrap();
+        opened.into_inner().task.unwrap()
+    }
+
+    /// Where a task stands, and why.
+    pub(crate) async fn state_of(&self, task: &v1::Task) -> (String, String) {
+        let mut ledger = TaskLedgerClient::new(self.server.channel());
+        let request = v1::GetLedgerRequest {
+            id: task.id.clone(),
+        };
+        let task = ledger.get_task(request).await.unwrap().into_inner();
+        (task.state, task.cause)
+    }
+
+    /// The bundles of foreign trust domains.
+    pub(crate) fn bundles(&self) -> BundleClient<Channel> {
+        BundleClient::new(self.server.channel())
+    }
+
+    /// A bundle of a foreign trust domain: the server's own roots under another name.
+    pub(crate) async fn set_bundle(&self, name: &str) {
+        let bundle = types::Bundle {
+            trust_domain: name.into(),
+            ..self.server.bundle().await
+        };
+        let request = BatchSetFederatedBundleRequest {
+            bundle: vec![bundle],
+            output_mask: None,
+        };
+        let answer = self.bundles().batch_set_federated_bundle(request).await;
+        let status = answer.unwrap().into_inner().results.remove(0).status;
+        assert_eq!(status.unwrap().code, 0);
     }
 
     /// An active class that asks for a group.
@@ -223,6 +288,17 @@ impl Rig {
 
     /// Has an X509-SVID signed: whose it is and when it ends, or the code of the item.
     pub(crate) async fn sign(&self, derived: Derived) -> Result<(String, i64), Code> {
+        read(self.item(derived).await)
+    }
+
+    /// Has an X509-SVID signed: the certificate, and the hint.
+    pub(crate) async fn certificate(&self, derived: Derived) -> (Certificate, String) {
+        let svid = self.item(derived).await.svid.unwrap();
+        let leaf = Certificate::parse(svid.cert_chain.first().unwrap()).unwrap();
+        (leaf, svid.hint)
+    }
+
+    async fn item(&self, derived: Derived) -> Item {
         let request = BatchNewX509DerivedRequest {
             params: vec![NewX509Derived {
                 derived: Some(derived),
@@ -231,7 +307,7 @@ impl Rig {
         };
         let mut svids = DerivedSvidClient::new(self.node.channel().await);
         let answer = svids.batch_new_x509_svid(request).await.unwrap();
-        read(answer.into_inner().results.remove(0))
+        answer.into_inner().results.remove(0)
     }
 
     pub(crate) async fn sign_entry(&self, entry_id: &str) -> Result<(String, i64), Code> {
@@ -339,9 +415,7 @@ fn csr() -> Vec<u8> {
     build_csr(&PrivateKey::generate(KeyType::EcP256).unwrap(), None).unwrap()
 }
 
-fn read(
-    result: muster_proto::spire::api::server::svid::v1::batch_new_x509svid_response::Result,
-) -> Result<(String, i64), Code> {
+fn read(result: Item) -> Result<(String, i64), Code> {
     let code = Code::from_i32(result.status.unwrap().code);
     if code != Code::Ok {
         return Err(code);

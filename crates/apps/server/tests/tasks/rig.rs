@@ -10,7 +10,9 @@ use muster_proto::muster::agent::v1::registry_client::RegistryClient;
 use muster_proto::muster::agent::v1::task_ledger_client::TaskLedgerClient;
 use muster_proto::muster::node::v1::node_tasks_client::NodeTasksClient;
 use muster_proto::muster::node::v1::{OpenRequest, WatchRequest, WatchResponse};
-use muster_proto::spire::api::server::entry::v1::BatchCreateEntryRequest;
+use muster_proto::spire::api::server::entry::v1::{
+    BatchCreateEntryRequest, BatchDeleteEntryRequest, ListEntriesRequest,
+};
 use muster_proto::spire::api::server::svid::v1::{
     BatchNewX509svidRequest, NewJwtsvidRequest, NewX509svidParams,
 };
@@ -71,16 +73,35 @@ impl Rig {
             selectors: vec![uid()],
             ..types::Entry::default()
         };
+        rig.put_entry(entry).await;
+        rig
+    }
+
+    /// Writes an entry.
+    pub(crate) async fn put_entry(&self, entry: types::Entry) {
         let request = BatchCreateEntryRequest {
             entries: vec![entry],
             output_mask: None,
         };
-        rig.server
-            .entries()
-            .batch_create_entry(request)
-            .await
-            .unwrap();
-        rig
+        let answer = self.server.entries().batch_create_entry(request).await;
+        let status = answer.unwrap().into_inner().results.remove(0).status;
+        assert_eq!(status.unwrap().code, 0);
+    }
+
+    /// The entry that names the agent.
+    pub(crate) async fn entry(&self) -> types::Entry {
+        let request = ListEntriesRequest::default();
+        let answer = self.server.entries().list_entries(request).await;
+        answer.unwrap().into_inner().entries.remove(0)
+    }
+
+    pub(crate) async fn delete_entry(&self, entry: &types::Entry) {
+        let request = BatchDeleteEntryRequest {
+            ids: vec![entry.id.clone()],
+        };
+        let answer = self.server.entries().batch_delete_entry(request).await;
+        let status = answer.unwrap().into_inner().results.remove(0).status;
+        assert_eq!(status.unwrap().code, 0);
     }
 
     /// Stops the server, and starts it again on what it left.

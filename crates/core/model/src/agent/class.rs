@@ -107,6 +107,8 @@ words! {
         ClassNotActive = "class_not_active",
         /// The agent whose work it is no longer has an identity.
         AgentBarred = "agent_barred",
+        /// Nothing gives its agent's name on its node any more.
+        NameGone = "name_gone",
         /// Its deadline has passed.
         DeadlinePassed = "deadline_passed",
         /// Its budget is spent.

@@ -93,6 +93,9 @@ pub enum TextFault {
     /// Not a SPIFFE ID.
     #[error("a SPIFFE ID {0}")]
     SpiffeId(crate::IdError),
+    /// Not the name of a trust domain.
+    #[error("{0}; write its name, such as \"example.org\"")]
+    TrustDomain(crate::IdError),
     /// Not a lifetime.
     #[error("it is a duration of whole seconds from 1 second to 30 days")]
     Lifetime,

@@ -74,6 +74,9 @@ words! {
         Unregistered = "unregistered",
         /// It has an identity of no class, or of a class that is meant for other agents.
         WrongClass = "wrong_class",
+        /// It has an identity of a class that is meant for it, and was started for a provider of models
+        /// that the class does not allow.
+        ProviderNotAllowed = "provider_not_allowed",
     }
 
     /// Where a sighting stands.
@@ -188,6 +191,8 @@ pub struct Sighted {
     pub pids: Vec<u32>,
     /// When the oldest of them started.
     pub started: Timestamp,
+    /// Providers of models whose variable it was started with, ascending.
+    pub providers: Vec<Word>,
     /// What it is attested as; empty where it could not be.
     pub facts: SelectorSet,
     /// The identities that it has.

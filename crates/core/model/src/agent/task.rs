@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::class::words;
 use super::{BoundTo, ClassName, DataClass, Permissions, Sha256, TextFault, Word};
-use crate::{IdError, Revision, SpiffeId, Timestamp};
+use crate::{IdError, Revision, RuleName, SpiffeId, Timestamp};
 
 /// The digits of Crockford's base 32, as ULIDs are written.
 const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
@@ -106,6 +106,8 @@ pub struct Task {
     pub class: ClassName,
     /// The node on which it runs; nobody else has its identity.
     pub node: SpiffeId,
+    /// The rule that gave its caller the agent's name when it was opened, where a rule did.
+    pub rule: Option<RuleName>,
     /// What it is bound to there.
     pub bound_to: BoundTo,
     /// How surely its caller was attested when it was opened, 0 to 3.

@@ -12,6 +12,7 @@ use imbl::OrdMap;
 use muster_model::{
     Acknowledged, AgentClass, ClassName, Note, Selector, SelectorSet, Sighted, Sighting,
     SightingId, SightingKey, SightingKind, SightingStanding, SightingState, SpiffeId, Timestamp,
+    Word,
 };
 use muster_sighting::{is_product, standing};
 
@@ -137,7 +138,7 @@ fn place(sighting: &Sighting) -> (SightingKind, SightingState) {
 /// Which sightings a list has: those for which every given condition holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SightingFilter {
-    /// Only those without an identity, or with one of a wrong class.
+    /// Only those that are not registered.
     pub unregistered: bool,
     /// The node.
     pub node: Option<SpiffeId>,
@@ -361,6 +362,19 @@ pub fn due(
     (forgotten.collect(), orphaned.collect())
 }
 
+/// The providers for which a sighting was started and that a class of it does not allow, ascending.
+pub fn not_allowed(roll: &Roll, row: &Sighting) -> BTreeSet<Word> {
+    if row.standing != SightingStanding::ProviderNotAllowed {
+        return BTreeSet::new();
+    }
+    let classes = row.classes.iter();
+    classes
+        .filter_map(|name| roll.agents().class(name.as_str()))
+        .flat_map(|class| muster_sighting::not_allowed(&row.seen, class))
+        .cloned()
+        .collect()
+}
+
 /// An entry that would give a sighting an identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposal {
@@ -381,8 +395,11 @@ const TELLING: [&str; 4] = ["unix:uid:", "unix:path:", "systemd:id:", "docker:im
 const SPECIFIC: [&str; 3] = ["unix:path:", "systemd:id:", "docker:image_id:"];
 
 /// The entry that would give a sighting an identity of the class that is expected; `None` where it
-/// is registered, is gone, or could not be attested.
+/// has one of a class that is meant for it, is gone, or could not be attested.
 pub fn proposal(roll: &Roll, row: &Sighting) -> Option<Proposal> {
+    if row.standing == SightingStanding::ProviderNotAllowed {
+        return None;
+    }
     if !matches!(
         row.state(),
         SightingState::New | SightingState::Acknowledged

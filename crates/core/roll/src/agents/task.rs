@@ -11,6 +11,7 @@ mod course;
 mod due;
 mod entry;
 mod follow;
+mod ground;
 mod refusal;
 
 use std::collections::BTreeSet;
@@ -122,6 +123,7 @@ pub fn open(
         parent: parent.map(|(above, _)| above.id),
         root,
         node: request.node,
+        rule: None,
         bound_to: request.bound_to,
         level: request.level,
         kind: request.kind,

@@ -107,6 +107,7 @@ pub(crate) fn task(n: u8, agent: &SpiffeId, node: &SpiffeId, state: TaskState) -
         instance: agent.clone(),
         class: name(ClassName::in_path(agent).unwrap_or("reader")),
         node: node.clone(),
+        rule: None,
         bound_to: bound_to(),
         level: 1,
         parent: None,

@@ -112,6 +112,7 @@ fn checked(roll: &Roll, rule: Rule) -> Result<Rule, RuleError> {
         return Err(RuleError::NoClass(class.to_string()));
     }
     bounds(&rule.spec)?;
+    crate::rules::of_rule(roll, &rule.spec)?;
     template(roll, &rule).map_err(|(at, why)| RuleError::Template {
         template: rule.spec.template.to_string(),
         at,

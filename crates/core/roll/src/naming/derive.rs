@@ -9,6 +9,7 @@ use muster_model::{
 
 use super::digest;
 use super::escape::escape;
+use super::facts::Form;
 
 /// Why a rule gives a process no name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +26,9 @@ pub enum NoName {
     /// A fact of the template has several values.
     #[error("the process has several values for {0}")]
     SeveralValues(Placeholder),
+    /// A fact of the template has a value that no such fact has.
+    #[error("the value of {0} is none that such a fact has")]
+    NoSuchValue(Placeholder),
     /// The template asks for a class, and the rule has none.
     #[error("the template has {{class}}, and the rule has no class")]
     NoClass,
@@ -50,6 +54,7 @@ impl NoName {
             Self::NoProcess => "PROCESS_UNKNOWN",
             Self::NoFact(_) => "FACT_MISSING",
             Self::SeveralValues(_) => "FACT_AMBIGUOUS",
+            Self::NoSuchValue(_) => "FACT_NOT_VALID",
             Self::NoClass => "CLASS_MISSING",
             Self::Foreign(_) => "FOREIGN_TRUST_DOMAIN",
             Self::NotAnId(_) => "NAME_NOT_VALID",
@@ -130,10 +135,15 @@ fn value<'a>(
                     first
                 }
             };
-            found
+            let value = found
                 .filter(|value| !value.is_empty())
-                .map(escape)
-                .ok_or_else(|| NoName::NoFact(placeholder.clone()))
+                .ok_or_else(|| NoName::NoFact(placeholder.clone()))?;
+            // Facts come from nodes: one that no attestor yields must not lead to a name that the
+            // rule, as it was checked, does not give.
+            if !Form::of(kind, key).fits(value) {
+                return Err(NoName::NoSuchValue(placeholder.clone()));
+            }
+            Ok(escape(value))
         }
     }
 }
@@ -151,13 +161,13 @@ pub fn entry(rule: &Rule, spiffe_id: SpiffeId) -> Option<Entry> {
         selectors: rule.spec.selectors.clone(),
         x509_svid_ttl: rule.spec.x509_svid_ttl,
         jwt_svid_ttl: rule.spec.jwt_svid_ttl,
-        federates_with: [].into(),
+        federates_with: rule.spec.federates_with.clone(),
         admin: false,
         downstream: false,
         expires_at: None,
-        dns_names: Vec::new(),
+        dns_names: rule.spec.dns_names.clone(),
         store_svid: false,
-        hint: String::new(),
+        hint: rule.spec.hint.clone(),
         disable_x509_svid_prefetch: false,
         jwt_svid_include_jti: false,
         class: rule.spec.class.clone(),

@@ -3,6 +3,7 @@
 use muster_model::{EntryId, Placeholder, RuleName, SpiffeId, TrustDomain};
 
 use super::facts;
+use crate::rules::EntryError;
 
 /// Why a rule may not be written: the first fault found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +30,9 @@ pub enum RuleError {
          agent class list` shows"
     )]
     NoClass(String),
+    /// What a rule has as entries have it is no good.
+    #[error(transparent)]
+    AsEntry(#[from] EntryError),
     /// A bound is missing or too high.
     #[error("invalid {field} {value}: say how many names the rule may give at a time, 1 to {most}")]
     Unbounded {
@@ -148,7 +152,8 @@ impl RuleError {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Template { why, .. } => why.reason(),
-            Self::Parent(_) => "INVALID_FIELD",
+            Self::AsEntry(EntryError::NoBundle { .. }) => "BUNDLE_NOT_FOUND",
+            Self::Parent(_) | Self::AsEntry(_) => "INVALID_FIELD",
             Self::NoClass(_) => "CLASS_NOT_FOUND",
             Self::Unbounded { .. } | Self::BoundsCross { .. } => "UNBOUNDED",
             Self::TooMany { .. } => "TOO_MANY_RULES",
@@ -164,6 +169,7 @@ impl RuleError {
             Self::Template { at, .. } => Some(*at),
             Self::Parent(_)
             | Self::NoClass(_)
+            | Self::AsEntry(_)
             | Self::Unbounded { .. }
             | Self::BoundsCross { .. }
             | Self::TooMany { .. }

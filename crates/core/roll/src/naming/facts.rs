@@ -9,6 +9,42 @@ pub enum Values {
     Several,
 }
 
+/// What values of a fact look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A number in decimal.
+    Number,
+    /// 64 hexadecimal digits.
+    Sha256,
+    /// Anything that a selector can hold.
+    Any,
+}
+
+impl Form {
+    /// That of the values of the fact `KIND:KEY`.
+    pub(super) fn of(kind: &str, key: &str) -> Self {
+        match (kind, key) {
+            ("unix", "uid" | "gid") => Self::Number,
+            ("unix", "sha256") => Self::Sha256,
+            _ => Self::Any,
+        }
+    }
+
+    /// Whether a value looks so.
+    pub(super) fn fits(self, value: &str) -> bool {
+        match self {
+            Self::Number => {
+                let canonical = value == "0" || !value.starts_with('0');
+                canonical
+                    && (1..=20).contains(&value.len())
+                    && value.bytes().all(|b| b.is_ascii_digit())
+            }
+            Self::Sha256 => value.len() == 64 && value.bytes().all(|b| b.is_ascii_hexdigit()),
+            Self::Any => !value.is_empty(),
+        }
+    }
+}
+
 /// The facts that the attestors of the house yield, as types and keys (docs/attestors.md); a key that
 /// ends in a colon is followed by a name of the operator's.
 const KNOWN: &[(&str, &str, Values)] = &[

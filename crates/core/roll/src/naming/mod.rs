@@ -30,6 +30,7 @@ pub use digest::{digest_text, withheld_text};
 pub use error::{RuleError, TemplateWrong};
 pub use escape::escape;
 pub use facts::{Values, known};
+pub(crate) use pattern::OwnDigest;
 pub use pattern::Pattern;
 pub(crate) use table::Rules;
 

@@ -4,11 +4,21 @@ use muster_model::{ClassName, Placeholder, Rule, Selector, SpiffeId};
 
 use super::digest;
 use super::escape::escape;
+use super::facts::Form;
 
 /// The names that a rule can give, segment by segment. Whatever facts there are, no other name
 /// comes out; not each of them need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(Vec<Piece>);
+
+/// Whether the digest of a process in a name is taken for one that a rule made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OwnDigest {
+    /// It is.
+    Taken,
+    /// It is another rule's.
+    NotTaken,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Piece {
@@ -26,12 +36,8 @@ enum Kind {
     Instance,
     /// A digest.
     Digest,
-    /// A number in decimal.
-    Number { fact: (String, String) },
-    /// 64 hexadecimal digits.
-    Sha256 { fact: (String, String) },
-    /// Any value, escaped.
-    Any { fact: (String, String) },
+    /// A value of a fact, escaped.
+    Fact { form: Form, fact: (String, String) },
 }
 
 impl Pattern {
@@ -63,11 +69,9 @@ impl Pattern {
                     if let (Some(value), None) = (pinned.next(), pinned.next()) {
                         return fixed(&escape(value));
                     }
-                    let fact = (kind.clone(), key.clone());
-                    match (kind.as_str(), key.as_str()) {
-                        ("unix", "uid" | "gid") => Kind::Number { fact },
-                        ("unix", "sha256") => Kind::Sha256 { fact },
-                        _ => Kind::Any { fact },
+                    Kind::Fact {
+                        form: Form::of(kind, key),
+                        fact: (kind.clone(), key.clone()),
                     }
                 }
             };
@@ -85,6 +89,21 @@ impl Pattern {
         self.read(name).is_some()
     }
 
+    /// Whether the rule gives that name to some process on `node`. The digests of processes look alike
+    /// in all rules: `own_digest` says whether one in the name is taken for this rule's.
+    pub(crate) fn gives_on(&self, node: &SpiffeId, name: &SpiffeId, own_digest: OwnDigest) -> bool {
+        let mut segments = name.path().strip_prefix('/').unwrap_or_default().split('/');
+        let pieces = self.0.iter().all(|piece| {
+            let value = segments.next().and_then(|text| piece.value(text));
+            value.is_some_and(|value| match &piece.part {
+                Kind::Instance => own_digest == OwnDigest::Taken,
+                Kind::Digest => value == digest::node(node),
+                Kind::Fixed | Kind::Fact { .. } => true,
+            })
+        });
+        pieces && segments.next().is_none()
+    }
+
     /// The facts of a process that has that name, as selectors' texts would be: what stands for each
     /// placeholder of a fact. `None` if the rule cannot give the name.
     fn read<'a>(&'a self, name: &'a SpiffeId) -> Option<Vec<(&'a (String, String), &'a str)>> {
@@ -92,8 +111,7 @@ impl Pattern {
         let mut facts = Vec::new();
         for piece in &self.0 {
             let value = piece.value(segments.next()?)?;
-            if let Kind::Number { fact } | Kind::Sha256 { fact } | Kind::Any { fact } = &piece.part
-            {
+            if let Kind::Fact { fact, .. } = &piece.part {
                 facts.push((fact, value));
             }
         }
@@ -136,11 +154,7 @@ impl Piece {
         let fits = match &self.part {
             Kind::Fixed => value.is_empty(),
             Kind::Instance | Kind::Digest => digest::is_one(value),
-            Kind::Number { .. } => is_number(value),
-            Kind::Sha256 { .. } => {
-                value.len() == 64 && value.bytes().all(|b| b.is_ascii_hexdigit())
-            }
-            Kind::Any { .. } => !value.is_empty(),
+            Kind::Fact { form, .. } => form.fits(value),
         };
         fits.then_some(value)
     }
@@ -163,9 +177,4 @@ impl Piece {
             }
         }
     }
-}
-
-fn is_number(text: &str) -> bool {
-    let canonical = text == "0" || !text.starts_with('0');
-    canonical && (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())
 }

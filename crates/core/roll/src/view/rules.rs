@@ -102,10 +102,12 @@ impl NodeView {
             .or_insert_with(|| old.clone());
         if let Some(old) = &old {
             self.digest.remove_rule(old);
+            self.part(&old.spec.federates_with);
             self.rules.remove(name);
         }
         if let Some(new) = new {
             self.digest.add_rule(&new);
+            self.federate(&new.spec.federates_with);
             self.rules.insert(name.clone(), new);
         }
     }

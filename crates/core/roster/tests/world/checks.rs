@@ -103,26 +103,17 @@ impl World {
         }
     }
 
-    /// What the node's view grants to a caller: what entries give, after the conflict of hints
-    /// (WAPI-32), and what rules give that no entry does, once for each name.
+    /// What the node's view grants to a caller: what entries give, and what rules give that no entry
+    /// does, once for each name; of those with one hint the oldest (WAPI-32).
     pub(crate) fn granted(&self, who: &Who) -> Vec<Entry> {
-        let matching: Vec<&Entry> = self
+        let mut matching: Vec<Entry> = self
             .node
             .entries
             .values()
             .filter(|e| !e.store_svid && e.selectors.is_subset(&who.selectors))
             // What a policy refuses counts for nothing.
             .filter(|e| !self.denied.contains(&e.id))
-            .collect();
-        let mut granted: Vec<Entry> = matching
-            .iter()
-            .filter(|e| {
-                e.hint.is_empty()
-                    || matching
-                        .iter()
-                        .all(|o| o.hint != e.hint || (o.created_at, &o.id) >= (e.created_at, &e.id))
-            })
-            .map(|entry| Entry::clone(entry))
+            .cloned()
             .collect();
         let facts = Facts {
             selectors: SelectorSet::clone(&who.selectors),
@@ -135,9 +126,19 @@ impl World {
             };
             let taken = self.node.entries.values().any(|e| e.spiffe_id == name);
             if names.insert(name.clone()) && !taken && !self.node.withheld.contains(&name) {
-                granted.extend(naming::entry(rule, name));
+                matching.extend(naming::entry(rule, name));
             }
         }
+        let mut granted: Vec<Entry> = matching
+            .iter()
+            .filter(|e| {
+                e.hint.is_empty()
+                    || matching
+                        .iter()
+                        .all(|o| o.hint != e.hint || (o.created_at, &o.id) >= (e.created_at, &e.id))
+            })
+            .cloned()
+            .collect();
         granted.sort_by(|a, b| a.id.cmp(&b.id));
         granted
     }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use crate::material::{Cert, Token, Wit};
 use crate::ops::Op;
-use crate::world::{HOLD, World, node, own, pick, process, selectors};
+use crate::world::{HOLD, World, foreign, node, own, pick, process, selectors};
 
 /// Each process has a name of its own.
 const EACH: u8 = 0;
@@ -37,6 +37,17 @@ fn rule(name: &str, kind: u8, bit: u8, version: u64) -> Rule {
             class: Some(ClassName::parse("reader").unwrap()),
             x509_svid_ttl: version.is_multiple_of(3).then(|| Duration::from_mins(2)),
             jwt_svid_ttl: version.is_multiple_of(2).then(|| Duration::from_mins(1)),
+            federates_with: version
+                .is_multiple_of(2)
+                .then(|| foreign(bit))
+                .into_iter()
+                .collect(),
+            hint: if version.is_multiple_of(5) {
+                "h1".into()
+            } else {
+                String::new()
+            },
+            dns_names: Vec::new(),
             per_node: 10,
             in_all: 100,
         },
@@ -150,6 +161,29 @@ fn a_process_has_its_identity_by_rule_and_each_has_its_own() {
     assert_eq!(world.asked, 2);
     assert!(told[0][0].path().starts_with("/agent/reader/"));
     world.come_to_rest();
+}
+
+/// A change of what a rule federates with reaches who has its name already, as an entry's does.
+#[test]
+fn a_running_process_is_told_the_bundles_and_the_hint_of_its_rule() {
+    let mut world = world_with(&[rule("r", EACH, 0, 1)]);
+    world.perform(Op::Foreign(2));
+    let call = world.call_of(who(1, 1), Want::X509Svids);
+    world.advance(Duration::ZERO, true);
+    let told = |world: &World| {
+        let update = world.callers[&call].x509.clone().unwrap();
+        let domains: Vec<_> = update.federated.keys().cloned().collect();
+        (update.identities[0].hint.clone(), domains)
+    };
+    let signed = world.asked;
+    assert_eq!(told(&world), (String::new(), vec![]));
+    world.rules(&[rule("r", EACH, 0, 10)]);
+    world.advance(Duration::ZERO, true);
+    assert_eq!(told(&world), ("h1".to_owned(), vec![foreign(0)]));
+    assert_eq!(world.asked, signed, "nothing is signed for it");
+    world.rules(&[rule("r", EACH, 0, 11)]);
+    world.advance(Duration::ZERO, true);
+    assert_eq!(told(&world), (String::new(), vec![]));
 }
 
 #[test]

@@ -6,7 +6,8 @@ use muster_model::{
     AgentClass, AgentInstance, BindingKind, BootId, BoundTo, Cause, ClassName, ClassSpec,
     ClassStanding, Consent, DataClass, Delegation, Departure, InstanceState, Lifecycle, Line,
     MayActFor, Note, Permissions, PersonId, PolicyVersion, Prose, Purpose, Resource, Reviewed,
-    Revision, RiskTier, Scope, Sha256, Task, TaskDefaults, TaskId, TaskState, Timestamp, Word,
+    Revision, RiskTier, RuleName, Scope, Sha256, Task, TaskDefaults, TaskId, TaskState, Timestamp,
+    Word,
 };
 use muster_policy::{
     Caller, MarkPersonGone, Permit, PruneSightings, PutPolicies, ReconcileAgents, ReconcileTasks,
@@ -264,6 +265,7 @@ fn plain_task() -> Task {
         instance: id("/agent/plain/1"),
         class: name("plain"),
         node: id("/spire/agent/x/1"),
+        rule: None,
         bound_to: BoundTo {
             kind: BindingKind::Process,
             pid: 7,
@@ -297,6 +299,7 @@ fn full_task() -> Task {
     Task {
         id: TaskId::new(Timestamp::from_unix_millis(2), [2; 10]),
         parent: Some(plain.id),
+        rule: Some(RuleName::parse("full").expect("a name")),
         bound_to: BoundTo {
             kind: BindingKind::Cgroup,
             pid: u32::MAX,

@@ -32,6 +32,7 @@ pub(super) fn plain_sighting() -> Sighting {
             count: 0,
             pids: Vec::new(),
             started: Timestamp::from_unix_millis(1),
+            providers: Vec::new(),
             facts: selectors(&[]),
             identities: Vec::new(),
         },
@@ -78,6 +79,7 @@ pub(super) fn full_sighting() -> Sighting {
             ports: vec![1, 65_535],
             count: 2,
             pids: vec![4, 5],
+            providers: vec![word("anthropic"), word("openai")],
             facts: selectors(&["unix:uid:7", "unix:path:/opt/claude"]),
             identities: vec![id("/agent/claude/1")],
             ..plain.seen

@@ -39,6 +39,7 @@ fn seen(n: usize, identities: &[&str]) -> Sighted {
         count: 1,
         pids: vec![42],
         started: T0,
+        providers: Vec::new(),
         facts: selectors(&["unix:uid:1000", "unix:gid:5", "unix:path:/usr/bin/claude"]),
         identities: identities.iter().map(|path| id(path)).collect(),
     }
@@ -235,6 +236,71 @@ fn how_it_stands() {
     apply(&mut roll, &[put(meant)]);
     tell(&roll, "a class says that such processes are its agents:");
     insta::assert_snapshot!(table);
+}
+
+/// A class that names no providers allows none; an agent of two classes needs the word of both.
+#[test]
+fn a_registered_agent_may_use_the_providers_that_its_class_allows() {
+    let mut roll = roll();
+    let allowing = |class_name: &str, providers: &[&str]| {
+        let mut class = active(class(class_name));
+        let words = providers.iter().map(|name| Word::parse(name).unwrap());
+        class.spec.allowed_providers = words.collect();
+        Change::Agent(AgentChange::PutClass(Arc::new(class)))
+    };
+    let mut of_both = entry("e", &mine(), &id("/agent/reader/2"), &["unix:uid:1000"]);
+    of_both.class = Some(name("writer"));
+    let changes = [
+        allowing("reader", &["anthropic", "local"]),
+        allowing("writer", &["openai"]),
+        allowing("nothing", &[]),
+        Change::PutEntry(Arc::new(of_both)),
+    ];
+    apply(&mut roll, &changes);
+    let check = |roll: &Roll, identity: &str, providers: &[&str], expected: &[&str]| {
+        let words = providers.iter().map(|name| Word::parse(name).unwrap());
+        let told = Sighted {
+            providers: words.collect(),
+            ..seen(1, &[identity])
+        };
+        let settled = settle(roll, &mine(), vec![told], 9, at(0));
+        let row = &settled.changed[0].0;
+        let standing = if expected.is_empty() {
+            SightingStanding::Registered
+        } else {
+            SightingStanding::ProviderNotAllowed
+        };
+        assert_eq!(row.standing, standing, "{identity} {providers:?}");
+        let found: Vec<String> = not_allowed(roll, row).iter().map(Word::to_string).collect();
+        assert_eq!(found, expected);
+        // There is nothing to register; it is not as it should be, and an operator can say so.
+        assert_eq!(proposal(roll, row), None);
+        assert_eq!(row.state() == SightingState::New, !expected.is_empty());
+    };
+    check(&roll, "/agent/reader/1", &[], &[]);
+    check(&roll, "/agent/reader/1", &["anthropic"], &[]);
+    check(
+        &roll,
+        "/agent/reader/1",
+        &["anthropic", "groq", "openai"],
+        &["groq", "openai"],
+    );
+    check(&roll, "/agent/nothing/1", &["anthropic"], &["anthropic"]);
+    check(&roll, "/agent/nothing/1", &[], &[]);
+    check(&roll, "/agent/reader/2", &["anthropic"], &["anthropic"]);
+
+    // That a class allows it from now on is news when the node tells it again.
+    let told = || Sighted {
+        providers: vec![Word::parse("groq").unwrap()],
+        ..seen(1, &["/agent/reader/1"])
+    };
+    report(&mut roll, vec![told()], 9, at(0));
+    apply(&mut roll, &[allowing("reader", &["groq"])]);
+    assert_eq!(
+        report(&mut roll, vec![told()], 9, at(1)),
+        [(1, News::Standing)]
+    );
+    assert_eq!(states(&roll), ["registered"]);
 }
 
 #[test]

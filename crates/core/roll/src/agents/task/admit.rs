@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use muster_model::{
-    AgentClass, ClassName, Facts, Rule, SelectorSet, SpiffeId, Task, TaskId, Timestamp,
+    AgentClass, ClassName, Facts, Rule, RuleName, SelectorSet, SpiffeId, Task, TaskId, Timestamp,
 };
 
 use super::{TaskError, TaskRequest, open};
@@ -46,6 +46,8 @@ impl Default for Bounds {
 pub struct Given {
     /// The class that its entry names.
     pub class: Option<ClassName>,
+    /// The rule that gives it, where no entry does.
+    pub rule: Option<RuleName>,
     /// The task that the caller is in, where it is the agent only as part of that.
     pub within: Option<TaskId>,
 }
@@ -82,6 +84,7 @@ pub fn given(roll: &Roll, node: &SpiffeId, agent: &SpiffeId, facts: &Facts) -> O
     if let Some(entry) = by_entry {
         return Some(Given {
             class: entry.class.clone(),
+            rule: None,
             within: None,
         });
     }
@@ -105,6 +108,7 @@ fn by_rule(roll: &Roll, node: &SpiffeId, agent: &SpiffeId, facts: &Facts) -> Opt
         .find(names_it)
         .map(|rule| Given {
             class: rule.spec.class.clone(),
+            rule: Some(rule.name.clone()),
             within: None,
         })
 }
@@ -124,6 +128,7 @@ fn by_task(
         .find(|task| task.is_open() && task.node == *node && task.instance == *agent)
         .map(|task| Given {
             class: Some(task.class.clone()),
+            rule: task.rule.clone(),
             within: Some(task.id),
         })
 }
@@ -171,6 +176,7 @@ pub fn admit(
         .zip(above.as_ref())
         .map(|(task, (_, class))| (task, &**class));
     let mut task = open(first, within, request.clone(), now)?;
+    task.rule = given.rule;
     // Who is of two classes may no more than both allow.
     for other in others {
         let also = open(other, within, request.clone(), now)?;

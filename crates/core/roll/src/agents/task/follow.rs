@@ -2,14 +2,15 @@
 
 use muster_model::{Cause, InstanceState, SpiffeId, Task, Timestamp};
 
-use super::{End, Ends};
+use super::{End, Ends, ground};
 use crate::agents::lifecycle::TaskStep;
 use crate::agents::{AgentChange, Agents};
 use crate::{Change, Roll};
 
 /// The rows of the tasks that end because of changes that are about to be made to `roll`: their class
-/// is no longer active, their agent is barred or lost, their node is banned or gone. They are written
-/// in the transaction of those changes, so that no instant lies between.
+/// is no longer active, their agent is barred or lost, their node is banned or gone, or nothing gives
+/// their agent's name there any more. They are written in the transaction of those changes, so that no
+/// instant lies between.
 pub fn follow(roll: &Roll, changes: &[Change], now: Timestamp) -> Vec<Task> {
     let agents = roll.agents();
     let mut ends = Ends::default();
@@ -58,6 +59,9 @@ pub fn follow(roll: &Roll, changes: &[Change], now: Timestamp) -> Vec<Task> {
                 | AgentChange::DeleteSighting(_),
             ) => {}
         }
+    }
+    for task in ground::lost(roll, changes) {
+        revoke(&mut ends, std::iter::once(&*task), Cause::NameGone, now);
     }
     if !ends.is_empty() {
         ends.cascade(agents, now);

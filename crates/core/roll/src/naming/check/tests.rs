@@ -147,6 +147,15 @@ fn other_faults_have_their_reasons() {
         |s| s.class = Some(agents::name("nobody")),
         "CLASS_NOT_FOUND",
     );
+    check(
+        |s| s.federates_with = [td("stranger")].into(),
+        "BUNDLE_NOT_FOUND",
+    );
+    check(|s| s.hint = "h".repeat(1025), "INVALID_FIELD");
+    check(
+        |s| s.dns_names = vec!["a.example".into(), "A.example".into()],
+        "INVALID_FIELD",
+    );
     check(|s| s.per_node = 0, "UNBOUNDED");
     check(|s| s.in_all = 0, "UNBOUNDED");
     check(|s| s.per_node = MAX_PER_NODE + 1, "UNBOUNDED");

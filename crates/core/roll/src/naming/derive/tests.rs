@@ -24,6 +24,9 @@ fn rule(template: &str, selectors: &[&str]) -> Rule {
             class: Some(ClassName::parse("reader").unwrap()),
             x509_svid_ttl: None,
             jwt_svid_ttl: None,
+            federates_with: [].into(),
+            hint: String::new(),
+            dns_names: Vec::new(),
             per_node: 10,
             in_all: 10,
         },
@@ -157,6 +160,19 @@ fn each_refusal_has_its_reason() {
         &NoName::SeveralValues(placeholder("{unix:supplementary_gid}")),
         "FACT_AMBIGUOUS",
     );
+    // Nodes say what they like; the names of a rule are those that its check knew.
+    for (fact, template) in [
+        ("unix:gid:web", "{unix:gid}"),
+        ("unix:gid:07", "{unix:gid}"),
+        ("unix:sha256:ab", "{unix:sha256}"),
+    ] {
+        check(
+            &format!("spiffe://{{td}}/a/{template}"),
+            &facts(&["unix:uid:7", fact], None),
+            &NoName::NoSuchValue(placeholder(template)),
+            "FACT_NOT_VALID",
+        );
+    }
     check(
         "spiffe://other/a",
         &bare,
