@@ -15,7 +15,6 @@ use muster_model::{
 };
 use muster_sighting::{is_product, standing};
 
-use super::membership;
 use crate::matching;
 use crate::roll::page;
 use crate::{Page, Roll};
@@ -294,12 +293,7 @@ impl<'r> MeantBy<'r> {
     fn join(&self, roll: &Roll, node: &SpiffeId, seen: Sighted, now: Timestamp) -> Sighting {
         let mut classes: BTreeMap<&ClassName, &AgentClass> = BTreeMap::new();
         for id in &seen.identities {
-            // What gives the identity may name a class; its path may, too.
-            let named = matching::classes_named(roll, id)
-                .flat_map(|class| membership::classes(roll.agents(), id, Some(class)));
-            for class in named.chain(membership::classes(roll.agents(), id, None)) {
-                classes.insert(&class.name, class);
-            }
+            classes.extend(matching::classes_of(roll, id));
         }
         let meant: Vec<&ClassName> = self
             .0
