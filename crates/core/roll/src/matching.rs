@@ -325,7 +325,7 @@ mod tests {
         let mut roll = roll();
         let mut foreign = entry("foreign", &here, &id("/f"), &["u:1"]);
         foreign.spiffe_id = SpiffeId::parse("spiffe://elsewhere/f").unwrap();
-        let rule = world::rule("r", &id("/c"), "/agent/reader/{instance}", &["u:1"]);
+        let rule = world::rule("r", &id("/c"), "spiffe://{td}/user/{unix:uid}", &["u:1"]);
         step(
             &mut roll,
             &[
@@ -350,7 +350,7 @@ mod tests {
             "/g",
             "/cluster",
             "/w",
-            "/agent/reader/0123456789abcdef",
+            "/user/1000",
         ] {
             check(&here, &format!("spiffe://td{path}"), true);
             check(&there, &format!("spiffe://td{path}"), false);

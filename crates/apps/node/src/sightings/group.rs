@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use muster_crypto::digest;
 use muster_model::{
-    ClassName, SelectorSet, Shown, Sighted, SightingKey, SightingStanding, SpiffeId, Timestamp,
+    ClassName, Inherited, SelectorSet, Shown, Sighted, SightingKey, SightingStanding, SpiffeId,
+    Timestamp,
 };
 use muster_plugin::workload::Fact;
 use muster_sighting::is_product;
@@ -133,6 +134,7 @@ fn first(key: SightingKey, one: Joined, boot_time: i64) -> Sighted {
         started: Timestamp::from_unix_seconds(boot_time.saturating_add(seconds).max(1)),
         facts: one.facts,
         identities: one.identities.into_iter().take(Sighted::MOST).collect(),
+        inherited: Inherited::sum(&one.found.inherited, &[]),
     }
 }
 
@@ -148,6 +150,7 @@ fn add(row: &mut Sighted, one: Joined) {
         }
     }
     row.ports.sort_unstable();
+    row.inherited = Inherited::sum(&row.inherited, &one.found.inherited);
     if row.facts.is_empty() {
         row.facts = one.facts;
     }

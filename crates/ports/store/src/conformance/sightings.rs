@@ -1,8 +1,9 @@
 //! What nodes found, as rows.
 
 use muster_model::{
-    Acknowledged, ClassName, Confidence, Note, Revision, Shown, Sighted, Sighting, SightingClue,
-    SightingEvidence, SightingKey, SightingKind, SightingStanding, Starter, Timestamp, Word,
+    Acknowledged, ClassName, Confidence, Heir, Inherited, Note, Revision, Shown, Sighted, Sighting,
+    SightingClue, SightingEvidence, SightingKey, SightingKind, SightingStanding, Starter,
+    Timestamp, Word,
 };
 
 use super::{id, selectors};
@@ -34,6 +35,7 @@ pub(super) fn plain_sighting() -> Sighting {
             started: Timestamp::from_unix_millis(1),
             facts: selectors(&[]),
             identities: Vec::new(),
+            inherited: Vec::new(),
         },
         standing: SightingStanding::Unregistered,
         classes: Vec::new(),
@@ -80,6 +82,11 @@ pub(super) fn full_sighting() -> Sighting {
             pids: vec![4, 5],
             facts: selectors(&["unix:uid:7", "unix:path:/opt/claude"]),
             identities: vec![id("/agent/claude/1")],
+            inherited: vec![Inherited {
+                variable: Shown::of("ANTHROPIC_API_KEY"),
+                by: Heir::McpServer,
+                count: 3,
+            }],
             ..plain.seen
         },
         standing: SightingStanding::WrongClass,
