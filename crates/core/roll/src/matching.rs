@@ -345,13 +345,7 @@ mod tests {
             let name = SpiffeId::parse(name).unwrap();
             assert_eq!(names.has(&name), expected, "{node} {name}");
         };
-        for path in [
-            "/c",
-            "/g",
-            "/cluster",
-            "/w",
-            "/user/1000",
-        ] {
+        for path in ["/c", "/g", "/cluster", "/w", "/user/1000"] {
             check(&here, &format!("spiffe://td{path}"), true);
             check(&there, &format!("spiffe://td{path}"), false);
         }
