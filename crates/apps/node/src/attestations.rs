@@ -42,6 +42,8 @@ impl Hash for Served {
 /// The calls of one row.
 #[derive(Clone, Debug)]
 pub(crate) struct Calls {
+    /// Those of the row: one set for all open streams that are attested as the same.
+    selectors: Arc<SelectorSet>,
     count: u64,
     pids: (u32, u32),
     at: (Timestamp, Timestamp),
@@ -50,8 +52,9 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    fn none(pid: u32, at: Timestamp) -> Self {
+    fn none(selectors: &Arc<SelectorSet>, pid: u32, at: Timestamp) -> Self {
         Self {
+            selectors: Arc::clone(selectors),
             count: 0,
             pids: (pid, pid),
             at: (at, at),
@@ -115,7 +118,7 @@ impl Tally for Calls {
     }
 
     fn take(&mut self) -> Self {
-        let none = Self::none(self.pids.1, self.at.1);
+        let none = Self::none(&self.selectors, self.pids.1, self.at.1);
         std::mem::replace(self, none)
     }
 }
@@ -179,11 +182,12 @@ impl Attestations {
     }
 
     /// Notes that process `pid` of `uid`, attested as `selectors`, was answered with `ids`. A call is
-    /// counted when it is answered first, and afterwards told of only where it is given others.
+    /// counted when it is answered first, and afterwards told of only where it is given others. Of equal
+    /// sets of selectors it is given one.
     pub(crate) fn served<'a>(
         &self,
         (pid, uid): (u32, u32),
-        selectors: &Arc<SelectorSet>,
+        selectors: &mut Arc<SelectorSet>,
         task: Option<TaskId>,
         ids: impl Iterator<Item = &'a SpiffeId> + Clone,
         given: &mut Given,
@@ -201,12 +205,16 @@ impl Attestations {
         };
         let at = self.notes.clock().now().wall;
         let count = u64::from(before.is_none());
+        let again = ids.clone();
         self.notes.note(
             &who,
-            |calls| calls.answer(count, pid, at, ids.clone()),
+            |calls| {
+                selectors.clone_from(&calls.selectors);
+                calls.answer(count, pid, at, again);
+            },
             || {
-                let mut calls = Calls::none(pid, at);
-                calls.answer(count, pid, at, ids.clone());
+                let mut calls = Calls::none(&who.selectors, pid, at);
+                calls.answer(count, pid, at, ids);
                 calls
             },
         );
@@ -297,13 +305,8 @@ mod tests {
     }
 
     fn call(to: &Attestations, pid: u32, selectors: &Arc<SelectorSet>, ids: &[SpiffeId]) {
-        to.served(
-            (pid, 1000),
-            selectors,
-            None,
-            ids.iter(),
-            &mut Given::default(),
-        );
+        let given = &mut Given::default();
+        to.served((pid, 1000), &mut selectors.clone(), None, ids.iter(), given);
     }
 
     #[test]
@@ -335,12 +338,13 @@ mod tests {
         assert_eq!(all.at.0, began.plus(Duration::from_secs(2)));
         assert_eq!(all.at.1, began.plus(Duration::from_secs(2001)));
         // Another user, other selectors: somebody else.
+        let given = &mut Given::default();
         attestations.served(
             (7, 1001),
-            &selectors,
+            &mut selectors.clone(),
             None,
             [id("x")].iter(),
-            &mut Given::default(),
+            given,
         );
         call(
             &attestations,
@@ -356,9 +360,9 @@ mod tests {
     fn a_stream_counts_once_and_is_told_of_again_with_other_identities() {
         let clock = Arc::new(ByHand::default());
         let attestations = Attestations::new(clock.clone());
-        let (selectors, mut given) = (set(&["unix:uid:1000"]), Given::default());
+        let (mut selectors, mut given) = (set(&["unix:uid:1000"]), Given::default());
         let mut tell = |ids: &[SpiffeId]| {
-            attestations.served((7, 1000), &selectors, None, ids.iter(), &mut given);
+            attestations.served((7, 1000), &mut selectors, None, ids.iter(), &mut given);
         };
         tell(&[id("a")]);
         tell(&[id("a")]);
@@ -371,6 +375,21 @@ mod tests {
         let [again] = told_now(&attestations).try_into().unwrap();
         assert_eq!((again.count, again.pids), (0, (7, 7)));
         assert_eq!(again.ids, [id("a"), id("b")]);
+    }
+
+    /// Thousands of open streams have one set of selectors, not one each.
+    #[test]
+    fn equal_sets_become_one() {
+        let attestations = Attestations::new(Arc::new(ByHand::default()));
+        let answer = || {
+            let (mut selectors, given) = (set(&["unix:uid:1000"]), &mut Given::default());
+            attestations.served((7, 1000), &mut selectors, None, [].iter(), given);
+            selectors
+        };
+        let (first, second) = (answer(), answer());
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!(told_now(&attestations).len(), 1);
+        assert!(Arc::ptr_eq(&first, &answer()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Names are compared, and nothing else is known here: a child that was given another value under the
 //! same name counts as well.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use muster_model::{Heir, Inherited, Shown, SightingKind};
 
@@ -71,7 +71,7 @@ pub struct Bearer {
 ///
 /// A secret is the nearest agent's that has it, going up from the process. What runs the same program
 /// as its agent is a part of that, and inherits nothing; so does an agent.
-pub fn inherited(all: &HashMap<u32, Kin<'_>>) -> BTreeMap<u32, Vec<Inherited>> {
+pub fn inherited(all: &BTreeMap<u32, Kin<'_>>) -> BTreeMap<u32, Vec<Inherited>> {
     let mut found: BTreeMap<u32, BTreeMap<(&Shown, Heir), u32>> = BTreeMap::new();
     for one in all.values() {
         let Some(bearer) = one.bears else { continue };
@@ -111,7 +111,7 @@ pub fn inherited(all: &HashMap<u32, Kin<'_>>) -> BTreeMap<u32, Vec<Inherited>> {
 /// The agents with secrets above a process, the nearest first. A parent has begun before its child:
 /// another process that has its number by now did not.
 fn agents_above<'m, 'a>(
-    all: &'m HashMap<u32, Kin<'a>>,
+    all: &'m BTreeMap<u32, Kin<'a>>,
     from: Kin<'a>,
 ) -> impl Iterator<Item = (u32, &'a Bearer)> + use<'m, 'a> {
     let above = move |child: &(u32, Kin<'a>)| {
@@ -229,7 +229,7 @@ mod tests {
                     bearer(kinship, &format!("/bin/{bits}"), &secrets)
                 })
                 .collect();
-            let all: HashMap<u32, Kin<'_>> = rows
+            let all: BTreeMap<u32, Kin<'_>> = rows
                 .iter()
                 .zip(&bearers)
                 .map(|((pid, parent, start_time, _, bits), bearer)| {

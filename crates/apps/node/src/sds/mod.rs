@@ -244,7 +244,7 @@ impl Feed {
         });
         self.gave
             .extend(identities.map(|identity| identity.spiffe_id.clone()));
-        callers.served(&self.attested, self.gave.iter(), &mut self.given);
+        callers.served(&mut self.attested, self.gave.iter(), &mut self.given);
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //! the same and run the same program. Libraries come later than the process, so that one that is
 //! known is looked at again, after ever more sweeps.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -224,7 +224,7 @@ impl Sweep {
         if !found.iter().any(|one| bears(one).is_some()) {
             return;
         }
-        let all: HashMap<u32, Kin<'_>> = self
+        let all: BTreeMap<u32, Kin<'_>> = self
             .known
             .iter()
             .map(|(pid, known)| (*pid, known.kin()))

@@ -221,12 +221,12 @@ impl CallerAttestor {
     /// Notes that a caller was answered, with `ids`; `given` is what its call has been given so far.
     pub(crate) fn served<'a>(
         &self,
-        attested: &Attested,
+        attested: &mut Attested,
         ids: impl Iterator<Item = &'a SpiffeId> + Clone,
         given: &mut Given,
     ) {
         let who = (attested.caller.pid(), attested.caller.uid());
-        let (selectors, task) = (&attested.selectors, attested.task());
+        let (task, selectors) = (attested.task(), &mut attested.selectors);
         self.with
             .attestations
             .served(who, selectors, task, ids, given);

@@ -45,7 +45,7 @@ impl Inner {
                 Status::invalid_argument(format!("invalid requested SPIFFE ID: {e}"))
             })?)
         };
-        let attested = self.callers.attest(caller, place).await?;
+        let mut attested = self.callers.attest(caller, place).await?;
         let want = Want::JwtSvids {
             audience: request.audience,
             spiffe_id,
@@ -55,7 +55,8 @@ impl Inner {
             Ok(tokens) => {
                 self.callers.still_the_same(&attested)?;
                 let ids = tokens.iter().map(|token| &token.spiffe_id);
-                self.callers.served(&attested, ids, &mut Given::default());
+                self.callers
+                    .served(&mut attested, ids, &mut Given::default());
                 grpc::unary(&answers::jwt_svids(&tokens))
             }
             Err(refusal) => Err(self.callers.refuse(&attested, refusal, "FetchJWTSVID")),
@@ -78,7 +79,7 @@ impl Inner {
         if request.svid.is_empty() {
             return Err(Status::invalid_argument("svid must be specified"));
         }
-        let attested = self.callers.attest(caller, place).await?;
+        let mut attested = self.callers.attest(caller, place).await?;
         let trust = match self.driver.trust(attested.who()).await.map_err(stopped)? {
             Ok(trust) => trust,
             Err(refusal) => {
@@ -102,7 +103,7 @@ impl Inner {
                 Status::invalid_argument(error.to_string())
             })?;
         let callers = &self.callers;
-        callers.served(&attested, iter::empty(), &mut Given::default());
+        callers.served(&mut attested, iter::empty(), &mut Given::default());
         let mut claims = valid.claims;
         if *valid.spiffe_id.trust_domain() != self.trust_domain {
             claims.retain(|name, _| FOREIGN_CLAIMS.contains(&name.as_str()));

@@ -140,7 +140,7 @@ impl<T: Answer> Follow<T> {
                 let callers = &self.api.callers;
                 callers.still_the_same(&self.attested)?;
                 let frame = latest.frame()?;
-                callers.served(&self.attested, latest.ids(), &mut self.given);
+                callers.served(&mut self.attested, latest.ids(), &mut self.given);
                 return Poll::Ready(Ok(frame));
             }
         }
