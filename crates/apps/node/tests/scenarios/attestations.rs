@@ -1,5 +1,7 @@
 //! Whom the node serves, and what its server is told of it.
 
+use muster_proto::envoy::service::discovery::v3::DiscoveryRequest;
+use muster_proto::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use muster_proto::muster::agent::v1::task_binding::To;
 use muster_proto::muster::node::v1::AttestedWorkload;
 
@@ -121,6 +123,29 @@ async fn processes_that_a_rule_names_are_one_row() {
     double.remove_rule("readers");
     assert!(fetch_x509(&mut rig.client().await).await.is_err());
     assert_eq!(double.shared.mind().attested.len(), 1);
+    assert!(node.stop().await);
+}
+
+/// A proxy is told of with the identities that it asked for by name, and not with all that it could
+/// have.
+#[tokio::test]
+async fn a_proxy_is_told_of_with_what_it_asked_for() {
+    let double = Double::start().await;
+    double.add_entry("a", "/one", &[&uid()]);
+    double.add_entry("b", "/other", &[&uid()]);
+    let rig = Rig::new(&double);
+    let node = rig.run();
+    rig.in_step(&double).await;
+    let mut proxy = SecretDiscoveryServiceClient::new(rig.channel().await);
+    let wanted = "spiffe://example.org/other";
+    let request = DiscoveryRequest {
+        resource_names: vec![wanted.to_owned(), "ROOTCA".to_owned()],
+        ..DiscoveryRequest::default()
+    };
+    let answer = within("an answer", proxy.fetch_secrets(request)).await;
+    assert_eq!(answer.unwrap().into_inner().resources.len(), 2);
+    let told = double.told_as(&uid()).await;
+    assert_eq!((told.spiffe_ids, told.count), (vec![wanted.to_owned()], 1));
     assert!(node.stop().await);
 }
 
