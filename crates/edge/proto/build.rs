@@ -23,6 +23,7 @@ const FILES: &[&str] = &[
     "muster/agent/v1/sightings.proto",
     "muster/agent/v1/task_ledger.proto",
     "muster/agent/v1/tasks.proto",
+    "muster/node/v1/attestations.proto",
     "muster/node/v1/derived.proto",
     "muster/node/v1/node.proto",
     "muster/node/v1/refusals.proto",

@@ -16,7 +16,6 @@ use http::Extensions;
 use muster_crypto::Purpose;
 use muster_model::{Bundle, SpiffeId};
 use muster_peer::HeldProcess;
-use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::spire::api::agent::delegatedidentity::v1 as api;
 use muster_proto::spire::api::agent::delegatedidentity::v1::delegated_identity_server::{
     DelegatedIdentity, DelegatedIdentityServer,
@@ -31,9 +30,8 @@ use tonic::{Request, Response, Status};
 
 use crate::broker::Surroundings;
 use crate::driver::{Driver, KnownBundles, Stopped, Subscription};
-use crate::events::{Events, map_key};
+use crate::events::map_key;
 use crate::material::{HeldJwt, HeldX509};
-use crate::refusals::Refusals;
 use crate::target::{TargetRefusal, Targets};
 use crate::workload_api::answers::jwt_bundle;
 use crate::workload_api::caller::{Attested, CallerAttestor, Place, status_of};
@@ -45,20 +43,12 @@ pub(crate) const NAME: &str = "spire.api.agent.delegatedidentity.v1.DelegatedIde
 /// The service for `authorized` delegates.
 pub(crate) fn service(
     around: &Surroundings,
-    attestors: Vec<Arc<dyn WorkloadAttestor>>,
-    events: Events,
-    refusals: Refusals,
+    callers: CallerAttestor,
     authorized: BTreeSet<SpiffeId>,
 ) -> DelegatedIdentityServer<DelegatedIdentityApi> {
     DelegatedIdentityServer::new(DelegatedIdentityApi(Arc::new(Parts {
         driver: around.driver.clone(),
-        callers: CallerAttestor::new(
-            attestors,
-            events,
-            refusals,
-            around.clock.clone(),
-            around.most.calls,
-        ),
+        callers,
         targets: around.targets.clone(),
         authorized,
         bundles: around.bundles.clone(),
@@ -109,15 +99,14 @@ impl Parts {
     /// Whether the caller is a delegate now. Asked again before each message of a stream, as SPIRE
     /// does: an entry that is gone ends what it allowed.
     async fn check(&self, delegate: &Delegate) -> Result<(), Status> {
-        let caller = &delegate.attested.caller;
-        let who = delegate.attested.who.clone();
+        let who = delegate.attested.who();
         let matched = self.driver.identities(who).await.map_err(stopped)?;
         if matched
             .identities
             .iter()
             .any(|id| self.authorized.contains(id))
         {
-            return self.callers.still_the_same(caller);
+            return self.callers.still_the_same(&delegate.attested);
         }
         let (reason, status) = if !matched.in_step {
             // What is not in the view may be on the server.
@@ -133,8 +122,8 @@ impl Parts {
         };
         metrics::counter!("muster_node_delegated_refused_total", "reason" => reason).increment(1);
         tracing::warn!(
-            pid = caller.pid(),
-            uid = caller.uid(),
+            pid = delegate.attested.caller.pid(),
+            uid = delegate.attested.caller.uid(),
             reason,
             "a caller may not use the Delegated Identity API"
         );
@@ -249,7 +238,7 @@ impl DelegatedIdentity for DelegatedIdentityApi {
             tokens = driver.jwt_svids(workload.who, want) => tokens.map_err(stopped)?,
         };
         let tokens = tokens.map_err(status_of)?;
-        self.0.callers.still_the_same(&delegate.attested.caller)?;
+        self.0.callers.still_the_same(&delegate.attested)?;
         still_runs(workload.process.as_ref())?;
         Ok(Response::new(api::FetchJwtsviDsResponse {
             svids: tokens.iter().map(token).collect(),

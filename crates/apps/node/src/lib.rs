@@ -10,6 +10,7 @@
 //! There is no database: what the node must know after a restart is its own SVID and the bundle.
 
 mod admin;
+mod attestations;
 mod attestors;
 mod broker;
 pub mod config;
@@ -28,6 +29,7 @@ mod metrics;
 mod pace;
 mod recovery;
 mod refusals;
+mod reports;
 mod run;
 mod sds;
 mod sealed;

@@ -47,12 +47,12 @@ impl Refusals {
         self.events.refused(pid, uid, reason, self.clock.now().wall);
     }
 
-    /// Process `pid` of `uid` was refused because it, its user or everybody asked for too much: for
-    /// a reason in one word.
-    pub(crate) fn limited(&self, pid: u32, uid: u32, reason: &'static str) {
+    /// Process `pid` of `uid` was refused, on the socket of a task perhaps, because it, its user or
+    /// everybody asked for too much: for a reason in one word.
+    pub(crate) fn limited(&self, pid: u32, uid: u32, reason: &'static str, task: Option<TaskId>) {
         metrics::counter!(REFUSED, "reason" => reason).increment(1);
         self.events.limited(pid, uid, reason, self.clock.now().wall);
-        self.deny(pid, uid, reason, None);
+        self.deny(pid, uid, reason, task);
     }
 
     /// Tells the server of somebody whom a task's socket refused; what [`Refusals::observer_of_tasks`]
@@ -76,7 +76,7 @@ impl Refusals {
         Observer::new(move |peer| {
             let reason = peer.refusal.word();
             if peer.refusal.is_limit() {
-                refusals.limited(peer.pid, peer.uid, reason);
+                refusals.limited(peer.pid, peer.uid, reason, None);
             } else if is_news(peer.refusal) {
                 refusals.report(peer.pid, peer.uid, reason, None);
             } else {
@@ -91,7 +91,7 @@ impl Refusals {
         Observer::new(move |peer| {
             let reason = peer.refusal.word();
             if peer.refusal.is_limit() {
-                refusals.limited(peer.pid, peer.uid, reason);
+                refusals.limited(peer.pid, peer.uid, reason, None);
             } else {
                 refusals.put_off(peer.pid, peer.uid, reason);
             }
@@ -99,7 +99,7 @@ impl Refusals {
     }
 
     fn deny(&self, pid: u32, uid: u32, reason: &'static str, task: Option<TaskId>) {
-        self.denials.note(Refused {
+        self.denials.refused(Refused {
             reason,
             pid,
             uid,

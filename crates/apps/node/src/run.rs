@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use muster_model::TrustDomain;
 use muster_peer::{Activated, Processes, harden};
-use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::muster::node::admin::v1::node_admin_server::NodeAdminServer;
 use muster_proto::muster::node::admin::v1::node_sightings_server::NodeSightingsServer;
 use muster_proto::spire::agent::debug::v1::debug_server::DebugServer;
@@ -31,6 +30,7 @@ use tonic_health::server::HealthReporter;
 use self::core::Core;
 use self::sockets::{Given, Sockets};
 use crate::admin::{AdminService, DebugService, LoggerService, Settings};
+use crate::attestations::{self, Attestations};
 use crate::broker::{self, Broker, Most, Sockets as BrokerSockets, Surroundings};
 use crate::config::{BrokerConfig, Config, SightingsConfig};
 use crate::connections::{self, Stack};
@@ -42,12 +42,14 @@ use crate::handover::{Door, Inherited, Pause, Predecessor, Upgrade};
 use crate::link::Link;
 use crate::metrics;
 use crate::refusals::Refusals;
+use crate::reports::Reporter;
 use crate::sds::{self, Sds};
 use crate::sightings::{self, SightingsApi, Sweeper};
 use crate::state::State;
 use crate::target::Targets;
 use crate::tasks;
 use crate::upstream::{Trust, Upstream};
+use crate::workload_api::caller::{Attesting, CallerAttestor};
 use crate::workload_api::{self, WorkloadApi};
 
 /// How long calls that are under way may take to end.
@@ -185,7 +187,10 @@ async fn serve_as(
     let brokers = bind_brokers(&config)?;
     let pause = Pause::new();
     let events = Events::new();
-    let denials = Denials::new(clock.clone());
+    let (denials, attestations) = (
+        Denials::new(clock.clone()),
+        Attestations::new(clock.clone()),
+    );
     let refusals = Refusals::new(events.clone(), denials.clone(), clock.clone());
     let processes = Processes::default();
     let sockets = Sockets::open(&config, given, &refusals, &processes, &clock)?;
@@ -195,27 +200,23 @@ async fn serve_as(
     let attestors = crate::attestors::all(config.unix, &config.attestors, &config.data_dir)
         .map_err(failed("workload attestors"))?;
     let targets = Targets::new(attestors.clone(), processes.clone());
+    let attesting = Attesting {
+        attestors,
+        events: events.clone(),
+        refusals,
+        attestations: attestations.clone(),
+        clock: clock.clone(),
+    };
     let upstream = upstream(&config, &clock)?;
     let tasks = tasks::Unserved::new(tasks::Surroundings {
         config: &config,
         driver: driver.clone(),
         upstream: upstream.clone(),
-        attestors: attestors.clone(),
-        events: events.clone(),
-        refusals: refusals.clone(),
+        attesting: attesting.clone(),
         processes,
-        clock: clock.clone(),
         shutdown: shutdown.clone(),
     });
-    let (routes, mut names) = workload_services(&Common {
-        config: &config,
-        driver: &driver,
-        attestors: &attestors,
-        events: &events,
-        refusals: &refusals,
-        clock: &clock,
-        shutdown: &shutdown,
-    });
+    let (routes, mut names) = workload_services(&config, &driver, &attesting, &shutdown);
     let (health_reporter, health) = tonic_health::server::health_reporter();
     names.push(tasks::service::NAME);
     let routes = routes
@@ -249,7 +250,10 @@ async fn serve_as(
     )?;
     let debug = core.debug(started_at, &driver, &clock);
     let (sweeper, sighted) = search(&sought, &core, &driver, &targets, &clock)?;
-    let reporter = denials.reporter(core.upstream.clone(), core.node.clone());
+    let reporters = Reporters {
+        refusals: denials.reporter(core.upstream.clone(), core.node.clone()),
+        attestations: attestations.reporter(core.upstream.clone(), core.node.clone()),
+    };
     let around = Surroundings {
         driver: driver.clone(),
         targets: targets.clone(),
@@ -261,7 +265,8 @@ async fn serve_as(
         node: core.node.clone(),
         most,
     };
-    let delegation = delegated::service(&around, attestors, events.clone(), refusals, authorized);
+    let callers = CallerAttestor::new(attesting, around.most.calls);
+    let delegation = delegated::service(&around, callers, authorized);
     let brokers = brokers
         .map(|(config, sockets)| broker(&config, sockets, around))
         .transpose()?;
@@ -290,7 +295,7 @@ async fn serve_as(
         driver_loop: core.driver_loop,
         link: core.link,
         sweeper,
-        reporter,
+        reporters,
         serving: core.serving,
         figures: metrics.map(|address| (address, gauges)),
         health: health_reporter,
@@ -368,12 +373,18 @@ fn operators(
     )
 }
 
+/// What tells the server of callers.
+struct Reporters {
+    refusals: Reporter<denials::Refusals>,
+    attestations: Reporter<attestations::Attested>,
+}
+
 /// A node that is ready to run.
 struct Assembled {
     driver_loop: Loop,
     link: Link,
     sweeper: Sweeper,
-    reporter: denials::Reporter,
+    reporters: Reporters,
     serving: watch::Receiver<bool>,
     figures: Option<(SocketAddr, Gauges)>,
     health: HealthReporter,
@@ -404,7 +415,9 @@ async fn supervise(node: Assembled) -> Result<ExitCode, StartError> {
     supervisor.essential("server link", node.link.run(shutdown.clone()));
     supervisor.essential("tasks", node.tasks.run(shutdown.clone()));
     supervisor.essential("sightings", node.sweeper.run(shutdown.clone()));
-    supervisor.essential("refusals", node.reporter.run(shutdown.clone()));
+    let reporters = node.reporters;
+    supervisor.essential("refusals", reporters.refusals.run(shutdown.clone()));
+    supervisor.essential("attestations", reporters.attestations.run(shutdown.clone()));
     if let Some((address, gauges)) = node.figures {
         let exporter = exporter(address, gauges, inherited.as_ref()).await?;
         supervisor.essential("metrics", exporter.run(shutdown.clone()));
@@ -461,37 +474,20 @@ fn upstream(config: &Config, clock: &Arc<dyn Clock>) -> Result<Upstream, StartEr
     .map_err(failed("TLS"))
 }
 
-/// What every service for workloads is made of.
-struct Common<'a> {
-    config: &'a Config,
-    driver: &'a Driver,
-    attestors: &'a Vec<Arc<dyn WorkloadAttestor>>,
-    events: &'a Events,
-    refusals: &'a Refusals,
-    clock: &'a Arc<dyn Clock>,
-    shutdown: &'a Shutdown,
-}
-
 /// What workloads call, and the names that reflection lists.
-fn workload_services(common: &Common<'_>) -> (Routes, Vec<&'static str>) {
-    let Common {
-        config,
-        driver,
-        attestors,
-        events,
-        refusals,
-        clock,
-        shutdown,
-    } = *common;
+fn workload_services(
+    config: &Config,
+    driver: &Driver,
+    attesting: &Attesting,
+    shutdown: &Shutdown,
+) -> (Routes, Vec<&'static str>) {
+    let callers = || CallerAttestor::new(attesting.clone(), config.workload_api.max_calls);
     let api = WorkloadApi::new(
         config.trust_domain.clone(),
         driver.clone(),
-        attestors.clone(),
-        events.clone(),
-        refusals.clone(),
-        clock.clone(),
+        callers(),
+        attesting.clock.clone(),
         shutdown.clone(),
-        config.workload_api.max_calls,
         config.wit,
     );
     let mut routes = Routes::new(api);
@@ -501,12 +497,8 @@ fn workload_services(common: &Common<'_>) -> (Routes, Vec<&'static str>) {
             &config.sds,
             config.trust_domain.clone(),
             driver.clone(),
-            attestors.clone(),
-            events.clone(),
-            refusals.clone(),
-            clock.clone(),
+            callers(),
             shutdown.clone(),
-            config.workload_api.max_calls,
         );
         routes = routes.add_service(sds.into_server());
         names.push(sds::NAME);

@@ -24,8 +24,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use muster_peer::{Limits, Processes, SharedLimits};
-use muster_plugin::workload::WorkloadAttestor;
-use muster_rt::Clock;
 use muster_rt::files::FileError;
 use muster_rt::lifecycle::Shutdown;
 use tokio::sync::{RwLock, Semaphore, mpsc};
@@ -43,22 +41,18 @@ use self::sockets::Sockets;
 use crate::config::Config;
 use crate::connections::Stack;
 use crate::driver::{Driver, TaskEntries};
-use crate::events::Events;
 use crate::mark;
 use crate::refusals::Refusals;
 use crate::upstream::Upstream;
-use crate::workload_api::caller::CallerAttestor;
+use crate::workload_api::caller::{Attesting, CallerAttestor};
 
 /// What of the node tasks are made of.
 pub(crate) struct Surroundings<'a> {
     pub(crate) config: &'a Config,
     pub(crate) driver: Driver,
     pub(crate) upstream: Upstream,
-    pub(crate) attestors: Vec<Arc<dyn WorkloadAttestor>>,
-    pub(crate) events: Events,
-    pub(crate) refusals: Refusals,
+    pub(crate) attesting: Attesting,
     pub(crate) processes: Processes,
-    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -78,6 +72,9 @@ impl Unserved {
     /// The services of tasks.
     pub(crate) fn new(around: Surroundings<'_>) -> Self {
         let config = around.config;
+        let Attesting {
+            refusals, clock, ..
+        } = around.attesting.clone();
         let (desk, commands) = Desk::new();
         let limits = SharedLimits::new(Limits {
             open: config.workload_api.max_connections,
@@ -86,18 +83,12 @@ impl Unserved {
             unread: config.workload_api.unread_timeout,
             ..Limits::default()
         })
-        .timed_by(around.clock.clone())
-        .observed_by(around.refusals.observer_of_tasks());
+        .timed_by(clock.clone())
+        .observed_by(refusals.observer_of_tasks());
         let directory = config.tasks.directory.clone();
         let unfit = (!config.tasks.fits()).then(|| directory.display().to_string());
         let calls = Arc::new(Calls {
-            callers: CallerAttestor::new(
-                around.attestors,
-                around.events,
-                around.refusals.clone(),
-                around.clock.clone(),
-                config.workload_api.max_calls,
-            ),
+            callers: CallerAttestor::new(around.attesting, config.workload_api.max_calls),
             driver: around.driver,
             desk: desk.clone(),
             server: Server::new(around.upstream),
@@ -105,7 +96,7 @@ impl Unserved {
             boot_id: boot_id(),
             places: Arc::new(Semaphore::new(config.tasks.max.min(Semaphore::MAX_PERMITS))),
             turn: Arc::new(RwLock::new(())),
-            clock: around.clock,
+            clock,
             shutdown: around.shutdown,
             next_lease: AtomicU64::new(1),
             unfit,
@@ -117,7 +108,7 @@ impl Unserved {
             commands,
             calls,
             limits,
-            refusals: around.refusals,
+            refusals,
             directory,
         }
     }

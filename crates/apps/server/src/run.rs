@@ -23,6 +23,7 @@ use muster_proto::muster::agent::v1::rules_server::RulesServer;
 use muster_proto::muster::agent::v1::sightings_server::SightingsServer;
 use muster_proto::muster::agent::v1::task_ledger_server::TaskLedgerServer;
 use muster_proto::muster::node::v1::derived_svid_server::DerivedSvidServer;
+use muster_proto::muster::node::v1::node_attestations_server::NodeAttestationsServer;
 use muster_proto::muster::node::v1::node_refusals_server::NodeRefusalsServer;
 use muster_proto::muster::node::v1::node_sightings_server::NodeSightingsServer;
 use muster_proto::muster::node::v1::node_tasks_server::NodeTasksServer;
@@ -59,7 +60,9 @@ use crate::api::derived::DerivedSvidService;
 use crate::api::entry::EntryService;
 use crate::api::local_authority::LocalAuthorityService;
 use crate::api::logger::LoggerService;
-use crate::api::node_refusals::{NodeRefusalsService, Rations};
+use crate::api::node_attestations::NodeAttestationsService;
+use crate::api::node_refusals::NodeRefusalsService;
+use crate::api::node_reports::Told;
 use crate::api::node_tasks::NodeTasksService;
 use crate::api::node_view::NodeViewService;
 use crate::api::policies::PoliciesService;
@@ -186,7 +189,7 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
         node_attestors: node_attestors(&config)?,
         renew_grace: config.node.renew_grace,
         refusals,
-        told_refusals: Rations::default(),
+        told: Told::default(),
         shutdown: shutdown.clone(),
     });
 
@@ -459,6 +462,9 @@ fn api(server: &Arc<Server>) -> Routes {
         .add_service(NodeRefusalsServer::new(NodeRefusalsService(Arc::clone(
             server,
         ))))
+        .add_service(NodeAttestationsServer::new(NodeAttestationsService(
+            Arc::clone(server),
+        )))
         .add_service(NodeTasksServer::new(NodeTasksService(Arc::clone(server))))
         .add_service(TaskLedgerServer::new(TaskLedgerService(Arc::clone(server))))
         .add_service(ServerAdminServer::new(ServerAdminService(Arc::clone(

@@ -13,7 +13,7 @@ use muster_rt::lifecycle::Shutdown;
 use tokio::sync::Notify;
 
 use crate::admission::Admission;
-use crate::api::node_refusals::Rations;
+use crate::api::node_reports::Told;
 use crate::audit_log::AuditLog;
 use crate::authority::Desk;
 use crate::config::{SightingsConfig, SvidConfig};
@@ -75,8 +75,8 @@ pub(crate) struct Server {
     pub renew_grace: Duration,
     /// Refused callers, for the record.
     pub refusals: Refusals,
-    /// What nodes have told of those whom they refused.
-    pub told_refusals: Rations,
+    /// What nodes have told of their callers.
+    pub told: Told,
     /// The end of the program, at which streams end.
     pub shutdown: Shutdown,
 }

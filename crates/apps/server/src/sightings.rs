@@ -2,6 +2,7 @@
 //!
 //! The rules are in `core/roll/agents/sightings.rs`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use muster_audit::{Event, Record};
 use muster_model::{Sighting, SpiffeId, Timestamp, Word};
 use muster_policy::{Caller, Permit, Principal, PruneSightings, ReportSightings, decide};
 use muster_roll::Roll;
-use muster_roll::agents::sightings::{self, News, Settled};
+use muster_roll::agents::sightings::{self, Changed, News, Settled};
 use muster_store::Transaction;
 
 use crate::operation::record;
@@ -32,9 +33,17 @@ pub(crate) fn put(
     for id in &settled.forgotten {
         transaction.delete_sighting(permit, id.clone());
     }
-    for (row, news) in &settled.changed {
+    for Changed {
+        row,
+        news,
+        hands_down_more,
+    } in &settled.changed
+    {
         if let Some(said) = told(permit.principal(), row, *news, now) {
             transaction.audit(said);
+        }
+        if *hands_down_more {
+            transaction.audit(handed_down(permit.principal(), row, now));
         }
         transaction.put_sighting(permit, row.clone());
     }
@@ -63,6 +72,20 @@ fn told(principal: &Principal, row: &Sighting, news: News, now: Timestamp) -> Op
         News::Standing => said.with("stage", "standing"),
         News::New | News::Gone | News::Nothing => said,
     })
+}
+
+/// The record of secrets that a sighting hands down: the most that were seen at a time.
+fn handed_down(principal: &Principal, row: &Sighting, now: Timestamp) -> Record {
+    let inherited = &row.seen.inherited;
+    let variables: BTreeSet<&str> = inherited.iter().map(|one| one.variable.as_str()).collect();
+    let variables: Vec<&str> = variables.into_iter().collect();
+    let rows = inherited
+        .iter()
+        .map(|one| format!("{} {} {}", one.variable, one.by, one.count));
+    let rows: Vec<String> = rows.collect();
+    of(principal, row, Event::SecretInherited, now)
+        .with("variables", variables.join(" "))
+        .with("inherited", rows.join(", "))
 }
 
 /// A record about a sighting. Its node is the subject, as it is the node that says so.

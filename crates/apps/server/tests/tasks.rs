@@ -6,6 +6,8 @@
     reason = "the helpers of a test fail by panicking, and a story is told in one piece"
 )]
 
+#[path = "tasks/attestations.rs"]
+mod attestations;
 #[path = "tasks/denials.rs"]
 mod denials;
 #[path = "tasks/many.rs"]

@@ -86,7 +86,13 @@ pub(crate) fn names_agent(record: &Record, id: &str) -> bool {
         who,
     ]
     .into_iter()
+    .chain(words(record, "spiffe_ids"))
     .any(|one| agent_of(one) == id)
+}
+
+/// The values of a detail that has several.
+fn words<'a>(record: &'a Record, name: &str) -> impl Iterator<Item = &'a str> {
+    record.said(name).split_ascii_whitespace()
 }
 
 /// Whether a record has to do with an agent class.
@@ -96,6 +102,8 @@ pub(crate) fn names_class(record: &Record, class: &str) -> bool {
         // A class is the subject of what is done to it.
         || record.subject == class
         || class_of(who) == Some(class)
+        || words(record, "classes").any(|one| one == class)
+        || words(record, "spiffe_ids").any(|id| class_of(id) == Some(class))
 }
 
 /// Whether a record has to do with a node: it is its subject, it called, or something is on it.
@@ -110,6 +118,22 @@ pub(crate) fn names_node(record: &Record, id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A record of several identities is of each, and one for none in particular.
+    #[test]
+    fn a_record_may_name_several_agents() {
+        let text = r#"{"at_ms":1,"event":"workload.attested","actor":{"class":"node"},"decision":"allowed","subject":"spiffe://td/spire/agent/x/1","detail":{"spiffe_ids":"spiffe://td/agent/reader/1 spiffe://td/w","classes":"reader writer"}}"#;
+        let record: Record = serde_json::from_str(text).unwrap();
+        for id in ["spiffe://td/agent/reader/1", "spiffe://td/w"] {
+            assert!(names_agent(&record, id), "{id}");
+        }
+        assert!(!names_agent(&record, "spiffe://td/agent/reader/2"));
+        for class in ["reader", "writer"] {
+            assert!(names_class(&record, class), "{class}");
+        }
+        assert!(!names_class(&record, "read"));
+        assert_eq!((agent(&record), class(&record)), (None, None));
+    }
 
     #[test]
     fn identities_are_taken_apart() {

@@ -151,6 +151,12 @@ pub enum Event {
     /// What looked like an agent runs no longer.
     #[serde(rename = "agent.sighting_gone")]
     AgentSightingGone,
+    /// What looks like an agent hands a secret down to what it starts.
+    #[serde(rename = "secret.inherited")]
+    SecretInherited,
+    /// A node attested processes of a user as the same, and served them.
+    #[serde(rename = "workload.attested")]
+    WorkloadAttested,
     /// A node refused a process.
     #[serde(rename = "workload.denied")]
     WorkloadDenied,

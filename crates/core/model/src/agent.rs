@@ -10,6 +10,7 @@
 mod binding;
 mod class;
 mod fault;
+mod inherited;
 mod instance;
 mod sighting;
 mod task;
@@ -21,6 +22,7 @@ pub use class::{
     MayActFor, Permissions, Purpose, Reviewed, TaskDefaults,
 };
 pub use fault::{FieldError, TextFault};
+pub use inherited::{Heir, Inherited};
 pub use instance::{AgentInstance, InstanceState};
 pub use sighting::{
     Acknowledged, Confidence, Shown, Sighted, Sighting, SightingClue, SightingEvidence, SightingId,

@@ -21,10 +21,11 @@ mod time;
 pub use agent::{
     Acknowledged, AgentClass, AgentInstance, BindingKind, BootId, BoundTo, Cause, ClassName,
     ClassSpec, ClassStanding, Confidence, Consent, DataClass, Delegation, Departure, FieldError,
-    InstanceState, Lifecycle, Line, MAX_LIST, MayActFor, Note, Permissions, PersonId, Prose,
-    Purpose, Resource, Reviewed, RiskTier, RuleName, Scope, Sha256, Shown, Sighted, Sighting,
-    SightingClue, SightingEvidence, SightingId, SightingKey, SightingKind, SightingStanding,
-    SightingState, Starter, Task, TaskDefaults, TaskId, TaskState, TextFault, Word,
+    Heir, Inherited, InstanceState, Lifecycle, Line, MAX_LIST, MayActFor, Note, Permissions,
+    PersonId, Prose, Purpose, Resource, Reviewed, RiskTier, RuleName, Scope, Sha256, Shown,
+    Sighted, Sighting, SightingClue, SightingEvidence, SightingId, SightingKey, SightingKind,
+    SightingStanding, SightingState, Starter, Task, TaskDefaults, TaskId, TaskState, TextFault,
+    Word,
 };
 pub use bundle::{Bundle, JwtAuthority, WitAuthority, X509Authority};
 pub use entry::{Entry, EntryId, EntryIdError};

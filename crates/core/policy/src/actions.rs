@@ -312,6 +312,8 @@ actions! {
 
     /// Tell whom the calling node refused.
     ReportRefusals = "/muster.node.v1.NodeRefusals/ReportRefusals" [Node];
+    /// Tell whom the calling node attested and served.
+    ReportAttestations = "/muster.node.v1.NodeAttestations/ReportAttestations" [Node];
 
     /// Follow the calling node's view of the roll.
     WatchNodeView = "/muster.node.v1.NodeView/Watch" [Node] writes Nodes;

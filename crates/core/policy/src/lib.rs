@@ -35,8 +35,8 @@ pub use actions::{
     Writes,
 };
 pub use actions::{
-    AcknowledgeSighting, GetSighting, ListSightings, PruneSightings, ReportRefusals,
-    ReportSightings, Sightings,
+    AcknowledgeSighting, GetSighting, ListSightings, PruneSightings, ReportAttestations,
+    ReportRefusals, ReportSightings, Sightings,
 };
 pub use actions::{
     BatchNewWitDerived, BatchNewX509Derived, CreateRule, DeleteRule, GetRule, ListRules,

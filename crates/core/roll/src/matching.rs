@@ -1,6 +1,6 @@
 //! Which entries a node may see, and which of them fit a workload (spire-behaviour 2.11).
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use muster_model::{
@@ -112,6 +112,55 @@ pub fn rules_of_node(roll: &Roll, node: &SpiffeId) -> Vec<Arc<Rule>> {
             Some(RuleOfNode::Withheld(_)) | None => None,
         })
         .collect()
+}
+
+/// The classes that there are of those that an identity is of: by its path, and by what gives it.
+pub fn classes_of<'a>(roll: &'a Roll, id: &'a SpiffeId) -> BTreeMap<&'a ClassName, &'a AgentClass> {
+    let agents = roll.agents();
+    classes_named(roll, id)
+        .flat_map(|class| membership::classes(agents, id, Some(class)))
+        .chain(membership::classes(agents, id, None))
+        .map(|class| (&class.name, class))
+        .collect()
+}
+
+/// The names that processes of a node can have: by its entries, its rules and its tasks, those that an
+/// agent class withholds included.
+pub struct NamesOfNode<'r> {
+    roll: &'r Roll,
+    node: Option<&'r Arc<Node>>,
+    rules: Vec<Pattern>,
+}
+
+impl<'r> NamesOfNode<'r> {
+    /// Those of `node`; none if it is not attested, or is banned.
+    pub fn of(roll: &'r Roll, node: &SpiffeId) -> Self {
+        let node = seeing(roll, node);
+        let is_own = |rule: &&Arc<Rule>| {
+            node.is_some_and(|node| bears(roll, node, &rule.spec.parent_id, is_local))
+        };
+        let rules = roll.rules().filter(is_own);
+        Self {
+            roll,
+            node,
+            rules: rules.map(|rule| Pattern::of(rule)).collect(),
+        }
+    }
+
+    /// Whether that is one of them.
+    pub fn has(&self, name: &SpiffeId) -> bool {
+        let Some(node) = self.node else { return false };
+        let gives = |entry: &Arc<Entry>| {
+            is_local(self.roll, entry)
+                && (is_alias_of(self.roll, entry, &node.selectors)
+                    || bears(self.roll, node, &entry.parent_id, is_local))
+        };
+        let task = self.roll.agents().task_named(name);
+        name.trust_domain() == self.roll.trust_domain()
+            && (self.roll.named(name).any(gives)
+                || task.is_some_and(|task| task.node == node.id)
+                || self.rules.iter().any(|rule| rule.fits(name)))
+    }
 }
 
 /// Climbs from the entry to the node, through the entries that `is_open`.
@@ -277,6 +326,43 @@ mod tests {
             ["elsewhere"]
         );
         assert!(authorized_entries(&roll, &id("/spire/agent/never-attested")).is_empty());
+    }
+
+    #[test]
+    fn names_are_a_node_s_by_entry_rule_and_alias() {
+        let server = id("/spire/server");
+        let (here, there) = (id("/spire/agent/n"), id("/spire/agent/other"));
+        let mut roll = roll();
+        let mut foreign = entry("foreign", &here, &id("/f"), &["u:1"]);
+        foreign.spiffe_id = SpiffeId::parse("spiffe://elsewhere/f").unwrap();
+        let rule = world::rule("r", &id("/c"), "spiffe://{td}/user/{unix:uid}", &["u:1"]);
+        step(
+            &mut roll,
+            &[
+                Change::PutNode(Arc::new(world::node("/spire/agent/n", &["s:a"]))),
+                Change::PutNode(Arc::new(world::node("/spire/agent/other", &["s:z"]))),
+                put(entry("child", &here, &id("/c"), &["u:1"])),
+                put(entry("grandchild", &id("/c"), &id("/g"), &["u:1"])),
+                put(entry("alias", &server, &id("/cluster"), &["s:a"])),
+                put(entry("in-cluster", &id("/cluster"), &id("/w"), &["u:1"])),
+                put(entry("elsewhere", &there, &id("/e"), &["u:1"])),
+                put(foreign),
+                Change::PutRule(Arc::new(rule)),
+            ],
+        );
+        let check = |node: &SpiffeId, name: &str, expected: bool| {
+            let names = NamesOfNode::of(&roll, node);
+            let name = SpiffeId::parse(name).unwrap();
+            assert_eq!(names.has(&name), expected, "{node} {name}");
+        };
+        for path in ["/c", "/g", "/cluster", "/w", "/user/1000"] {
+            check(&here, &format!("spiffe://td{path}"), true);
+            check(&there, &format!("spiffe://td{path}"), false);
+        }
+        check(&here, "spiffe://td/e", false);
+        check(&there, "spiffe://td/e", true);
+        check(&here, "spiffe://elsewhere/f", false);
+        check(&id("/spire/agent/never-attested"), "spiffe://td/c", false);
     }
 
     #[test]

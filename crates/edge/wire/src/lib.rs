@@ -8,6 +8,7 @@
 //! (`core/policy`).
 
 pub mod agent;
+pub mod attestation;
 pub mod bundle;
 pub mod denial;
 pub mod entry;

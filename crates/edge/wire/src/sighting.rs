@@ -1,8 +1,8 @@
 //! Sightings on Muster's API, between nodes, servers and operators.
 
 use muster_model::{
-    Confidence, FieldError, Shown, Sighted, Sighting, SightingClue, SightingEvidence, SightingKey,
-    SightingKind, SpiffeId, Starter, TextFault, Word,
+    Confidence, FieldError, Heir, Inherited, Shown, Sighted, Sighting, SightingClue,
+    SightingEvidence, SightingKey, SightingKind, SpiffeId, Starter, TextFault, Word,
 };
 use muster_proto::muster::agent::v1;
 
@@ -46,6 +46,15 @@ pub fn write_sighted(seen: &Sighted) -> v1::Sighted {
         facts: seen.facts.iter().map(selector::write).collect(),
         identities: seen.identities.iter().map(ToString::to_string).collect(),
         providers: seen.providers.iter().map(ToString::to_string).collect(),
+        inherited: seen
+            .inherited
+            .iter()
+            .map(|one| v1::Inherited {
+                variable: one.variable.to_string(),
+                by: one.by.to_string(),
+                count: one.count,
+            })
+            .collect(),
     }
 }
 
@@ -107,6 +116,13 @@ pub fn read_sighted(message: &v1::Sighted) -> Result<Sighted, FieldError> {
         providers: list("providers", &message.providers, provider)?,
         facts: selector::read_set(&message.facts).map_err(|_| bad("facts", ""))?,
         identities: list("identities", &message.identities, identity)?,
+        inherited: list("inherited", &message.inherited, |one| {
+            Ok(Inherited {
+                variable: shown("inherited", &one.variable)?,
+                by: word("inherited", &one.by, Heir::from_word, Heir::WORDS)?,
+                count: one.count,
+            })
+        })?,
     })
 }
 
@@ -204,6 +220,11 @@ mod tests {
             facts: vec![selector::write(&"unix:uid:1000".parse().unwrap())],
             identities: vec!["spiffe://td/agent/claude-code/1".into()],
             providers: vec!["anthropic".into()],
+            inherited: vec![v1::Inherited {
+                variable: "ANTHROPIC_API_KEY".into(),
+                by: "shell".into(),
+                count: 3,
+            }],
         }
     }
 
@@ -230,6 +251,10 @@ mod tests {
             "evidence",
         );
         check(&|m| m.providers = vec!["a b".into()], "providers");
+        check(&|m| m.inherited[0].by = "toaster".into(), "inherited");
+        check(&|m| m.inherited[0].variable = "\n".into(), "inherited");
+        let heirs = vec![full().inherited[0].clone(); 17];
+        check(&|m| m.inherited.clone_from(&heirs), "inherited");
         check(&|m| m.executable = "\u{1b}[2J".into(), "executable");
         check(&|m| m.user = "x".repeat(600), "user");
         check(&|m| m.ports = vec![70_000], "ports");

@@ -34,6 +34,8 @@ use super::process::{read, still_runs};
 
 /// The attestor's name and the type of its selectors.
 pub const KIND: &str = "docker";
+/// What values begin with that are variables of the environment.
+const ENVIRONMENT: &str = "env:";
 
 /// How long the description of a container is believed. It cannot change while the container runs;
 /// this bounds what an engine that was replaced may have said.
@@ -257,13 +259,31 @@ fn failed(process: &Process, reason: &str) -> AttestError {
     }
 }
 
+/// A selector as it can be put on a record: of a variable of a container's environment only the name,
+/// as its value may be a secret.
+pub fn without_value(selector: &Selector) -> Selector {
+    let variable = selector
+        .value()
+        .strip_prefix(ENVIRONMENT)
+        .filter(|_| selector.kind() == KIND);
+    let bare = variable.and_then(|variable| {
+        // What has no `=` may be a secret that somebody put there by mistake.
+        let name = variable.split_once('=').map_or("", |(name, _)| name);
+        Selector::new(KIND, format!("{ENVIRONMENT}{name}")).ok()
+    });
+    bare.unwrap_or_else(|| selector.clone())
+}
+
 /// What is known about a container, each once, in a fixed order.
 fn facts(container: &Container, evidence: Evidence) -> Vec<Fact> {
     let labels = container
         .labels
         .iter()
         .map(|(key, value)| format!("label:{key}:{value}"));
-    let environment = container.environment.iter().map(|one| format!("env:{one}"));
+    let environment = container
+        .environment
+        .iter()
+        .map(|one| format!("{ENVIRONMENT}{one}"));
     let image = (!container.image.is_empty()).then(|| format!("image_id:{}", container.image));
     let digest = (!container.image_digest.is_empty())
         .then(|| format!("image_config_digest:{}", container.image_digest));

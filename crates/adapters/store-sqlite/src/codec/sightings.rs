@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use muster_model::{
-    Acknowledged, ClassName, Confidence, Note, Shown, Sighted, Sighting, SightingClue,
-    SightingEvidence, SightingId, SightingKey, SightingKind, SightingStanding, SpiffeId, Starter,
-    TextFault, Timestamp, Word,
+    Acknowledged, ClassName, Confidence, Heir, Inherited, Note, Shown, Sighted, Sighting,
+    SightingClue, SightingEvidence, SightingId, SightingKey, SightingKind, SightingStanding,
+    SpiffeId, Starter, TextFault, Timestamp, Word,
 };
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,8 @@ struct Doc<'a> {
     facts: Vec<Text<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     identities: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    inherited: Vec<(String, String, u32)>,
     standing: String,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     classes: Vec<String>,
@@ -109,6 +111,11 @@ pub(crate) fn write(sighting: &Sighting) -> Result<String, Fault> {
         providers: texts(&seen.providers),
         facts: write_selectors(&seen.facts),
         identities: seen.identities.iter().map(ToString::to_string).collect(),
+        inherited: seen
+            .inherited
+            .iter()
+            .map(|one| (one.variable.to_string(), one.by.to_string(), one.count))
+            .collect(),
         standing: sighting.standing.to_string(),
         classes: sighting.classes.iter().map(ToString::to_string).collect(),
         expected: sighting.expected.as_ref().map(ToString::to_string),
@@ -156,6 +163,13 @@ pub(crate) fn read(row: Row<'_>) -> Result<Arc<Sighting>, Fault> {
             Ok(SightingEvidence {
                 clue: word("clue", clue, SightingClue::from_word)?,
                 rule: shown("rule", rule)?,
+            })
+        };
+        let heir = |(variable, by, count): &(String, String, u32)| -> Result<_, Fail> {
+            Ok(Inherited {
+                variable: shown("variable", variable)?,
+                by: word("heir", by, Heir::from_word)?,
+                count: *count,
             })
         };
         let starter = |doc: &StarterDoc| -> Result<_, Fail> {
@@ -215,6 +229,7 @@ pub(crate) fn read(row: Row<'_>) -> Result<Arc<Sighting>, Fault> {
                     .iter()
                     .map(|text| spiffe_id(text))
                     .collect::<Result<_, _>>()?,
+                inherited: doc.inherited.iter().map(heir).collect::<Result<_, _>>()?,
             },
             standing: word("standing", &doc.standing, SightingStanding::from_word)?,
             classes: doc.classes.iter().map(class).collect::<Result<_, _>>()?,

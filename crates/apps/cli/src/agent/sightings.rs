@@ -1,7 +1,9 @@
 //! `muster agent sightings`: what looks like an agent on the nodes, and how to register it.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, Subcommand};
-use muster_model::{SightingKey, SightingKind, SightingState, SpiffeId, Timestamp};
+use muster_model::{Heir, SightingKey, SightingKind, SightingState, SpiffeId, Timestamp};
 use muster_proto::muster::agent::v1;
 use muster_proto::muster::agent::v1::sightings_client::SightingsClient;
 use muster_rt::{Clock, SystemClock};
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, counted};
 use crate::server_api::{MAX_MESSAGE, PAGE, ServerArgs, selector_texts};
 use crate::time::{parse_instant, rfc3339, with_distance};
 
@@ -248,7 +250,27 @@ pub(crate) fn seen(seen: &v1::Sighted, now: Timestamp) -> Vec<(&'static str, Str
         ),
         ("Since", with_distance(seconds(seen.started), now)),
         ("Identities", seen.identities.join(", ")),
+        ("Hands down", handed_down(&seen.inherited)),
     ]
+}
+
+/// Which secrets what it started has as well, and what that is: by variable.
+fn handed_down(inherited: &[v1::Inherited]) -> String {
+    let mut by_variable: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for one in inherited {
+        let (name, plural) = match Heir::from_word(&one.by) {
+            Some(Heir::Shell) => ("shell", "shells"),
+            Some(Heir::McpServer) => ("MCP server", "MCP servers"),
+            Some(Heir::Tool) => ("other program", "other programs"),
+            None => (one.by.as_str(), one.by.as_str()),
+        };
+        let count = usize::try_from(one.count).unwrap_or(usize::MAX);
+        let to = by_variable.entry(&one.variable).or_default();
+        to.push(counted(count, name, plural));
+    }
+    let of_one = |(variable, to): (&str, Vec<String>)| format!("{variable} to {}", to.join(", "));
+    let all: Vec<String> = by_variable.into_iter().map(of_one).collect();
+    all.join("; ")
 }
 
 fn starter(starter: &v1::Starter) -> String {
@@ -313,6 +335,9 @@ pub(crate) fn seen_json(seen: &v1::Sighted) -> Value {
         "started": seen.started.map(|at| rfc3339(at.seconds)),
         "facts": selector_texts(&seen.facts),
         "identities": seen.identities,
+        "inherited": seen.inherited.iter().map(|one| json!({
+            "variable": one.variable, "by": one.by, "count": one.count,
+        })).collect::<Value>(),
     })
 }
 

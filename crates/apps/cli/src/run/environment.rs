@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
+use muster_sighting::holds_secret;
+
 /// Variables that every command keeps; a `*` at the end stands for anything.
 const ALLOWED: [&str; 24] = [
     "COLORTERM",
@@ -34,26 +36,6 @@ const ALLOWED: [&str; 24] = [
     "TZ",
     "USER",
     "XDG_RUNTIME_DIR",
-];
-
-/// Parts of names, in upper case and between underscores, that secrets have.
-const NAMES: [&str; 16] = [
-    "APIKEY",
-    "AUTH",
-    "AUTHORIZATION",
-    "BEARER",
-    "COOKIE",
-    "CREDENTIAL",
-    "CREDENTIALS",
-    "KEY",
-    "PASSPHRASE",
-    "PASSWD",
-    "PASSWORD",
-    "PAT",
-    "PRIVATE",
-    "PWD_HASH",
-    "SECRET",
-    "TOKEN",
 ];
 
 /// How values of well-known kinds begin, with the least length that they have, and what they are.
@@ -142,12 +124,7 @@ fn is_allowed(name: &OsStr) -> bool {
 }
 
 fn named(name: &OsStr) -> Option<&'static str> {
-    let upper = name.to_string_lossy().to_uppercase();
-    let secret = upper.split('_').any(|part| NAMES.contains(&part))
-        || ["APIKEY", "PASSWORD", "SECRET", "TOKEN"]
-            .iter()
-            .any(|part| upper.ends_with(part));
-    secret.then_some("named like a secret")
+    holds_secret(&name.to_string_lossy()).then_some("named like a secret")
 }
 
 fn shape(value: &OsStr) -> Option<&'static str> {

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
@@ -324,6 +324,36 @@ fn a_shell_has_the_tasks_of_its_agent() {
     assert!(lines(&text)[1].starts_with(TASK), "{text:?}");
 }
 
+/// `muster audit tail -f`, as long as this is there.
+struct Following(Child, BufReader<ChildStdout>);
+
+impl Following {
+    fn start(dev: &Dev, words: &[&str]) -> Self {
+        let mut child = muster()
+            .args(["audit", "tail", "-f", "-o", "json"])
+            .args(words)
+            .env("MUSTER_SERVER_SOCKET", dev.path("server_admin_socket"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self(child, lines)
+    }
+
+    fn next(&mut self) -> Value {
+        let mut line = String::new();
+        self.1.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
 /// A real server and a real node: the command has the task's identity, what it starts has none, the
 /// tree shows both, and the trail has every step.
 #[test]
@@ -332,14 +362,9 @@ fn the_whole_story_of_a_task_is_lived_drawn_and_recorded() {
     let kept = tempfile::tempdir_in("/tmp").unwrap();
     let kept = kept.path().join("d");
     let dev = Dev::start(&["--no-demo", "--dir", kept.to_str().unwrap()]);
-    // Whom the node refuses, as it is told.
-    let mut following = muster()
-        .args(["audit", "tail", "-f", "--event", "workload", "-o", "json"])
-        .env("MUSTER_SERVER_SOCKET", dev.path("server_admin_socket"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut refusals = BufReader::new(following.stdout.take().unwrap()).lines();
+    // Whom the node refuses and whom it serves, as it is told.
+    let mut refusals = Following::start(&dev, &["--event", "workload", "--decision", "refused"]);
+    let mut served = Following::start(&dev, &["--event", "workload.attested"]);
     dev.json(&[
         "agent",
         "class",
@@ -405,9 +430,7 @@ fn the_whole_story_of_a_task_is_lived_drawn_and_recorded() {
     let identity = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(identity.contains("/agent/reader/1/t/"), "{identity}");
     // The child is on the task's record, and the node has said no more of it than that.
-    let attempt: Value = serde_json::from_str(&refusals.next().unwrap().unwrap()).unwrap();
-    following.kill().unwrap();
-    following.wait().unwrap();
+    let attempt = refusals.next();
     assert_eq!(attempt["event"], "workload.impersonation_attempt");
     let impersonated = attempt["detail"]["task"].as_str().unwrap();
     assert!(identity.contains(impersonated), "{attempt}");
@@ -422,6 +445,41 @@ fn the_whole_story_of_a_task_is_lived_drawn_and_recorded() {
     ];
     let shown = String::from_utf8(dev.ask(&words).stdout).unwrap();
     assert!(shown.contains("workload.impersonation_attempt"), "{shown}");
+
+    // So is what its own process asks for and the task has not: the agent's identity.
+    let script = format!("exec \"$0\" workload fetch jwt --audience a --spiffe-id {agent}");
+    let output = run(&["--task", "code.review"], &script).output().unwrap();
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    let denied = refusals.next();
+    assert_eq!(denied["event"], "workload.denied", "{denied}");
+    assert_eq!(denied["detail"]["reason"], "identity_not_granted");
+    assert_eq!(denied["detail"]["agent"], agent);
+    assert_ne!(denied["detail"]["task"], impersonated);
+    // Who was served: the program that the shell became, as the task that it is.
+    let attested = served.next();
+    assert_eq!(attested["detail"]["task"], impersonated, "{attested}");
+    let subject = attested["subject"].as_str().unwrap();
+    assert!(identity.contains(subject), "{attested}");
+    assert_eq!(attested["detail"]["spiffe_ids"], subject);
+    assert_eq!(attested["detail"]["count"], "1");
+    assert_eq!(
+        attested["detail"]["selectors"],
+        format!("muster:task:{impersonated}")
+    );
+    // And the agent itself, when it asks; found by its identity, and by its node.
+    dev.json(&["workload", "fetch", "x509"]);
+    let attested = served.next();
+    assert_eq!(attested["subject"], agent, "{attested}");
+    assert_eq!(attested["detail"]["class"], "reader");
+    let selectors = attested["detail"]["selectors"].as_str().unwrap();
+    assert!(selectors.split(' ').any(|one| one == uid), "{attested}");
+    for filter in [["--agent", agent], ["--node", node]] {
+        let words = ["audit", "tail", "--event", "workload.attested"];
+        let all = dev.ask(&[&words[..], &filter].concat());
+        let text = String::from_utf8_lossy(&all.stdout).into_owned();
+        assert_eq!(text.lines().count(), 2, "{text}");
+    }
+    drop((refusals, served));
 
     let mut held = run(&["--task", "hold"], "echo up; read x; exit 3");
     held.stdin(Stdio::piped());

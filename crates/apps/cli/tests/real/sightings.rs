@@ -1,13 +1,14 @@
 //! A process that looks like an agent is found, told of, and registered by the command that is
 //! printed for it; and nothing that it was given in secret is anywhere.
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::common::{Dev, muster};
+use crate::common::{Dev, blocks, muster};
 
 const SECRET: &str = "sk-proj-hunter2-0123456789abcdef";
 
@@ -173,6 +174,153 @@ fn what_is_found_is_registered_by_the_command_that_is_printed() {
     // It is the right place to look.
     assert!(all.windows(13).any(|part| part == b"agent.sighted"));
     assert_no_secret("the database or a log", &all);
+}
+
+/// A process that looks like an agent and starts a shell with each line that it reads.
+struct Starter {
+    child: Child,
+    said: ChildStdout,
+    /// What the shells wait for.
+    fifo: PathBuf,
+}
+
+impl Starter {
+    fn start(program: &Path) -> Self {
+        let fifo = program.with_extension("fifo");
+        for (tool, words) in [
+            ("cp", [Path::new("/bin/sh"), program].as_slice()),
+            ("mkfifo", &[fifo.as_path()]),
+        ] {
+            assert!(Command::new(tool).args(words).status().unwrap().success());
+        }
+        let shell = "echo; read x <\"$0\"";
+        let script = format!("while read line; do sh -c '{shell}' \"$0\" & done; wait");
+        let mut child = Command::new(program)
+            .args(["-c", &script])
+            .arg(&fifo)
+            .env("ANTHROPIC_API_KEY", SECRET)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = child.stdout.take().unwrap();
+        Self { child, said, fifo }
+    }
+
+    fn starts_a_shell(&mut self) {
+        let to = self.child.stdin.as_mut().unwrap();
+        to.write_all(b"\n").unwrap();
+        // It says so when it runs.
+        self.said.read_exact(&mut [0]).unwrap();
+    }
+}
+
+/// No shell is left, whatever becomes of the test.
+impl Drop for Starter {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        // Open at both ends, so that it waits for nobody; its end is that of all who read.
+        let fifo = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(&self.fifo);
+        drop(fifo.map(|mut fifo| fifo.write_all(&[b'\n'; 64])));
+        self.child.wait().unwrap();
+    }
+}
+
+/// What a sighting hands down, as often as it takes until that is so.
+fn hands_down(dev: &Dev, program: &Path, expected: &Value) {
+    let seen = (0..100).map(|_| {
+        look(dev);
+        of(dev, &[], program)[0]["seen"]["inherited"].clone()
+    });
+    let mut seen = seen.skip_while(|seen| seen != expected);
+    assert!(seen.next().is_some(), "it never was {expected}");
+}
+
+#[test]
+fn what_an_agent_hands_down_is_told_once_and_again_when_it_is_more() {
+    let dev = Dev::start(&["--no-demo"]);
+    let place = tempfile::tempdir().unwrap();
+    let program = place.path().join("claude");
+    let mut agent = Starter::start(&program);
+    let to_shells =
+        |count: u32| json!([{ "variable": "ANTHROPIC_API_KEY", "by": "shell", "count": count }]);
+    let records = || {
+        let words = ["audit", "tail", "--event", "secret.inherited", "-o", "json"];
+        let said = String::from_utf8(dev.ask(&words).stdout).unwrap();
+        let lines = said.lines().filter(|line| *line != "No record.");
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .filter(|record: &Value| record["detail"]["executable"] == program.to_str().unwrap())
+            .collect::<Vec<Value>>()
+    };
+    look(&dev);
+    assert_eq!(of(&dev, &[], &program)[0]["seen"]["inherited"], json!([]));
+    assert_eq!(records().len(), 0);
+    agent.starts_a_shell();
+    hands_down(&dev, &program, &to_shells(1));
+    let shown = String::from_utf8(dev.ask(&["agent", "sightings"]).stdout).unwrap();
+    assert!(shown.contains("ANTHROPIC_API_KEY to 1 shell"), "{shown}");
+    look(&dev);
+    let first = records();
+    assert_eq!(first.len(), 1, "{first:?}");
+    assert_eq!(first[0]["detail"]["variables"], "ANTHROPIC_API_KEY");
+    assert_eq!(first[0]["detail"]["inherited"], "ANTHROPIC_API_KEY shell 1");
+    assert_eq!(first[0]["subject"], dev.ready["node_id"]);
+    agent.starts_a_shell();
+    hands_down(&dev, &program, &to_shells(2));
+    assert_eq!(records().len(), 2);
+    drop(agent);
+    look(&dev);
+    assert!(of(&dev, &[], &program).is_empty());
+    assert_eq!(records().len(), 2);
+    let mut all = Vec::new();
+    written(dev.scratch(), &mut all);
+    assert_no_secret("the database or a log", &all);
+}
+
+/// `docs/sightings.md` is run from top to bottom.
+#[test]
+fn the_page_about_sightings_is_true() {
+    let page = include_str!("../../../../../docs/sightings.md");
+    let dev = Dev::start(&["--no-demo"]);
+    let place = tempfile::tempdir().unwrap();
+    let program = place.path().join("codex");
+    let agent = Agent::start(&program);
+    look(&dev);
+    let row = of(&dev, &[], &program).remove(0);
+    let commands = blocks(page, "sh").join("\n");
+    assert!(commands.lines().count() > 5, "{commands}");
+    let binary = Path::new(env!("CARGO_BIN_EXE_muster")).parent().unwrap();
+    let run = Command::new("sh")
+        .args(["-eu", "-c", &commands])
+        .current_dir(dev.scratch())
+        .env("PATH", format!("{}:/usr/bin:/bin", binary.display()))
+        .env("MUSTER_SERVER_SOCKET", dev.path("server_admin_socket"))
+        .env("MUSTER_NODE_SOCKET", dev.path("node_admin_socket"))
+        .env("NODE", row["node_id"].as_str().unwrap())
+        .env("KEY", row["seen"]["key"].as_str().unwrap())
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{run:?}");
+    let said = String::from_utf8(run.stdout).unwrap();
+    assert!(said.contains(program.to_str().unwrap()), "{said}");
+    let row = of(&dev, &["--state", "acknowledged"], &program).remove(0);
+    assert_eq!(row["reason"], "a trial until May");
+    // The signature is one, as a node reads it.
+    let [signature] = blocks(page, "toml").try_into().unwrap();
+    let file = dev.scratch().join("node.toml");
+    let node = "trust_domain = \"example.org\"\nserver = \"127.0.0.1:8081\"\n";
+    std::fs::write(&file, format!("{node}{signature}\n")).unwrap();
+    let check = muster()
+        .args(["config", "check", "node"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(check.status.success(), "{check:?}");
+    agent.end();
 }
 
 #[test]

@@ -12,14 +12,13 @@ mod secrets;
 mod sotw;
 mod withdrawn;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::stream;
-use muster_model::TrustDomain;
-use muster_peer::Caller;
-use muster_plugin::workload::WorkloadAttestor;
+use muster_model::{SpiffeId, TrustDomain};
 use muster_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
@@ -27,22 +26,20 @@ use muster_proto::envoy::service::secret::v3::secret_discovery_service_server::{
     SecretDiscoveryService, SecretDiscoveryServiceServer,
 };
 use muster_roster::X509Update;
-use muster_rt::Clock;
 use muster_rt::lifecycle::{Reason, Shutdown};
 use prost_types::Any;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::delta::Delta;
 use self::machine::{Answer, Fault, Note, TYPE_URL};
-use self::names::{Item, Offer, Rules, Validator};
+use self::names::{Item, Offer, Rules, Validator, What};
 use self::sotw::Sotw;
 use self::withdrawn::Nobody;
+use crate::attestations::Given;
 use crate::config::SdsConfig;
 use crate::driver::{Driver, Subscription};
-use crate::events::Events;
 use crate::material::HeldX509;
-use crate::refusals::Refusals;
-use crate::workload_api::caller::{CallerAttestor, Place};
+use crate::workload_api::caller::{Attested, CallerAttestor, Place};
 use crate::workload_api::grpc::ANSWER_MAX;
 use crate::workload_api::shutting_down;
 
@@ -66,20 +63,12 @@ struct Inner {
 }
 
 impl Sds {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what the Workload API takes, and the configuration"
-    )]
     pub(crate) fn new(
         config: &SdsConfig,
         trust_domain: TrustDomain,
         driver: Driver,
-        attestors: Vec<Arc<dyn WorkloadAttestor>>,
-        events: Events,
-        refusals: Refusals,
-        clock: Arc<dyn Clock>,
+        callers: CallerAttestor,
         shutdown: Shutdown,
-        max_calls: usize,
     ) -> Self {
         Self(Arc::new(Inner {
             trust_domain,
@@ -94,7 +83,7 @@ impl Sds {
                 },
             }),
             driver,
-            callers: CallerAttestor::new(attestors, events, refusals, clock, max_calls),
+            callers,
             shutdown,
         }))
     }
@@ -113,13 +102,15 @@ impl Sds {
         let attested = api.callers.attest(request.extensions(), &place).await?;
         let subscription = api
             .driver
-            .x509_svids(attested.who)
+            .x509_svids(attested.who())
             .map_err(|_stopped| shutting_down())?;
         let (process, shutdown) = (attested.caller.clone(), api.shutdown.clone());
         metrics::counter!("muster_node_sds_calls_total", "rpc" => rpc).increment(1);
         Ok(Feed {
             api,
-            caller: attested.caller,
+            attested,
+            gave: BTreeSet::new(),
+            given: Given::default(),
             subscription,
             exited: Box::pin(async move { process.exited().await }),
             ended: Box::pin(async move { shutdown.begun().await }),
@@ -173,7 +164,7 @@ impl SecretDiscoveryService for Sds {
         let (answer, note) = sotw::once(&self.0.rules, request.into_inner(), &offer)
             .map_err(|fault| ended_by(&fault))?;
         feed.note(note);
-        self.0.callers.still_the_same(&feed.caller)?;
+        feed.give(&answer.items, &update)?;
         let write =
             |name: &str, item: &Item| secrets::write(name, item, &update, &self.0.trust_domain);
         Ok(Response::new(Sotw::write(answer, &write)))
@@ -183,7 +174,10 @@ impl SecretDiscoveryService for Sds {
 /// What a caller may see, followed until something ends it.
 struct Feed {
     api: Arc<Inner>,
-    caller: Caller,
+    attested: Attested,
+    /// The identities that the proxy was given.
+    gave: BTreeSet<SpiffeId>,
+    given: Given,
     subscription: Subscription<Update>,
     exited: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
     ended: Pin<Box<dyn Future<Output = Reason> + Send>>,
@@ -216,7 +210,7 @@ impl Feed {
                 _reason = &mut self.ended => return Err(End::Other(shutting_down())),
                 exited = &mut self.exited => {
                     if let Err(error) = exited {
-                        tracing::error!(pid = self.caller.pid(), %error, "a process cannot be watched");
+                        tracing::error!(pid = self.attested.caller.pid(), %error, "a process cannot be watched");
                     }
                     let status = Status::unavailable("the process that opened the stream has ended");
                     return Err(End::Other(status));
@@ -227,7 +221,7 @@ impl Feed {
                 }
             };
             if let Some(refusal) = told.end {
-                let status = self.api.callers.refuse(&self.caller, refusal, self.rpc);
+                let status = self.api.callers.refuse(&self.attested, refusal, self.rpc);
                 return Err(if refusal.is_denial() {
                     End::Withdrawn(status)
                 } else {
@@ -240,8 +234,22 @@ impl Feed {
         }
     }
 
+    /// The proxy gets these items of the update, unless it is not what it was.
+    fn give(&mut self, items: &[(String, Item)], update: &Update) -> Result<(), Status> {
+        let callers = &self.api.callers;
+        callers.still_the_same(&self.attested)?;
+        let identities = items.iter().filter_map(|(_, item)| match &item.what {
+            What::Identity(n) => update.identities.get(*n),
+            What::Bundle(_) | What::AllBundles => None,
+        });
+        self.gave
+            .extend(identities.map(|identity| identity.spiffe_id.clone()));
+        callers.served(&mut self.attested, self.gave.iter(), &mut self.given);
+        Ok(())
+    }
+
     fn note(&self, note: Option<Note>) {
-        let (pid, rpc) = (self.caller.pid(), self.rpc);
+        let (pid, rpc) = (self.attested.caller.pid(), self.rpc);
         match note {
             Some(Note::Rejected(reason)) => {
                 metrics::counter!("muster_node_sds_rejected_total", "rpc" => rpc).increment(1);
@@ -415,7 +423,7 @@ impl<M: Machine> Conversation<M> {
             let (answer, note) = self.machine.answer(offer);
             self.feed.note(note);
             if let Some(answer) = answer {
-                self.feed.api.callers.still_the_same(&self.feed.caller)?;
+                self.feed.give(&answer.items, update)?;
                 let own = &self.feed.api.trust_domain;
                 let write = |name: &str, item: &Item| secrets::write(name, item, update, own);
                 return Ok(M::write(answer, &write));
@@ -436,12 +444,12 @@ impl<M: Machine> Conversation<M> {
         let nobody = match Nobody::of(own) {
             Ok(nobody) => nobody,
             Err(error) => {
-                tracing::error!(pid = self.feed.caller.pid(), %error, "a proxy keeps secrets that were withdrawn");
+                tracing::error!(pid = self.feed.attested.caller.pid(), %error, "a proxy keeps secrets that were withdrawn");
                 return Err(status);
             }
         };
         tracing::info!(
-            pid = self.feed.caller.pid(),
+            pid = self.feed.attested.caller.pid(),
             rpc = self.feed.rpc,
             count = answer.items.len(),
             "the proxy's secrets are withdrawn"

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use muster_crypto::digest;
 use muster_model::{
-    ClassName, SelectorSet, Shown, Sighted, SightingKey, SightingStanding, SpiffeId, Timestamp,
+    ClassName, Inherited, SelectorSet, Shown, Sighted, SightingKey, SightingStanding, SpiffeId,
+    Timestamp,
 };
 use muster_plugin::workload::Fact;
 use muster_sighting::is_product;
@@ -139,6 +140,7 @@ fn first(key: SightingKey, one: Joined, boot_time: i64) -> Sighted {
             .collect(),
         facts: one.facts,
         identities: one.identities.into_iter().take(Sighted::MOST).collect(),
+        inherited: Inherited::sum(&one.found.inherited, &[]),
     }
 }
 
@@ -160,6 +162,7 @@ fn add(row: &mut Sighted, one: Joined) {
         }
     }
     row.providers.sort_unstable();
+    row.inherited = Inherited::sum(&row.inherited, &one.found.inherited);
     if row.facts.is_empty() {
         row.facts = one.facts;
     }

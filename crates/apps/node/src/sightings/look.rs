@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use muster_model::{Shown, Sighted, Starter, Word};
 use muster_peer::{HeldProcess, ProcDir, Processes};
 use muster_sighting::proc::{cgroup, cmdline, environ, maps, net, stat, status};
-use muster_sighting::{Finding, Look, Signatures, providers};
+use muster_sighting::{Finding, Look, Signatures, holds_secret, providers};
 use nix::fcntl::readlinkat;
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -40,6 +40,8 @@ pub(super) struct Place {
 pub(super) struct Looked {
     pub(super) finding: Option<Finding>,
     pub(super) place: Place,
+    /// Names of variables of its first environment that a rule knows, and that hold secrets.
+    pub(super) secrets: Vec<Shown>,
 }
 
 /// Reads processes, one after the other.
@@ -93,7 +95,12 @@ impl Looker {
         };
         // What was read is of one process and one program, or it is not believed.
         held.verify().ok()?;
-        Some(Looked { finding, place })
+        let secrets = variables.iter().filter(|name| holds_secret(name));
+        Some(Looked {
+            finding,
+            place,
+            secrets: secrets.map(|name| Shown::of(name)).collect(),
+        })
     }
 
     fn judge(

@@ -4,18 +4,18 @@
 //! the same and run the same program. Libraries come later than the process, so that one that is
 //! known is looked at again, after ever more sweeps.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::Confidence;
+use muster_model::{Confidence, Inherited};
 use muster_peer::{Processes, process};
 use muster_rt::Clock;
 use muster_sighting::proc::stat::{self, Stat};
-use muster_sighting::{Finding, Signatures};
+use muster_sighting::{Bearer, Finding, Kin, Kinship, Signatures};
 use tokio::sync::{mpsc, oneshot};
 
 use super::look::{Looked, Looker, Place};
@@ -36,6 +36,8 @@ pub(super) struct Found {
     pub(super) start_time: u64,
     pub(super) finding: Arc<Finding>,
     pub(super) place: Arc<Place>,
+    /// The secrets that it hands down to what it started.
+    pub(super) inherited: Vec<Inherited>,
 }
 
 /// What a sweep came to.
@@ -92,10 +94,24 @@ impl Thread {
 /// A process that was looked at.
 struct Known {
     identity: Identity,
+    /// It may be another one by now, if the one that started it has ended.
+    parent: u32,
     finding: Option<(Arc<Finding>, Arc<Place>)>,
+    /// What it has of secrets.
+    bears: Option<Box<Bearer>>,
     /// Sweeps until it is looked at again, and how many that were the last time.
     calm: u32,
     calmed: u32,
+}
+
+impl Known {
+    fn kin(&self) -> Kin<'_> {
+        Kin {
+            parent: self.parent,
+            start_time: self.identity.start_time,
+            bears: self.bears.as_deref(),
+        }
+    }
 }
 
 /// What is the same as long as a process is, and runs the same program.
@@ -163,18 +179,19 @@ impl Sweep {
                 std::thread::sleep(REST);
                 begun = self.clock.now().mono;
             }
-            let Some((is, before)) = identify(pid, known.remove(&pid)) else {
+            let Some((is, parent, before)) = identify(pid, known.remove(&pid)) else {
                 continue;
             };
             swept.processes += 1;
             let now = match before {
                 Some(mut before) if before.calm > 0 => {
                     before.calm -= 1;
+                    before.parent = parent;
                     before
                 }
                 before => {
                     swept.looked_at += 1;
-                    let Some(now) = self.look(pid, is, before.as_ref()) else {
+                    let Some(now) = self.look(pid, (is, parent), before.as_ref()) else {
                         continue;
                     };
                     now
@@ -187,6 +204,7 @@ impl Sweep {
                         start_time: is.start_time,
                         finding: Arc::clone(finding),
                         place: Arc::clone(place),
+                        inherited: Vec::new(),
                     });
                 } else {
                     swept.left_out += 1;
@@ -194,18 +212,55 @@ impl Sweep {
             }
             self.known.insert(pid, now);
         }
+        self.join_heirs(&mut swept.found);
         swept.worked += self.clock.now().mono.saturating_sub(begun);
         swept
     }
 
+    /// Says of what was found which secrets it hands down: what is known of all others is compared, and
+    /// nothing is read.
+    fn join_heirs(&self, found: &mut [Found]) {
+        let bears = |one: &Found| self.known.get(&one.pid)?.bears.as_ref();
+        if !found.iter().any(|one| bears(one).is_some()) {
+            return;
+        }
+        let all: BTreeMap<u32, Kin<'_>> = self
+            .known
+            .iter()
+            .map(|(pid, known)| (*pid, known.kin()))
+            .collect();
+        let mut inherited = muster_sighting::inherited(&all);
+        for one in found {
+            one.inherited = inherited.remove(&one.pid).unwrap_or_default();
+        }
+    }
+
     /// Reads a process; `None` where it has ended or become another meanwhile.
-    fn look(&mut self, pid: u32, is: Identity, before: Option<&Known>) -> Option<Known> {
+    fn look(
+        &mut self,
+        pid: u32,
+        (is, parent): (Identity, u32),
+        before: Option<&Known>,
+    ) -> Option<Known> {
         let looked = self.looker.look(pid, is.start_time)?;
-        let Looked { finding, place } = looked;
+        let Looked {
+            finding,
+            place,
+            secrets,
+        } = looked;
         let sure = finding.filter(|finding| finding.first.confidence >= self.at_least);
+        let bears = (!secrets.is_empty()).then(|| {
+            Box::new(Bearer {
+                kinship: Kinship::of(place.executable.as_str(), sure.as_ref()),
+                executable: place.executable.clone(),
+                secrets,
+            })
+        });
         let calmed = before.map_or(0, |before| (before.calmed * 2 + 1).min(LONGEST_CALM));
         Some(Known {
             identity: is,
+            parent,
+            bears,
             finding: sure.map(|finding| (Arc::new(finding), Arc::new(place))),
             calm: calmed,
             calmed,
@@ -213,16 +268,17 @@ impl Sweep {
     }
 }
 
-/// Which process has a number now, and what is known of that one; `None` where there is none that
+/// Which process has a number now, its parent, and what is known of that one; `None` where there is none that
 /// could be an agent.
-fn identify(pid: u32, before: Option<Known>) -> Option<(Identity, Option<Known>)> {
+fn identify(pid: u32, before: Option<Known>) -> Option<(Identity, u32, Option<Known>)> {
     let content = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let stat = stat::parse(&content)?;
     if stat.kernel_thread || stat.zombie {
         return None;
     }
     let is = Identity::of(pid, &stat);
-    Some((is, before.filter(|before| before.identity == is)))
+    let same = before.filter(|before| before.identity == is);
+    Some((is, stat.parent, same))
 }
 
 /// The numbers of all processes but this one.

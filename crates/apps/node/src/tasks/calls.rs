@@ -22,7 +22,7 @@ use super::desk::{Command, Desk, How, Order, Sight, Viewer, Which};
 use super::keeper::WATCH_BEHIND;
 use super::refused::{Reason, Refused};
 use super::server::Server;
-use super::sockets::{OnTask, selector_of};
+use super::sockets::selector_of;
 use super::wire;
 use crate::driver::{Driver, Matched};
 use crate::workload_api::caller::{CallerAttestor, Place};
@@ -112,9 +112,9 @@ impl Calls {
             .await
             .map_err(|status| Refused::from_status(Reason::NotAttested, &status))?;
         Ok(Admitted {
+            who: attested.who(),
+            on: attested.task(),
             caller: attested.caller,
-            who: attested.who,
-            on: extensions.get::<OnTask>().map(OnTask::id),
             place,
             trace: TraceId::of_headers(headers),
         })

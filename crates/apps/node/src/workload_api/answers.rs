@@ -1,8 +1,10 @@
 //! From the roster's answers to the messages of the standard, encoded once for all who get them.
 
+use std::iter;
+
 use bytes::Bytes;
 use muster_crypto::Purpose;
-use muster_model::{Bundle, JwtAuthority, TrustDomain};
+use muster_model::{Bundle, JwtAuthority, SpiffeId, TrustDomain};
 use muster_proto::workload::{
     JwtBundlesResponse, Jwtsvid, JwtsvidResponse, X509BundlesResponse, X509svid, X509svidResponse,
 };
@@ -13,6 +15,45 @@ use tonic::Status;
 use super::grpc;
 use crate::events::map_key;
 use crate::material::{HeldJwt, HeldX509};
+
+/// An answer of a stream.
+pub(super) trait Answer: Send + Sync + 'static {
+    /// As it leaves the node.
+    fn frame(&self) -> Result<Bytes, Status>;
+
+    /// The identities that it gives.
+    fn ids(&self) -> impl Iterator<Item = &SpiffeId> + Clone;
+}
+
+impl Answer for X509Update<HeldX509> {
+    fn frame(&self) -> Result<Bytes, Status> {
+        frame(&self.encoded, || x509_svids(self))
+    }
+
+    fn ids(&self) -> impl Iterator<Item = &SpiffeId> + Clone {
+        self.identities.iter().map(|identity| &identity.spiffe_id)
+    }
+}
+
+impl Answer for X509Bundles {
+    fn frame(&self) -> Result<Bytes, Status> {
+        frame(&self.encoded, || x509_bundles(self))
+    }
+
+    fn ids(&self) -> impl Iterator<Item = &SpiffeId> + Clone {
+        iter::empty()
+    }
+}
+
+impl Answer for JwtBundles {
+    fn frame(&self) -> Result<Bytes, Status> {
+        frame(&self.encoded, || jwt_bundles(self))
+    }
+
+    fn ids(&self) -> impl Iterator<Item = &SpiffeId> + Clone {
+        iter::empty()
+    }
+}
 
 /// The message of FetchX509SVID.
 pub(crate) fn x509_svids(update: &X509Update<HeldX509>) -> X509svidResponse {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::Extensions;
 use muster_attest::workload::process_of;
-use muster_model::TaskId;
+use muster_model::{SelectorSet, SpiffeId, TaskId};
 use muster_peer::{Assurance, CallPlace, Caller, HeldProcess, PeerInfo, Refusal as PeerRefusal};
 use muster_plugin::workload::{AttestError, Fact, WorkloadAttestor};
 use muster_proto::muster::node::admin::v1 as admin;
@@ -16,6 +16,7 @@ use muster_wire::selector;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
+use crate::attestations::{Attestations, Given};
 use crate::events::Events;
 use crate::mark;
 use crate::refusals::Refusals;
@@ -49,36 +50,55 @@ impl Place {
     }
 }
 
-/// A caller whose facts are known.
+/// A caller whose facts are known. Small, because there is one in each of thousands of streams.
 pub(crate) struct Attested {
     pub(crate) caller: Caller,
-    /// What it is attested as, and which process it is.
-    pub(crate) who: Who,
+    /// What it is attested as.
+    selectors: Arc<SelectorSet>,
+    /// On whose socket it called.
+    on: Option<OnTask>,
+}
+
+impl Attested {
+    /// What it is attested as, and which process it is. On a task's socket a caller is the task, and
+    /// no process by which a rule could name it.
+    pub(crate) fn who(&self) -> Who {
+        Who {
+            selectors: Arc::clone(&self.selectors),
+            process: match self.on {
+                Some(_) => None,
+                None => mark::of(self.caller.process()),
+            },
+        }
+    }
+
+    /// The task on whose socket it called.
+    pub(crate) fn task(&self) -> Option<TaskId> {
+        self.on.as_ref().map(OnTask::id)
+    }
+}
+
+/// What all services find out with who calls, and where they tell it.
+#[derive(Clone)]
+pub(crate) struct Attesting {
+    pub(crate) attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    pub(crate) events: Events,
+    pub(crate) refusals: Refusals,
+    pub(crate) attestations: Attestations,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 /// Lets calls in, and attests who made them.
 pub(crate) struct CallerAttestor {
-    attestors: Vec<Arc<dyn WorkloadAttestor>>,
-    events: Events,
-    refusals: Refusals,
-    clock: Arc<dyn Clock>,
+    with: Attesting,
     calls: Arc<Semaphore>,
 }
 
 impl CallerAttestor {
     /// For a service of which `max_calls` may be open at the same time.
-    pub(crate) fn new(
-        attestors: Vec<Arc<dyn WorkloadAttestor>>,
-        events: Events,
-        refusals: Refusals,
-        clock: Arc<dyn Clock>,
-        max_calls: usize,
-    ) -> Self {
+    pub(crate) fn new(with: Attesting, max_calls: usize) -> Self {
         Self {
-            attestors,
-            events,
-            refusals,
-            clock,
+            with,
             calls: Arc::new(Semaphore::new(max_calls.min(Semaphore::MAX_PERMITS))),
         }
     }
@@ -89,22 +109,23 @@ impl CallerAttestor {
         let peer = extensions.get::<PeerInfo>();
         let all = self.calls.clone().try_acquire_owned().map_err(|_full| {
             let text = "too many calls are open; try again later";
-            self.limited(peer, TOO_MANY_CALLS, text.to_owned())
+            self.limited(extensions, TOO_MANY_CALLS, text.to_owned())
         })?;
         let own = peer
             .map(PeerInfo::admit_call)
             .transpose()
-            .map_err(|over| self.limited(peer, over.word(), over.to_string()))?;
+            .map_err(|over| self.limited(extensions, over.word(), over.to_string()))?;
         Ok(Place { own, _all: all })
     }
 
-    fn limited(&self, peer: Option<&PeerInfo>, reason: &'static str, text: String) -> Status {
-        if let Some(Ok(caller)) = peer.map(PeerInfo::caller) {
+    fn limited(&self, extensions: &Extensions, reason: &'static str, text: String) -> Status {
+        if let Some(Ok(caller)) = extensions.get::<PeerInfo>().map(PeerInfo::caller) {
             let (pid, uid) = (caller.pid(), caller.uid());
             if let Some(held_back) = OVER_LIMIT.pass(reason) {
                 tracing::warn!(pid, uid, reason, held_back, "a call is over a limit");
             }
-            self.refusals.limited(pid, uid, reason);
+            let task = extensions.get::<OnTask>().map(OnTask::id);
+            self.with.refusals.limited(pid, uid, reason, task);
         }
         Status::unavailable(text)
     }
@@ -141,8 +162,8 @@ impl CallerAttestor {
             metrics::counter!("muster_node_attestations_total", "outcome" => "failed").increment(1);
             match error {
                 AttestError::Gone { .. } => {
-                    self.refusals
-                        .put_off(caller.pid(), caller.uid(), error.word());
+                    let refusals = &self.with.refusals;
+                    refusals.put_off(caller.pid(), caller.uid(), error.word());
                 }
                 AttestError::Changed { .. }
                 | AttestError::Traced { .. }
@@ -158,18 +179,16 @@ impl CallerAttestor {
             facts = facts.len(),
             "caller attested"
         );
-        if self.events.is_watched() {
+        let Attesting { events, clock, .. } = &self.with;
+        if events.is_watched() {
             let attested = admin::event::What::Attested(describe(&caller, &facts));
-            self.events.tell(attested, self.clock.now().wall);
+            events.tell(attested, clock.now().wall);
         }
         let selectors = facts.into_iter().map(|fact| fact.selector).collect();
-        let process = mark::of(caller.process());
         Ok(Attested {
             caller,
-            who: Who {
-                selectors: Arc::new(selectors),
-                process,
-            },
+            selectors: Arc::new(selectors),
+            on: None,
         })
     }
 
@@ -180,25 +199,42 @@ impl CallerAttestor {
                 "no identity issued: the task has ended",
             ));
         }
-        self.still_the_same_on(&caller, Some(on.id()))?;
-        metrics::counter!("muster_node_attestations_total", "outcome" => "done").increment(1);
-        Ok(Attested {
+        let attested = Attested {
             caller,
-            who: on.selectors().into(),
-        })
+            selectors: on.selectors(),
+            on: Some(on.clone()),
+        };
+        self.still_the_same(&attested)?;
+        metrics::counter!("muster_node_attestations_total", "outcome" => "done").increment(1);
+        Ok(attested)
     }
 
     async fn facts(&self, caller: &Caller, place: &Place) -> Result<Vec<Fact>, AttestError> {
         let process = process_of(caller)?;
-        let facts = facts_of(&self.attestors, &process).await;
+        let facts = facts_of(&self.with.attestors, &process).await;
         if let Some(own) = &place.own {
             own.charge(process.work.units());
         }
         facts
     }
 
+    /// Notes that a caller was answered, with `ids`; `given` is what its call has been given so far.
+    pub(crate) fn served<'a>(
+        &self,
+        attested: &mut Attested,
+        ids: impl Iterator<Item = &'a SpiffeId> + Clone,
+        given: &mut Given,
+    ) {
+        let who = (attested.caller.pid(), attested.caller.uid());
+        let (task, selectors) = (attested.task(), &mut attested.selectors);
+        self.with
+            .attestations
+            .served(who, selectors, task, ids, given);
+    }
+
     /// What a refused caller is told, and everyone who watches.
-    pub(crate) fn refuse(&self, caller: &Caller, refusal: Refusal, what: &str) -> Status {
+    pub(crate) fn refuse(&self, attested: &Attested, refusal: Refusal, what: &str) -> Status {
+        let caller = &attested.caller;
         if let Some(held_back) = REFUSED.pass(refusal.word()) {
             tracing::info!(
                 pid = caller.pid(),
@@ -214,42 +250,39 @@ impl CallerAttestor {
             | Refusal::EntitlementLost
             | Refusal::IdentityNotGranted
             | Refusal::SigningFailed(SignFault::Denied) => {
-                self.refused(caller, refusal.word(), None);
+                self.refused(caller, refusal.word(), attested.task());
             }
             Refusal::OutOfStep
             | Refusal::NotSignedYet
             | Refusal::SigningFailed(_)
             | Refusal::BoundReached
             | Refusal::Overloaded => {
-                self.refusals
-                    .put_off(caller.pid(), caller.uid(), refusal.word());
+                let refusals = &self.with.refusals;
+                refusals.put_off(caller.pid(), caller.uid(), refusal.word());
             }
         }
         status_of(refusal)
     }
 
     fn refused(&self, caller: &Caller, reason: &'static str, task: Option<TaskId>) {
-        self.refusals
-            .report(caller.pid(), caller.uid(), reason, task);
+        let refusals = &self.with.refusals;
+        refusals.report(caller.pid(), caller.uid(), reason, task);
     }
 
     /// Whether the caller is still the process that was attested (WEP-09). Asked before each
     /// message of a stream: what runs in the process now gets no keys that another program asked
     /// for.
-    pub(crate) fn still_the_same(&self, caller: &Caller) -> Result<(), Status> {
-        self.still_the_same_on(caller, None)
-    }
-
-    fn still_the_same_on(&self, caller: &Caller, task: Option<TaskId>) -> Result<(), Status> {
+    pub(crate) fn still_the_same(&self, attested: &Attested) -> Result<(), Status> {
+        let caller = &attested.caller;
         caller.verify().map_err(|refusal| {
             if let Some(held_back) = NOT_THE_SAME.pass(refusal.word()) {
                 tracing::warn!(pid = caller.pid(), uid = caller.uid(), reason = %refusal, held_back, "a stream ends: its caller is not what it was");
             }
             if matches!(refusal, PeerRefusal::Gone { .. }) {
-                self.refusals
-                    .put_off(caller.pid(), caller.uid(), refusal.word());
+                let refusals = &self.with.refusals;
+                refusals.put_off(caller.pid(), caller.uid(), refusal.word());
             } else {
-                self.refused(caller, refusal.word(), task);
+                self.refused(caller, refusal.word(), attested.task());
             }
             // A task that has ended is a denial, and all else may pass.
             if matches!(refusal, PeerRefusal::NotBound { .. }) {

@@ -1,6 +1,7 @@
 //! The unary calls: FetchJWTSVID and ValidateJWTSVID.
 
 use std::collections::BTreeMap;
+use std::iter;
 
 use http::Response;
 use muster_model::SpiffeId;
@@ -14,6 +15,7 @@ use tonic::body::Body;
 
 use super::streams::stopped;
 use super::{CallerFacts, Inner, Place, answers, grpc};
+use crate::attestations::Given;
 
 /// The most audiences in one request; the Rust client takes no more in a token.
 const AUDIENCES_MAX: usize = 32;
@@ -43,20 +45,24 @@ impl Inner {
                 Status::invalid_argument(format!("invalid requested SPIFFE ID: {e}"))
             })?)
         };
-        let attested = self.callers.attest(caller, place).await?;
+        let mut attested = self.callers.attest(caller, place).await?;
         let want = Want::JwtSvids {
             audience: request.audience,
             spiffe_id,
         };
-        let answer = self.driver_for(caller).jwt_svids(attested.who, want).await;
+        let answer = self
+            .driver_for(caller)
+            .jwt_svids(attested.who(), want)
+            .await;
         match answer.map_err(stopped)? {
             Ok(tokens) => {
-                self.callers.still_the_same(&attested.caller)?;
+                self.callers.still_the_same(&attested)?;
+                let ids = tokens.iter().map(|token| &token.spiffe_id);
+                self.callers
+                    .served(&mut attested, ids, &mut Given::default());
                 grpc::unary(&answers::jwt_svids(&tokens))
             }
-            Err(refusal) => Err(self
-                .callers
-                .refuse(&attested.caller, refusal, "FetchJWTSVID")),
+            Err(refusal) => Err(self.callers.refuse(&attested, refusal, "FetchJWTSVID")),
         }
     }
 
@@ -76,18 +82,16 @@ impl Inner {
         if request.svid.is_empty() {
             return Err(Status::invalid_argument("svid must be specified"));
         }
-        let attested = self.callers.attest(caller, place).await?;
+        let mut attested = self.callers.attest(caller, place).await?;
         let trust = match self
             .driver_for(caller)
-            .trust(attested.who)
+            .trust(attested.who())
             .await
             .map_err(stopped)?
         {
             Ok(trust) => trust,
             Err(refusal) => {
-                return Err(self
-                    .callers
-                    .refuse(&attested.caller, refusal, "ValidateJWTSVID"));
+                return Err(self.callers.refuse(&attested, refusal, "ValidateJWTSVID"));
             }
         };
         // The own bundle and those that the caller's entries name, strictly apart (WAPI-50,
@@ -106,6 +110,8 @@ impl Inner {
                 // WAPI-47.
                 Status::invalid_argument(error.to_string())
             })?;
+        let callers = &self.callers;
+        callers.served(&mut attested, iter::empty(), &mut Given::default());
         let mut claims = valid.claims;
         if *valid.spiffe_id.trust_domain() != self.trust_domain {
             claims.retain(|name, _| FOREIGN_CLAIMS.contains(&name.as_str()));

@@ -18,7 +18,6 @@ use std::task::{Context, Poll};
 
 use http::{Extensions, HeaderMap, Request, Response};
 use muster_model::TrustDomain;
-use muster_plugin::workload::WorkloadAttestor;
 use muster_proto::workload::{
     JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, WitBundlesRequest, WitsvidRequest,
     X509BundlesRequest, X509svidRequest,
@@ -35,8 +34,6 @@ pub(crate) use self::caller::{TOO_MANY_CALLS, describe_target};
 use self::patience::Patience;
 use crate::config::WitConfig;
 use crate::driver::Driver;
-use crate::events::Events;
-use crate::refusals::Refusals;
 
 /// The service's name on the wire: the standard's file has no package.
 pub(crate) const NAME: &str = "SpiffeWorkloadAPI";
@@ -61,25 +58,18 @@ impl NamedService for WorkloadApi {
 }
 
 impl WorkloadApi {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of a node, each of its own type, named once in run.rs"
-    )]
     pub(crate) fn new(
         trust_domain: TrustDomain,
         driver: Driver,
-        attestors: Vec<Arc<dyn WorkloadAttestor>>,
-        events: Events,
-        refusals: Refusals,
+        callers: CallerAttestor,
         clock: Arc<dyn Clock>,
         shutdown: Shutdown,
-        max_calls: usize,
         wit: WitConfig,
     ) -> Self {
         Self(Arc::new(Inner {
             trust_domain,
             driver,
-            callers: CallerAttestor::new(attestors, events, refusals, clock.clone(), max_calls),
+            callers,
             clock,
             shutdown,
             wit: wit.enabled,

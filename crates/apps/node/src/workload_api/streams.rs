@@ -9,14 +9,14 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures::stream;
 use http::Response;
-use muster_peer::Caller;
-use muster_roster::{JwtBundles, X509Bundles, X509Update};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::{CallerFacts, Inner, Place, answers, grpc, shutting_down};
+use super::answers::Answer;
+use super::caller::Attested;
+use super::{CallerFacts, Inner, Place, grpc, shutting_down};
+use crate::attestations::Given;
 use crate::driver::{Stopped, Subscription};
-use crate::material::HeldX509;
 
 impl Inner {
     /// # Path
@@ -31,14 +31,10 @@ impl Inner {
         let attested = self.callers.attest(caller, &place).await?;
         let subscription = self
             .driver_for(caller)
-            .x509_svids(attested.who)
+            .x509_svids(attested.who())
             .map_err(stopped)?;
-        let follow = Follow::new(self, attested.caller, subscription, place, "FetchX509SVID");
-        follow
-            .answer(|update: &X509Update<HeldX509>| {
-                answers::frame(&update.encoded, || answers::x509_svids(update))
-            })
-            .await
+        let follow = Follow::new(self, attested, subscription, place, "FetchX509SVID");
+        follow.answer().await
     }
 
     /// # Path
@@ -52,20 +48,10 @@ impl Inner {
         let attested = self.callers.attest(caller, &place).await?;
         let subscription = self
             .driver_for(caller)
-            .x509_bundles(attested.who)
+            .x509_bundles(attested.who())
             .map_err(stopped)?;
-        let follow = Follow::new(
-            self,
-            attested.caller,
-            subscription,
-            place,
-            "FetchX509Bundles",
-        );
-        follow
-            .answer(|update: &X509Bundles| {
-                answers::frame(&update.encoded, || answers::x509_bundles(update))
-            })
-            .await
+        let follow = Follow::new(self, attested, subscription, place, "FetchX509Bundles");
+        follow.answer().await
     }
 
     /// # Path
@@ -79,20 +65,10 @@ impl Inner {
         let attested = self.callers.attest(caller, &place).await?;
         let subscription = self
             .driver_for(caller)
-            .jwt_bundles(attested.who)
+            .jwt_bundles(attested.who())
             .map_err(stopped)?;
-        let follow = Follow::new(
-            self,
-            attested.caller,
-            subscription,
-            place,
-            "FetchJWTBundles",
-        );
-        follow
-            .answer(|update: &JwtBundles| {
-                answers::frame(&update.encoded, || answers::jwt_bundles(update))
-            })
-            .await
+        let follow = Follow::new(self, attested, subscription, place, "FetchJWTBundles");
+        follow.answer().await
     }
 }
 
@@ -104,44 +80,43 @@ pub(super) fn stopped(_stopped: Stopped) -> Status {
 /// lies, and the loop ends it when the node shuts down.
 pub(super) struct Follow<T> {
     api: Arc<Inner>,
-    caller: Caller,
+    attested: Attested,
     subscription: Subscription<T>,
     exited: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
+    given: Given,
     _place: Place,
     rpc: &'static str,
 }
 
-impl<T: Send + Sync + 'static> Follow<T> {
+impl<T: Answer> Follow<T> {
     pub(super) fn new(
         api: Arc<Inner>,
-        caller: Caller,
+        attested: Attested,
         subscription: Subscription<T>,
         place: Place,
         rpc: &'static str,
     ) -> Self {
-        let process = caller.clone();
+        let process = attested.caller.clone();
         Self {
             api,
-            caller,
+            attested,
             subscription,
             exited: Box::pin(async move { process.exited().await }),
+            given: Given::default(),
             _place: place,
             rpc,
         }
     }
 
     /// The response: its first message as soon as there is one, then the others.
-    pub(super) async fn answer(
-        mut self,
-        frame: fn(&T) -> Result<Bytes, Status>,
-    ) -> Result<Response<Body>, Status> {
-        let first = poll_fn(|cx| self.poll(cx, frame)).await?;
+    pub(super) async fn answer(mut self) -> Result<Response<Body>, Status> {
+        let first = poll_fn(|cx| self.poll(cx)).await?;
         let mut follow = Some(self);
         let rest = stream::poll_fn(move |cx| {
             let Some(open) = &mut follow else {
                 return Poll::Ready(None);
             };
-            let next = ready!(open.poll(cx, frame));
+            let next = ready!(open.poll(cx));
             if next.is_err() {
                 // Whatever the stream held is let go before its end is on the wire.
                 follow = None;
@@ -152,16 +127,12 @@ impl<T: Send + Sync + 'static> Follow<T> {
     }
 
     /// The next message, or why there is none.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        frame: fn(&T) -> Result<Bytes, Status>,
-    ) -> Poll<Result<Bytes, Status>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
         if let Poll::Ready(exited) = self.exited.as_mut().poll(cx) {
             return Poll::Ready(Err(match exited {
                 Ok(()) => Status::unavailable("the process that opened the stream has ended"),
                 Err(error) => {
-                    tracing::error!(pid = self.caller.pid(), %error, "a process cannot be watched");
+                    tracing::error!(pid = self.attested.caller.pid(), %error, "a process cannot be watched");
                     Status::unavailable("workload attestation failed")
                 }
             }));
@@ -171,12 +142,15 @@ impl<T: Send + Sync + 'static> Follow<T> {
             let told = ready!(self.subscription.answers.poll_told(cx))
                 .map_err(|_closed| shutting_down())?;
             if let Some(refusal) = told.end {
-                let status = self.api.callers.refuse(&self.caller, refusal, self.rpc);
+                let status = self.api.callers.refuse(&self.attested, refusal, self.rpc);
                 return Poll::Ready(Err(status));
             }
             if let Some(latest) = told.latest {
-                self.api.callers.still_the_same(&self.caller)?;
-                return Poll::Ready(frame(&latest));
+                let callers = &self.api.callers;
+                callers.still_the_same(&self.attested)?;
+                let frame = latest.frame()?;
+                callers.served(&mut self.attested, latest.ids(), &mut self.given);
+                return Poll::Ready(Ok(frame));
             }
         }
     }

@@ -1,8 +1,10 @@
 //! The WIT profile: FetchWITSVID and FetchWITBundles (Workload API, section 7, at
 //! [`REVISION`](muster_svid::wit::REVISION)).
 
+use std::iter;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::Response;
 use muster_crypto::Purpose;
 use muster_model::SpiffeId;
@@ -12,6 +14,7 @@ use muster_svid::bundle::encode_wit_jwks;
 use tonic::Status;
 use tonic::body::Body;
 
+use super::answers::Answer;
 use super::streams::{Follow, stopped};
 use super::{CallerFacts, Inner, Place, answers};
 use crate::events::map_key;
@@ -51,14 +54,10 @@ impl Inner {
         let attested = self.callers.attest(caller, &place).await?;
         let subscription = self
             .driver_for(caller)
-            .wit_svids(attested.who, spiffe_id)
+            .wit_svids(attested.who(), spiffe_id)
             .map_err(stopped)?;
-        let follow = Follow::new(self, attested.caller, subscription, place, "FetchWITSVID");
-        follow
-            .answer(|update: &WitUpdate<HeldWit>| {
-                answers::frame(&update.encoded, || wit_svids(update))
-            })
-            .await
+        let follow = Follow::new(self, attested, subscription, place, "FetchWITSVID");
+        follow.answer().await
     }
 
     /// # Path
@@ -72,18 +71,30 @@ impl Inner {
         let attested = self.callers.attest(caller, &place).await?;
         let subscription = self
             .driver_for(caller)
-            .wit_bundles(attested.who)
+            .wit_bundles(attested.who())
             .map_err(stopped)?;
-        let follow = Follow::new(
-            self,
-            attested.caller,
-            subscription,
-            place,
-            "FetchWITBundles",
-        );
-        follow
-            .answer(|update: &WitBundles| answers::frame(&update.encoded, || wit_bundles(update)))
-            .await
+        let follow = Follow::new(self, attested, subscription, place, "FetchWITBundles");
+        follow.answer().await
+    }
+}
+
+impl Answer for WitUpdate<HeldWit> {
+    fn frame(&self) -> Result<Bytes, Status> {
+        answers::frame(&self.encoded, || wit_svids(self))
+    }
+
+    fn ids(&self) -> impl Iterator<Item = &SpiffeId> + Clone {
+        self.identities.iter().map(|identity| &identity.spiffe_id)
+    }
+}
+
+impl Answer for WitBundles {
+    fn frame(&self) -> Result<Bytes, Status> {
+        answers::frame(&self.encoded, || wit_bundles(self))
+    }
+
+    fn ids(&self) -> impl Iterator<Item = &SpiffeId> + Clone {
+        iter::empty()
     }
 }
 

@@ -10,11 +10,12 @@ use std::time::Duration;
 use muster_crypto::{KeyType, PrivateKey};
 use muster_model::{Bundle, Entry, EntryId, Revision, Selector, SpiffeId, Timestamp, TrustDomain};
 use muster_policy::NodeRefusal;
-use muster_proto::muster::node::v1::RefusedProcess;
 use muster_proto::muster::node::v1::derived_svid_server::DerivedSvidServer;
+use muster_proto::muster::node::v1::node_attestations_server::NodeAttestationsServer;
 use muster_proto::muster::node::v1::node_refusals_server::NodeRefusalsServer;
 use muster_proto::muster::node::v1::node_tasks_server::NodeTasksServer;
 use muster_proto::muster::node::v1::node_view_server::NodeViewServer;
+use muster_proto::muster::node::v1::{AttestedWorkload, RefusedProcess};
 use muster_proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use muster_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
 use muster_proto::spire::api::server::svid::v1::svid_server::SvidServer;
@@ -106,6 +107,8 @@ pub(crate) struct Mind {
     pub(crate) tasks: crate::task_double::Tasks,
     /// Whom the node refused.
     pub(crate) refused: Vec<RefusedProcess>,
+    /// Whom the node served.
+    pub(crate) attested: Vec<AttestedWorkload>,
     /// The node's rules, and what was signed by them.
     pub(crate) rules: crate::rule_double::Rules,
     /// Where copies of the node's directory go, one at each RPC about the node itself.
@@ -220,6 +223,7 @@ impl Double {
             node_keys: Vec::new(),
             tasks: crate::task_double::Tasks::default(),
             refused: Vec::new(),
+            attested: Vec::new(),
             rules: crate::rule_double::Rules::default(),
             photographs: None,
         };
@@ -257,6 +261,7 @@ impl Double {
             .add_service(BundleServer::new(services.clone()))
             .add_service(SvidServer::new(services.clone()))
             .add_service(NodeRefusalsServer::new(services.clone()))
+            .add_service(NodeAttestationsServer::new(services.clone()))
             .add_service(NodeTasksServer::new(services.clone()))
             .add_service(DerivedSvidServer::new(services.clone()))
             .add_service(NodeViewServer::new(services))

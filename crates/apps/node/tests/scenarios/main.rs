@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod activation;
 #[cfg(test)]
+mod attestations;
+#[cfg(test)]
 mod authority;
 #[cfg(test)]
 mod broker;

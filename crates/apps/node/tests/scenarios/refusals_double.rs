@@ -1,8 +1,10 @@
-//! The double's ear for those whom the node refused.
+//! The double's ear for those whom the node refused, and those whom it served.
 
+use muster_proto::muster::node::v1::node_attestations_server::NodeAttestations;
 use muster_proto::muster::node::v1::node_refusals_server::NodeRefusals;
 use muster_proto::muster::node::v1::{
-    RefusedProcess, ReportRefusalsRequest, ReportRefusalsResponse,
+    RefusedProcess, ReportAttestationsRequest, ReportAttestationsResponse, ReportRefusalsRequest,
+    ReportRefusalsResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -21,6 +23,20 @@ impl NodeRefusals for Services {
         mind.refused.extend(request.into_inner().refused);
         mind.hear("ReportRefusals");
         Ok(Response::new(ReportRefusalsResponse { unrecorded: 0 }))
+    }
+}
+
+#[tonic::async_trait]
+impl NodeAttestations for Services {
+    async fn report_attestations(
+        &self,
+        request: Request<ReportAttestationsRequest>,
+    ) -> Result<Response<ReportAttestationsResponse>, Status> {
+        self.node(&request)?;
+        let mut mind = self.0.mind();
+        mind.attested.extend(request.into_inner().attested);
+        mind.hear("ReportAttestations");
+        Ok(Response::new(ReportAttestationsResponse { unrecorded: 0 }))
     }
 }
 

@@ -162,11 +162,11 @@ impl node_sightings_server::NodeSightings for NodeSightingsService {
                     let changed: BTreeSet<&SightingKey> = settled
                         .changed
                         .iter()
-                        .map(|(row, _)| &row.seen.key)
+                        .map(|changed| &changed.row.seen.key)
                         .collect();
                     let others = roll.agents().sightings().of(&node);
                     let others = others.filter(|row| !changed.contains(&row.seen.key));
-                    let rows = settled.changed.iter().map(|(row, _)| row);
+                    let rows = settled.changed.iter().map(|changed| &changed.row);
                     answer(
                         rows.chain(others.map(AsRef::as_ref)),
                         settled.kept,

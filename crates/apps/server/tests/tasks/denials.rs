@@ -24,6 +24,11 @@ fn refused(reason: &str, pid: u32, task: &str) -> RefusedProcess {
     }
 }
 
+/// A report of somebody who has no identity.
+pub(crate) fn one() -> ReportRefusalsRequest {
+    report(vec![refused("no_identity", 7, "")], 0)
+}
+
 fn report(refused: Vec<RefusedProcess>, unreported: u64) -> ReportRefusalsRequest {
     ReportRefusalsRequest {
         refused,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::class::words;
 use super::text::texts;
-use super::{ClassName, Note, TextFault, Word};
+use super::{ClassName, Inherited, Note, TextFault, Word};
 use crate::{Revision, SelectorSet, SpiffeId, Timestamp};
 
 words! {
@@ -197,6 +197,9 @@ pub struct Sighted {
     pub facts: SelectorSet,
     /// The identities that it has.
     pub identities: Vec<SpiffeId>,
+    /// The secrets that processes have which it started, by variable and heir; on the server, the most
+    /// that there were at a time.
+    pub inherited: Vec<Inherited>,
 }
 
 impl Sighted {
@@ -205,15 +208,17 @@ impl Sighted {
     /// How many facts there are at the most.
     pub const MOST_FACTS: usize = 128;
 
-    /// Whether another look tells the same but for how many such processes run, and which.
-    pub fn tells_the_same(&self, other: &Self) -> bool {
+    /// Whether this look tells the same as one before but for how many such processes run, and which.
+    /// That fewer secrets are handed down is no news: what an agent starts comes and goes.
+    pub fn tells_the_same(&self, before: &Self) -> bool {
         let bare = |seen: &Self| Self {
             count: 0,
             pids: Vec::new(),
             started: Timestamp::from_unix_seconds(0),
+            inherited: Vec::new(),
             ..seen.clone()
         };
-        bare(self) == bare(other)
+        bare(self) == bare(before) && !Inherited::grows(&before.inherited, &self.inherited)
     }
 }
 

@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use imbl::OrdMap;
 use muster_model::{
-    Acknowledged, AgentClass, ClassName, Note, Selector, SelectorSet, Sighted, Sighting,
+    Acknowledged, AgentClass, ClassName, Inherited, Note, Selector, SelectorSet, Sighted, Sighting,
     SightingId, SightingKey, SightingKind, SightingStanding, SightingState, SpiffeId, Timestamp,
     Word,
 };
 use muster_sighting::{is_product, standing};
 
-use super::membership;
 use crate::matching;
 use crate::roll::page;
 use crate::{Page, Roll};
@@ -180,11 +179,22 @@ pub enum News {
     Nothing,
 }
 
+/// A row that changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// As it will be.
+    pub row: Sighting,
+    /// What is new about it.
+    pub news: News,
+    /// Whether it hands down more secrets, or to more processes, than it ever did since it was gone.
+    pub hands_down_more: bool,
+}
+
 /// What follows from a report.
 #[derive(Clone, Debug, Default)]
 pub struct Settled {
     /// The rows that change, and what is new about each.
-    pub changed: Vec<(Sighting, News)>,
+    pub changed: Vec<Changed>,
     /// Rows that make room for others: those longest gone.
     pub forgotten: Vec<SightingId>,
     /// How many of what was told are kept.
@@ -238,20 +248,23 @@ pub fn settle(
             .extend(step(old.map(AsRef::as_ref), new, now));
     }
     let left = before.into_values().filter(|row| row.gone_at.is_none());
-    settled
-        .changed
-        .extend(left.map(|row| (gone_by(row, now), News::Gone)));
+    settled.changed.extend(left.map(|row| Changed {
+        row: gone_by(row, now),
+        news: News::Gone,
+        hands_down_more: false,
+    }));
     settled
 }
 
-/// A row of which nothing runs any longer. What an operator knew of it is forgotten: should it come
-/// back, that is news.
+/// A row of which nothing runs any longer. What an operator knew of it is forgotten, and what it handed
+/// down: should it come back, that is news.
 pub fn gone_by(row: &Sighting, now: Timestamp) -> Sighting {
     let mut row = row.clone();
     row.gone_at = Some(now);
     row.last_seen = now;
     row.seen.count = 0;
     row.seen.pids.clear();
+    row.seen.inherited.clear();
     row.acknowledged = None;
     row
 }
@@ -264,23 +277,34 @@ pub fn acknowledged(row: &Sighting, by: String, note: Note, at: Timestamp) -> Si
 }
 
 /// What is to be written of a row that is told again, or for the first time.
-fn step(old: Option<&Sighting>, mut new: Sighting, now: Timestamp) -> Option<(Sighting, News)> {
+fn step(old: Option<&Sighting>, mut new: Sighting, now: Timestamp) -> Option<Changed> {
+    let before = old.map_or(&[][..], |old| &old.seen.inherited);
+    let hands_down_more = Inherited::grows(before, &new.seen.inherited);
+    let most = Inherited::most(before, &new.seen.inherited);
+    let changed = |mut row: Sighting, news| {
+        row.seen.inherited.clone_from(&most);
+        Changed {
+            row,
+            news,
+            hands_down_more,
+        }
+    };
     let Some(old) = old else {
-        return Some((new, News::New));
+        return Some(changed(new, News::New));
     };
     new.first_seen = old.first_seen;
     if old.gone_at.is_some() {
-        return Some((new, News::Back));
+        return Some(changed(new, News::Back));
     }
     new.acknowledged.clone_from(&old.acknowledged);
     if new.standing != old.standing {
-        return Some((new, News::Standing));
+        return Some(changed(new, News::Standing));
     }
     let same = new.seen.tells_the_same(&old.seen)
         && new.classes == old.classes
         && new.expected == old.expected;
     // How many processes run changes all the time, and that it was seen again is no news.
-    (!same || now.since(old.last_seen) >= TOLD_AGAIN).then_some((new, News::Nothing))
+    (!same || now.since(old.last_seen) >= TOLD_AGAIN).then(|| changed(new, News::Nothing))
 }
 
 /// The active classes that say what their agents are attested as.
@@ -295,12 +319,7 @@ impl<'r> MeantBy<'r> {
     fn join(&self, roll: &Roll, node: &SpiffeId, seen: Sighted, now: Timestamp) -> Sighting {
         let mut classes: BTreeMap<&ClassName, &AgentClass> = BTreeMap::new();
         for id in &seen.identities {
-            // What gives the identity may name a class; its path may, too.
-            let named = matching::classes_named(roll, id)
-                .flat_map(|class| membership::classes(roll.agents(), id, Some(class)));
-            for class in named.chain(membership::classes(roll.agents(), id, None)) {
-                classes.insert(&class.name, class);
-            }
+            classes.extend(matching::classes_of(roll, id));
         }
         let meant: Vec<&ClassName> = self
             .0

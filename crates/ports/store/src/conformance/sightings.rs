@@ -1,8 +1,9 @@
 //! What nodes found, as rows.
 
 use muster_model::{
-    Acknowledged, ClassName, Confidence, Note, Revision, Shown, Sighted, Sighting, SightingClue,
-    SightingEvidence, SightingKey, SightingKind, SightingStanding, Starter, Timestamp, Word,
+    Acknowledged, ClassName, Confidence, Heir, Inherited, Note, Revision, Shown, Sighted, Sighting,
+    SightingClue, SightingEvidence, SightingKey, SightingKind, SightingStanding, Starter,
+    Timestamp, Word,
 };
 
 use super::{id, selectors};
@@ -35,6 +36,7 @@ pub(super) fn plain_sighting() -> Sighting {
             providers: Vec::new(),
             facts: selectors(&[]),
             identities: Vec::new(),
+            inherited: Vec::new(),
         },
         standing: SightingStanding::Unregistered,
         classes: Vec::new(),
@@ -82,6 +84,11 @@ pub(super) fn full_sighting() -> Sighting {
             providers: vec![word("anthropic"), word("openai")],
             facts: selectors(&["unix:uid:7", "unix:path:/opt/claude"]),
             identities: vec![id("/agent/claude/1")],
+            inherited: vec![Inherited {
+                variable: Shown::of("ANTHROPIC_API_KEY"),
+                by: Heir::McpServer,
+                count: 3,
+            }],
             ..plain.seen
         },
         standing: SightingStanding::WrongClass,

@@ -95,6 +95,23 @@ fn facts_are_spires_selectors() {
 }
 
 #[test]
+fn of_variables_the_name_alone_goes_on_a_record() {
+    for (selector, shown) in [
+        (
+            "docker:env:OPENAI_API_KEY=sk-1=2",
+            "docker:env:OPENAI_API_KEY",
+        ),
+        ("docker:env:odd", "docker:env:"),
+        ("docker:label:env:A=b", "docker:label:env:A=b"),
+        ("docker:image_id:pay:1", "docker:image_id:pay:1"),
+        ("unix:env:A=b", "unix:env:A=b"),
+    ] {
+        let selector: Selector = selector.parse().unwrap();
+        assert_eq!(without_value(&selector).as_str(), shown);
+    }
+}
+
+#[test]
 fn only_who_is_in_the_containers_own_groups_is_inside() {
     let parse = |text: &str| Membership::parse(text.as_bytes()).unwrap();
     let check = |own: &str, first: &str, expected: bool| {

@@ -149,6 +149,58 @@ fn a_listener_by_its_socket() {
     end(child);
 }
 
+/// An agent, and what it starts: a shell, a program and a server of tools, each with what the agent has
+/// in its environment, or without. All of them read what they are given until there is no more.
+#[test]
+fn what_an_agent_starts_has_its_secrets() {
+    let dir = TempDir::new().unwrap();
+    let agent = dir.path().join("claude");
+    // A shell by another name: it starts others, and has no more words than it needs.
+    let copied = Command::new("cp").arg("/bin/sh").arg(&agent).status();
+    assert!(copied.unwrap().success());
+    let tool = copy_of_cat(&dir.path().join("tool"));
+    let server = copy_of_cat(&dir.path().join("mcp-server"));
+    let script = "sh -c 'echo; read x; exit' 0<&3 & $0 0<&3 & $1 0<&3 & env -i $0 0<&3 & \
+                  cat 0<&3 & exec 3<&-; read x; wait";
+    let mut child = spawn(
+        Command::new("sh")
+            .args(["-c", "exec 3<&0; exec \"$0\" -c \"$@\""])
+            .arg(&agent)
+            .arg(script)
+            .args([&tool, &server])
+            .env("ANTHROPIC_API_KEY", SECRET)
+            .env("ANTHROPIC_BASE_URL", SECRET)
+            .env("HOUSE_KEY", SECRET),
+    );
+    let mut line = [0];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+    let mut sweep = sweep();
+    // The first word comes from the shell; the others may be on their way to what they will run.
+    let expected =
+        "ANTHROPIC_API_KEY shell 1, ANTHROPIC_API_KEY mcp_server 1, ANTHROPIC_API_KEY tool 2";
+    let mut seen = String::new();
+    for _ in 0..100 {
+        let swept = sweep.run(&|| false);
+        assert!(!format!("{swept:?}").contains("hunter2"));
+        let one = found(&swept, &child).unwrap();
+        assert_eq!(one.finding.first.product.as_str(), "claude-code");
+        let row =
+            |one: &muster_model::Inherited| format!("{} {} {}", one.variable, one.by, one.count);
+        seen = one.inherited.iter().map(row).collect::<Vec<_>>().join(", ");
+        // The server of tools is found for itself, and hands nothing down.
+        let servers = swept
+            .found
+            .iter()
+            .filter(|found| found.place.executable.as_str() == server.to_str().unwrap());
+        assert!(servers.clone().all(|found| found.inherited.is_empty()));
+        if seen == expected {
+            break;
+        }
+    }
+    assert_eq!(seen, expected);
+    end(child);
+}
+
 /// Secrets in arguments and environment of a real process are in nothing that comes out.
 #[test]
 fn no_secret_comes_out() {

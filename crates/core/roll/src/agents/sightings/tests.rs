@@ -1,6 +1,8 @@
 use std::fmt::Write as _;
 
-use muster_model::{Confidence, Note, Shown, SightingClue, SightingEvidence, TrustDomain, Word};
+use muster_model::{
+    Confidence, Heir, Note, Shown, SightingClue, SightingEvidence, TrustDomain, Word,
+};
 
 use super::*;
 use crate::Change;
@@ -42,6 +44,7 @@ fn seen(n: usize, identities: &[&str]) -> Sighted {
         providers: Vec::new(),
         facts: selectors(&["unix:uid:1000", "unix:gid:5", "unix:path:/usr/bin/claude"]),
         identities: identities.iter().map(|path| id(path)).collect(),
+        inherited: Vec::new(),
     }
 }
 
@@ -67,17 +70,17 @@ fn report(roll: &mut Roll, told: Vec<Sighted>, most: usize, now: Timestamp) -> V
     let news = settled
         .changed
         .iter()
-        .map(|(row, news)| {
+        .map(|changed| {
             (
-                u128::from_str_radix(row.seen.key.as_str(), 16).unwrap(),
-                *news,
+                u128::from_str_radix(changed.row.seen.key.as_str(), 16).unwrap(),
+                changed.news,
             )
         })
         .collect();
     let put = settled
         .changed
         .into_iter()
-        .map(|(row, _)| AgentChange::PutSighting(Arc::new(row)));
+        .map(|changed| AgentChange::PutSighting(Arc::new(changed.row)));
     let forget = settled
         .forgotten
         .into_iter()
@@ -156,6 +159,54 @@ fn gone_and_back() {
     assert_eq!((row.first_seen, row.gone_at), (at(0), None));
 }
 
+/// Secrets that are handed down: told once, and again when there are more than ever since it was gone.
+#[test]
+fn what_is_handed_down_is_news_when_it_grows() {
+    let mut roll = roll();
+    let hands = |rows: &[(&str, Heir, u32)]| {
+        let row = |(variable, by, count): &(&str, Heir, u32)| Inherited {
+            variable: Shown::of(variable),
+            by: *by,
+            count: *count,
+        };
+        let inherited = rows.iter().map(row).collect();
+        vec![Sighted {
+            inherited,
+            ..seen(1, &[])
+        }]
+    };
+    let mut tell = |told: Vec<Sighted>, seconds: u64| {
+        let settled = settle(&roll, &mine(), told.clone(), 9, at(seconds));
+        let grows: Vec<bool> = settled
+            .changed
+            .iter()
+            .map(|changed| changed.hands_down_more)
+            .collect();
+        report(&mut roll, told, 9, at(seconds));
+        let row = roll.agents().sightings().all().next().unwrap();
+        let kept = row.seen.inherited.iter().map(|one| one.count).collect();
+        (grows, kept)
+    };
+    let (shell, tool) = (("A_KEY", Heir::Shell), ("A_KEY", Heir::Tool));
+    let of = |(name, by): (&'static str, Heir), count| (name, by, count);
+    assert_eq!(tell(hands(&[]), 0), (vec![false], vec![]));
+    assert_eq!(tell(hands(&[of(shell, 1)]), 1), (vec![true], vec![1]));
+    // The same, fewer, none: nothing is written.
+    for count in [1, 0] {
+        let told = hands(&[of(shell, count)]);
+        assert_eq!(tell(told, 2), (vec![], vec![1]));
+    }
+    assert_eq!(tell(hands(&[]), 3), (vec![], vec![1]));
+    assert_eq!(tell(hands(&[of(shell, 2)]), 4), (vec![true], vec![2]));
+    let both = hands(&[of(shell, 1), of(tool, 5)]);
+    assert_eq!(tell(both.clone(), 5), (vec![true], vec![2, 5]));
+    // Written now and then, with what was the most.
+    assert_eq!(tell(hands(&[]), 700), (vec![false], vec![2, 5]));
+    // Gone, and back: all of it is new.
+    assert_eq!(tell(vec![], 701), (vec![false], vec![]));
+    assert_eq!(tell(both, 702), (vec![true], vec![1, 5]));
+}
+
 #[test]
 fn a_node_has_so_much_room_and_what_is_gone_longest_makes_some() {
     let mut roll = roll();
@@ -221,7 +272,7 @@ fn how_it_stands() {
             &["/web", "/agent/reader/1"],
         ] {
             let settled = settle(roll, &mine(), vec![seen(1, identities)], 9, at(0));
-            let row = &settled.changed[0].0;
+            let row = &settled.changed[0].row;
             let classes: Vec<&str> = row.classes.iter().map(ClassName::as_str).collect();
             let expected = row.expected.as_ref().map_or("-", ClassName::as_str);
             writeln!(
@@ -264,7 +315,7 @@ fn a_registered_agent_may_use_the_providers_that_its_class_allows() {
             ..seen(1, &[identity])
         };
         let settled = settle(roll, &mine(), vec![told], 9, at(0));
-        let row = &settled.changed[0].0;
+        let row = &settled.changed[0].row;
         let standing = if expected.is_empty() {
             SightingStanding::Registered
         } else {
@@ -371,7 +422,7 @@ fn lists_and_counts() {
         &[Change::Agent(AgentChange::PutClass(Arc::new(class)))],
     );
     let settled = settle(&roll, &elsewhere, vec![other], 9, at(100));
-    let row = settled.changed.into_iter().next().unwrap().0;
+    let row = settled.changed.into_iter().next().unwrap().row;
     apply(
         &mut roll,
         &[Change::Agent(AgentChange::PutSighting(Arc::new(row)))],
