@@ -151,7 +151,7 @@ async fn a_file_of_a_newer_version_is_refused_and_left_alone() {
     let expected = StoreError::NewerSchema {
         path: path.canonicalize().unwrap(),
         found: 99,
-        known: 4,
+        known: 5,
     };
     assert_eq!(error, expected);
     assert_eq!(fs::read(&path).unwrap(), before);
@@ -185,7 +185,7 @@ async fn a_file_of_the_first_version_is_taken_up() {
         .unwrap();
     version(Some(1));
     assert_eq!(reopened(&path).await, Ok(1));
-    assert_eq!(version(None), 4);
+    assert_eq!(version(None), 5);
 }
 
 #[tokio::test]

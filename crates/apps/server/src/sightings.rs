@@ -59,6 +59,34 @@ pub(crate) fn put(
     }
 }
 
+/// Judges the sightings anew that a transaction changes the classes of; the record names the server.
+///
+/// The writer calls it for every transaction, so that no way to such a change can forget it.
+pub(crate) fn follow(roll: &Roll, transaction: &mut Transaction) {
+    let first = transaction.records().first();
+    let now = first.map_or(Timestamp::EPOCH, |record| {
+        Timestamp::from_unix_millis(record.at_ms)
+    });
+    let changed = sightings::follow(roll, transaction.changes(), now);
+    if changed.is_empty() {
+        return;
+    }
+    // The table gives the server itself this action; a refusal would be a fault of the table.
+    let permit: Permit<PruneSightings> = match decide(&Caller::System("judge sightings")) {
+        Ok(permit) => permit,
+        Err(denial) => {
+            tracing::error!(%denial, "sightings stand as they did before their class changed");
+            return;
+        }
+    };
+    for Changed { row, news, .. } in changed {
+        if let Some(said) = told(permit.principal(), &row, news, now) {
+            transaction.audit(said);
+        }
+        transaction.put_sighting(&permit, row);
+    }
+}
+
 /// The record of what is new about a sighting, if that is worth one.
 fn told(principal: &Principal, row: &Sighting, news: News, now: Timestamp) -> Option<Record> {
     let event = match news {

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::audit_log::Publisher;
 use crate::dispatch::{Dispatch, Subscription};
-use crate::tasks;
+use crate::{sightings, tasks};
 
 /// How many requests may wait for the writer; more wait for a place.
 const QUEUE: usize = 1024;
@@ -239,6 +239,7 @@ impl RollWriter {
             let mut transaction = Transaction::new();
             replies.push(job(&working, &mut transaction));
             tasks::follow(&working, &mut transaction);
+            sightings::follow(&working, &mut transaction);
             if transaction.is_audit_only() && transaction.records().is_empty() {
                 continue;
             }

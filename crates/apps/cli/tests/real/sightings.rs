@@ -137,7 +137,7 @@ fn what_is_found_is_registered_by_the_command_that_is_printed() {
         (0..100)
             .map(|_| (look(&dev), of(&dev, &[], &program).remove(0)))
             .find(|(_, row)| row["standing"] == standing)
-            .expect(standing)
+            .unwrap_or_else(|| panic!("not {standing}: {:?}", of(&dev, &[], &program)))
     };
     // It was started with a key of a provider that its class does not name.
     let (_, row) = seen_as("provider_not_allowed");

@@ -16,9 +16,10 @@ use muster_model::{
 };
 use muster_sighting::{is_product, standing};
 
+use super::AgentChange;
 use crate::matching;
 use crate::roll::page;
-use crate::{Page, Roll};
+use crate::{Change, Page, Roll};
 
 /// How long what is told without news may go without being written.
 const TOLD_AGAIN: Duration = Duration::from_mins(10);
@@ -357,6 +358,36 @@ impl<'r> MeantBy<'r> {
             changed_at: muster_model::Revision::default(),
         }
     }
+}
+
+/// The rows that stand otherwise because classes are about to change in `roll`: what is meant by them,
+/// whom they allow what. They are written in the transaction of those changes, as nodes tell nothing
+/// that they told before.
+pub fn follow(roll: &Roll, changes: &[Change], now: Timestamp) -> Vec<Changed> {
+    let of_class = |change: &Change| matches!(change, Change::Agent(AgentChange::PutClass(_)));
+    if !changes.iter().any(of_class) || roll.agents().sightings().all().next().is_none() {
+        return Vec::new();
+    }
+    let mut after = roll.clone();
+    after.apply(roll.head().next(), changes);
+    let classes = MeantBy::of(&after);
+    let rows = after.agents().sightings().all();
+    let rows = rows.filter(|row| row.gone_at.is_none());
+    rows.filter_map(|row| {
+        let new = Sighting {
+            last_seen: row.last_seen,
+            ..classes.join(&after, &row.node, row.seen.clone(), now)
+        };
+        let same = new.standing == row.standing
+            && new.classes == row.classes
+            && new.expected == row.expected;
+        if same {
+            None
+        } else {
+            step(Some(row), new, now)
+        }
+    })
+    .collect()
 }
 
 /// What is due without anybody's telling: rows that are gone for `forget_after`, and rows of nodes

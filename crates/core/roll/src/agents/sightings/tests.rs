@@ -5,8 +5,6 @@ use muster_model::{
 };
 
 use super::*;
-use crate::Change;
-use crate::agents::AgentChange;
 use crate::agents::world::{self, active, class, name};
 use crate::world::{entry, id, node, selectors, step as apply};
 
@@ -287,6 +285,46 @@ fn how_it_stands() {
     apply(&mut roll, &[put(meant)]);
     tell(&roll, "a class says that such processes are its agents:");
     insta::assert_snapshot!(table);
+}
+
+/// Nodes tell nothing twice, so what a class is changed to is applied to what they told.
+#[test]
+fn a_change_of_a_class_judges_what_was_told_before() {
+    let mut roll = roll();
+    let reader = |providers: &[&str]| {
+        let mut class = active(class("reader"));
+        let words = providers.iter().map(|name| Word::parse(name).unwrap());
+        class.spec.allowed_providers = words.collect();
+        Change::Agent(AgentChange::PutClass(Arc::new(class)))
+    };
+    apply(&mut roll, &[reader(&[])]);
+    let told = Sighted {
+        providers: vec![Word::parse("openai").unwrap()],
+        ..seen(1, &["/agent/reader/1"])
+    };
+    report(
+        &mut roll,
+        vec![told, seen(2, &["/agent/other/1"])],
+        9,
+        at(0),
+    );
+    assert_eq!(states(&roll), ["new", "new"]);
+
+    let allowed = [reader(&["openai"])];
+    let changed = follow(&roll, &allowed, at(60));
+    assert_eq!(changed.len(), 1);
+    let row = &changed[0].row;
+    assert_eq!(
+        (row.standing, changed[0].news),
+        (SightingStanding::Registered, News::Standing)
+    );
+    // It was not seen by that.
+    assert_eq!((row.last_seen, row.first_seen), (at(0), at(0)));
+
+    // What changes nothing about it, or is gone, is left alone.
+    assert!(follow(&roll, &[reader(&["anthropic"])], at(60)).is_empty());
+    report(&mut roll, Vec::new(), 9, at(61));
+    assert!(follow(&roll, &allowed, at(62)).is_empty());
 }
 
 /// A class that names no providers allows none; an agent of two classes needs the word of both.
