@@ -66,8 +66,9 @@ fn a_compromised_ca_is_replaced_under_a_workload_that_watches() {
     let clock = SystemClock::new();
     let mut dev = Dev::start(&["--x509-ttl", "1h"]);
     let node_id = dev.ready["node_id"].as_str().unwrap().to_owned();
-    let first = dev.until("issued");
-    dev.until("received");
+    let [first, _] = dev.until_each([&|line| line["event"] == "issued", &|line| {
+        line["event"] == "received"
+    }]);
     let before = fetch(&dev, "before");
     let old = id(&dev.json(&["authority", "show", "x509"])["x509"]["active"]);
     assert_eq!(first["authority_id"], old.as_str());
@@ -86,14 +87,11 @@ fn a_compromised_ca_is_replaced_under_a_workload_that_watches() {
     let ordered = clock.now().mono;
     dev.json(&["authority", "taint", "x509", &old]);
     // The agent's identity is replaced as well.
-    let issued = loop {
-        let issued = dev.until("issued");
-        if issued["spiffe_id"] == "spiffe://example.org/demo" {
-            break issued;
-        }
-    };
+    let [issued, received] = dev.until_each([
+        &|line| line["event"] == "issued" && line["spiffe_id"] == "spiffe://example.org/demo",
+        &|line| line["event"] == "received" && line["serial_number"] != first["serial_number"],
+    ]);
     assert_eq!(issued["authority_id"], new.as_str());
-    let received = dev.until("received");
     assert_eq!(received["serial_number"], issued["serial_number"]);
     assert_eq!(received["verified"], true);
     let took = clock.now().mono.saturating_sub(ordered);

@@ -75,7 +75,26 @@ impl Dev {
         self.all_until(event).pop().unwrap()
     }
 
-    /// The same, and gives all of them, that one last.
+    /// Reads until there was one line for each of these, in whatever order: the node tells of what is
+    /// issued and the workload of what it receives, and neither waits for the other.
+    pub(crate) fn until_each<const N: usize>(
+        &mut self,
+        wanted: [&dyn Fn(&Value) -> bool; N],
+    ) -> [Value; N] {
+        let mut found = [const { None }; N];
+        while found.iter().any(Option::is_none) {
+            let line = next_line(self.lines.as_mut().unwrap())
+                .unwrap_or_else(|| panic!("muster dev ended with {found:?}"));
+            for (place, is_wanted) in found.iter_mut().zip(&wanted) {
+                if place.is_none() && is_wanted(&line) {
+                    *place = Some(line.clone());
+                }
+            }
+        }
+        found.map(Option::unwrap)
+    }
+
+    /// As [`until`](Self::until), and gives all lines, that one last.
     pub(crate) fn all_until(&mut self, event: &str) -> Vec<Value> {
         let mut lines = Vec::new();
         loop {
