@@ -95,6 +95,27 @@ async fn a_provider_that_a_class_does_not_allow_is_told() {
     assert_eq!((shown.state.as_str(), &shown.register), ("new", &None));
     assert_eq!(shown.providers_not_allowed, ["openai"]);
 
+    // The node has nothing new to tell: the change of the class itself judges what was told.
+    let get = v1::GetClassRequest {
+        name: "reader".into(),
+    };
+    let mut class = registry.get_class(get).await.unwrap().into_inner();
+    let spec = class.spec.as_mut().unwrap();
+    spec.allowed_providers.push("openai".into());
+    let update = v1::UpdateClassRequest {
+        name: class.name,
+        spec: class.spec,
+        version: class.version,
+        mask: None,
+    };
+    registry.update_class(update).await.unwrap();
+    let request = v1::ListSightingsRequest {
+        unregistered: true,
+        ..v1::ListSightingsRequest::default()
+    };
+    let list = api.list_sightings(request).await.unwrap().into_inner();
+    assert_eq!(list.sightings, []);
+
     server.stop().await;
     let store = SqliteStore::open(ServerConfig::new(dir.path()).roll()).unwrap();
     let records = store.audit_after(0, 10_000).await.unwrap();
@@ -110,6 +131,13 @@ async fn a_provider_that_a_class_does_not_allow_is_told() {
         .unwrap();
     assert_eq!(record.event, Event::AgentSighted);
     assert_eq!(record.detail["providers"], "anthropic openai");
+    let judged = |(_, record): &(_, muster_audit::Record)| {
+        let detail = |name: &str| record.detail.get(name).map(String::as_str);
+        record.event == Event::AgentSighted
+            && detail("stage") == Some("standing")
+            && detail("standing") == Some("registered")
+    };
+    assert_eq!(records.iter().filter(|&one| judged(one)).count(), 1);
 }
 
 #[tokio::test]

@@ -61,8 +61,9 @@ pub struct ExecutableId {
 impl ExecutableId {
     /// Follows a link such as `/proc/PID/exe`.
     ///
-    /// Neither number of a file ever changes, so its file system is not asked: one that a user
-    /// serves, or whose server is away, could keep us waiting.
+    /// Neither number of a file ever changes, so its file system is not asked for them: one that a
+    /// user serves (FUSE) could keep us waiting. A network file system may still ask its server
+    /// whether the file is there.
     pub fn at(dir: impl AsFd, link: &str) -> io::Result<Self> {
         Self::found(dir, link, AtFlags::empty())
     }
@@ -126,23 +127,8 @@ impl ProcDir {
 
     /// Reads a file of the directory, such as `status`; at most 64 KiB of it.
     pub fn read(&self, name: &'static str) -> Result<Vec<u8>, ProcError> {
-        let mut file = self.open_file(name)?.take(FILE_LIMIT);
-        let mut read = || {
-            // Files of /proc do not tell their size: without room, each would be read in eight
-            // pieces. The room is on the stack: pages of the heap that were touched once would
-            // lie under a new connection's buffers, most of which are never touched.
-            let mut first = [0; PAGE];
-            let length = loop {
-                match file.read(&mut first) {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    read => break read?,
-                }
-            };
-            let mut content = first.get(..length).unwrap_or_default().to_vec();
-            file.read_to_end(&mut content)?;
-            Ok(content)
-        };
-        read().map_err(|source| self.failed(name, source))
+        let file = self.open_file(name)?;
+        read_file(file, FILE_LIMIT).map_err(|source| self.failed(name, source))
     }
 
     /// When the process started, in clock ticks since boot (field 22 of `stat`).
@@ -214,6 +200,25 @@ impl AsFd for ProcDir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Reads a file of `/proc`; at most `limit` bytes of it.
+///
+/// Such files do not tell their size: without room, each would be read in eight pieces. The room is on
+/// the stack: pages of the heap that were touched once would lie under a new connection's buffers, most
+/// of which are never touched.
+pub fn read_file(file: File, limit: u64) -> io::Result<Vec<u8>> {
+    let mut file = file.take(limit);
+    let mut first = [0; PAGE];
+    let length = loop {
+        match file.read(&mut first) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => break read?,
+        }
+    };
+    let mut content = first.get(..length).unwrap_or_default().to_vec();
+    file.read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// Why a `/proc/PID/stat` was not understood.

@@ -1,7 +1,7 @@
 //! A process as attestors see it, and whether it is still the same.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -14,8 +14,6 @@ use super::unix::Status;
 
 /// The most that is read of a file in `/proc/PID`, in bytes; `status` grows with the groups.
 const FILE_LIMIT: u64 = 1024 * 1024;
-/// Room for most of these files in one read.
-const PAGE: usize = 4096;
 
 /// The caller of a connection, for attestors.
 pub fn process_of(caller: &Caller) -> Result<Process, AttestError> {
@@ -81,7 +79,7 @@ fn proc_error(error: &ProcError) -> AttestError {
     }
 }
 
-fn file_id(id: ExecutableId) -> FileId {
+pub(super) fn file_id(id: ExecutableId) -> FileId {
     FileId {
         device: id.device,
         inode: id.inode,
@@ -149,13 +147,8 @@ pub(super) fn read(
     kind: &'static str,
     name: &'static str,
 ) -> Result<Vec<u8>, AttestError> {
-    // Files of /proc do not tell their size: without room, each would be read in eight pieces.
-    let mut content = Vec::with_capacity(PAGE);
-    open(process, kind, name)?
-        .take(FILE_LIMIT)
-        .read_to_end(&mut content)
-        .map_err(|error| failed(process, kind, name, error))?;
-    Ok(content)
+    procfs::read_file(open(process, kind, name)?, FILE_LIMIT)
+        .map_err(|error| failed(process, kind, name, error))
 }
 
 /// A file of the process's directory could not be used; because the process ended, most often.

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use http::Request;
+use muster_model::Shown;
 use tonic::Status;
 use tonic::service::Routes;
 
@@ -24,5 +25,6 @@ fn not_known(path: &str) -> Status {
     } else {
         "look for it in docs/api.md, and whether the server is as new as the caller"
     };
-    Status::unimplemented(format!("this server has no method {path:?}: {remedy}"))
+    let path = Shown::of(path);
+    Status::unimplemented(format!("this server has no method \"{path}\": {remedy}"))
 }

@@ -1,8 +1,11 @@
 //! The file that a process runs: its path and its digest.
 
 use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -10,13 +13,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use muster_crypto::digest::Sha256;
 use muster_peer::procfs::ExecutableId;
 use muster_plugin::workload::{AttestError, Change, FileId, Process};
-use nix::fcntl::readlinkat;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, makedev, openat2, statx};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, makedev, openat2, readlinkat_raw, statx,
+};
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::names::Asked;
 use super::{DigestLimit, KIND};
-use crate::workload::process::{failed, open};
+use crate::workload::process::{failed, file_id, open};
 
 /// How many files are looked at at once.
 const LOOKED_AT: usize = 16;
@@ -151,14 +155,14 @@ impl Executables {
                 None => return Ok(None),
             },
         };
-        let Ok(path) = readlinkat(&process.dir, "exe") else {
+        let Ok(path) = link(process) else {
             return Ok(None);
         };
-        let Ok(seen) = cached_id(Path::new(&path)) else {
+        let Ok(seen) = cached_id(&path) else {
             return Ok(None);
         };
         Ok(Some(Executable {
-            path: seen_path(Path::new(&path), state.id, Some(seen)),
+            path: seen_path(&path, state.id, Some(seen)),
             sha256,
             asked: Asked::No,
         }))
@@ -249,10 +253,19 @@ fn look(process: &Process) -> Result<(File, State, Option<SeenPath>), AttestErro
     let file = open(process, KIND, "exe")?;
     let state = State::of(&file.metadata().map_err(failed)?);
     check_program(process, state.id)?;
-    let path =
-        PathBuf::from(readlinkat(&process.dir, "exe").map_err(|errno| failed(errno.into()))?);
+    let path = link(process).map_err(failed)?;
     let seen = std::fs::metadata(&path).map(|metadata| State::of(&metadata).id);
     Ok((file, state, seen_path(&path, state.id, seen.ok())))
+}
+
+/// The path of the running file, as the process sees it.
+///
+/// Into a buffer on the stack, for the reason of `procfs::read_file`; the kernel writes no longer one
+/// here.
+fn link(process: &Process) -> io::Result<PathBuf> {
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let (path, _rest) = readlinkat_raw(&process.dir, "exe", &mut buffer)?;
+    Ok(PathBuf::from(OsStr::from_bytes(path)))
 }
 
 fn check_program(process: &Process, found: FileId) -> Result<(), AttestError> {
@@ -284,8 +297,7 @@ fn glance(process: &Process) -> io::Result<State> {
 fn cached_id(path: &Path) -> io::Result<FileId> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED)?;
-    let ExecutableId { device, inode } = ExecutableId::of(&file)?;
-    Ok(FileId { device, inode })
+    ExecutableId::of(&file).map(file_id)
 }
 
 /// Judges a path. One that is not UTF-8 cannot be a selector; lossy conversion could make it
