@@ -5,6 +5,7 @@ mod sockets;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use crate::delegated::{self, DelegatedIdentityApi};
 use crate::denials::{self, Denials};
 use crate::driver::{Driver, Loop, Unstarted};
 use crate::events::Events;
-use crate::handover::{Door, Inherited, Pause, Predecessor, Upgrade};
+use crate::handover::{Door, Inherited, InheritedSockets, Kind, Pause, Predecessor, Upgrade};
 use crate::link::Link;
 use crate::metrics;
 use crate::refusals::Refusals;
@@ -181,10 +182,18 @@ async fn serve_as(
     // Only now may the data directory be opened: the node before has let go of it.
     let memory = inherited.as_mut().map(Inherited::take).transpose();
     let memory = memory.map_err(failed("handover"))?;
-    let given = Given::new(inherited.as_mut(), activated);
+    let mut before = inherited
+        .as_mut()
+        .map(|inherited| std::mem::take(&mut inherited.sockets))
+        .unwrap_or_default();
     let state = State::open(&config.data_dir, config.trust_domain.clone())
         .map_err(failed("data directory"))?;
-    let brokers = bind_brokers(&config)?;
+    let door = watch::Sender::new(false);
+    let brokers = bind_brokers(&config, &mut before, &door)?;
+    let given = Given {
+        inherited: &mut before,
+        activated,
+    };
     let pause = Pause::new();
     let events = Events::new();
     let (denials, attestations) = (
@@ -193,7 +202,7 @@ async fn serve_as(
     );
     let refusals = Refusals::new(events.clone(), denials.clone(), clock.clone());
     let processes = Processes::default();
-    let sockets = Sockets::open(&config, given, &refusals, &processes, &clock)?;
+    let (sockets, spare) = Sockets::open(&config, given, &refusals, &processes, &clock, &door)?;
     let (entries_sender, entries) = mpsc::unbounded_channel();
     let unstarted = Unstarted::new(entries_sender, processes.clone());
     let (driver, started_at) = (unstarted.driver.clone(), clock.now().wall);
@@ -267,8 +276,12 @@ async fn serve_as(
     };
     let callers = CallerAttestor::new(attesting, around.most.calls);
     let delegation = delegated::service(&around, callers, authorized);
+    let mut spare = Vec::from(spare);
     let brokers = brokers
-        .map(|(config, sockets)| broker(&config, sockets, around))
+        .map(|(config, mut sockets)| {
+            spare.append(&mut sockets.spare);
+            broker(&config, sockets, around)
+        })
         .transpose()?;
     let gauges = metrics::gauges(
         driver.clone(),
@@ -304,6 +317,8 @@ async fn serve_as(
         tasks,
         desk,
         sockets,
+        spare,
+        door,
         brokers,
         driver,
         pause,
@@ -393,6 +408,10 @@ struct Assembled {
     tasks: tasks::Keeper,
     desk: tasks::Desk,
     sockets: Sockets,
+    /// All listening sockets once more, for a successor.
+    spare: Vec<(Kind, OwnedFd)>,
+    /// Closes the doors of all of them.
+    door: watch::Sender<bool>,
     brokers: Option<Broker>,
     driver: Driver,
     pause: Pause,
@@ -444,15 +463,13 @@ async fn supervise(node: Assembled) -> Result<ExitCode, StartError> {
         answer(node.admin, sockets.admin, end).await
     });
     if let Some(upgrade) = node.upgrade {
-        let (workload, admin) = sockets.spare;
         let predecessor = Predecessor {
-            workload,
-            admin,
+            sockets: node.spare,
             managed: sockets.managed,
             driver: node.driver,
             tasks: node.desk,
             pause: node.pause,
-            door: sockets.door,
+            door: node.door,
             shutdown,
         };
         supervisor.essential("handover", upgrade.run(predecessor));
@@ -520,11 +537,16 @@ async fn exporter(
 }
 
 /// The sockets of the Broker API, if there is to be one.
-fn bind_brokers(config: &Config) -> Result<Option<(BrokerConfig, BrokerSockets)>, StartError> {
+fn bind_brokers(
+    config: &Config,
+    before: &mut InheritedSockets,
+    door: &watch::Sender<bool>,
+) -> Result<Option<(BrokerConfig, BrokerSockets)>, StartError> {
     let Some(broker) = config.broker.clone() else {
         return Ok(None);
     };
-    let sockets = BrokerSockets::bind(&broker, most(config)).map_err(failed("Broker API"))?;
+    let sockets =
+        BrokerSockets::bind(&broker, most(config), before, door).map_err(failed("Broker API"))?;
     Ok(Some((broker, sockets)))
 }
 

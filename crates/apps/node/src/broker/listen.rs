@@ -15,6 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
+/// Resolves when nobody is to be let in any more.
+pub(super) type Closed = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// How long nothing is accepted after accepting failed, most often for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -80,18 +83,32 @@ impl<S> fmt::Debug for BrokerConnection<S> {
     }
 }
 
-/// The connections of a TCP listener.
+/// The connections of a TCP listener, until `closed`: then they are the node's that comes after,
+/// and the stream rests, for its end would end the connections that were let in.
 pub(super) fn tcp(
     listener: std::net::TcpListener,
+    closed: Closed,
 ) -> io::Result<impl Stream<Item = io::Result<TcpStream>> + Send + 'static> {
     let listener = TcpListener::from_std(listener)?;
-    Ok(stream::unfold(listener, |listener| async move {
-        let accepted = listener.accept().await.and_then(|(socket, _address)| {
-            socket.set_nodelay(true)?;
-            Ok(socket)
-        });
-        Some((accepted, listener))
-    }))
+    Ok(stream::unfold(
+        (listener, closed),
+        |(listener, mut closed)| async move {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut closed => None,
+                accepted = listener.accept() => Some(accepted),
+            };
+            let Some(accepted) = accepted else {
+                drop(listener);
+                return std::future::pending().await;
+            };
+            let accepted = accepted.and_then(|(socket, _address)| {
+                socket.set_nodelay(true)?;
+                Ok(socket)
+            });
+            Some((accepted, (listener, closed)))
+        },
+    ))
 }
 
 /// Does the handshakes of `connections`; the stream yields those that succeeded, whose peer was

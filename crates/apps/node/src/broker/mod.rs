@@ -15,6 +15,7 @@ mod gate;
 mod listen;
 mod reference;
 mod refusal;
+mod sockets;
 mod streams;
 
 use std::io;
@@ -24,7 +25,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::OptionFuture;
 use muster_model::{SpiffeId, Timestamp, TrustDomain};
-use muster_peer::{AuthorityRewriter, BindError, Incoming, Limits, ListenOptions, Listener};
+use muster_peer::{AuthorityRewriter, BindError};
 use muster_roster::OnMiss;
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
@@ -38,6 +39,7 @@ use tonic::service::{InterceptorLayer, Routes};
 use self::call::BrokerApi;
 use self::gate::Gate;
 use self::listen::{BrokerConnection, Transport, accept};
+pub(crate) use self::sockets::Sockets;
 use crate::config;
 use crate::driver::{Driver, KnownBundles};
 use crate::target::Targets;
@@ -49,6 +51,8 @@ pub(crate) const NAME: &str = "spiffe.broker.API";
 const KEEPALIVE: Duration = Duration::from_mins(1);
 /// How long connections may stay open once the shutdown has begun.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the sockets wait for an SVID that they can show.
+const FIRST_SVID: Duration = Duration::from_secs(2);
 
 /// What the Broker API needs of the rest of the node.
 pub(crate) struct Surroundings {
@@ -75,12 +79,6 @@ pub(crate) struct Most {
     pub(crate) calls_per_connection: u32,
 }
 
-/// The sockets, bound before anything is served.
-pub(crate) struct Sockets {
-    unix: Option<Incoming>,
-    tcp: Option<std::net::TcpListener>,
-}
-
 /// Why the Broker API could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BrokerError {
@@ -102,37 +100,6 @@ pub(crate) enum BrokerError {
     /// Reflection.
     #[error("{0}")]
     Reflection(String),
-}
-
-impl Sockets {
-    /// Binds what the configuration names: the Unix socket for its owner and group only (BEP-10).
-    pub(crate) fn bind(config: &config::BrokerConfig, most: Most) -> Result<Self, BrokerError> {
-        let options = ListenOptions {
-            mode: 0o770,
-            dir_mode: 0o750,
-            ..ListenOptions::default()
-        };
-        let limits = Limits {
-            open: most.connections,
-            ..Limits::default()
-        };
-        let unix = match &config.socket {
-            Some(path) => Some(Listener::bind(path, &options)?.incoming(limits)?),
-            None => None,
-        };
-        let tcp = match config.listen {
-            Some(address) => Some(listen_tcp(address)?),
-            None => None,
-        };
-        Ok(Self { unix, tcp })
-    }
-}
-
-fn listen_tcp(address: std::net::SocketAddr) -> Result<std::net::TcpListener, BrokerError> {
-    let listener = std::net::TcpListener::bind(address)
-        .map_err(|source| BrokerError::Listen { address, source })?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 /// The Broker API, ready to serve.
@@ -197,6 +164,7 @@ impl Broker {
             connections: self.most.connections,
             ..listen::Limits::default()
         };
+        await_svid(&self.identity, self.node.clone(), &self.shutdown).await;
         let show = show(self.identity, self.node, self.shutdown.clone());
         let serving = Serving {
             gate: self.gate,
@@ -210,8 +178,8 @@ impl Broker {
             serving.answer(accept(raw, acceptor, Transport::Unix, limits))
         });
         let tcp = match self.sockets.tcp {
-            Some(listener) => {
-                let connections = listen::tcp(listener)?;
+            Some((listener, closed)) => {
+                let connections = listen::tcp(listener, closed)?;
                 Some(serving.answer(accept(connections, self.acceptor, Transport::Tcp, limits)))
             }
             None => None,
@@ -262,6 +230,28 @@ impl Serving {
                 () = patience => Ok(()),
             }
         }
+    }
+}
+
+/// Waits a little until there is an SVID to show. Who connects meanwhile waits in the kernel's
+/// queue, where a handshake would fail: above all after the node before, which had one.
+async fn await_svid(
+    identity: &Identity,
+    mut node: watch::Receiver<Option<X509Svid>>,
+    shutdown: &Shutdown,
+) {
+    let shown = async {
+        if let Ok(svid) = node.wait_for(Option::is_some).await
+            && let Some(svid) = &*svid
+            && let Err(error) = identity.set(svid)
+        {
+            tracing::error!(%error, "brokers cannot be shown the node's SVID");
+        }
+    };
+    tokio::select! {
+        () = shown => {}
+        () = tokio::time::sleep(FIRST_SVID) => {}
+        _reason = shutdown.begun() => {}
     }
 }
 

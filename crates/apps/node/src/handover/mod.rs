@@ -3,7 +3,8 @@
 //!
 //! The two talk over a socket pair that is the successor's standard input:
 //!
-//! 1. old: the two listening sockets, with one byte `S`.
+//! 1. old: the listening sockets, with one byte for each that says which it is: `W` and `A` for the
+//!    workloads' and the operator's, `U` and `T` for the brokers' Unix and TCP sockets, if any.
 //! 2. new, once its configuration is good: `T`.
 //! 3. old, once it writes nothing any more and has let go of the data directory: the length of its
 //!    memory (8 bytes, big-endian) and the memory.
@@ -22,17 +23,51 @@ use std::io;
 use std::time::Duration;
 
 pub(crate) use predecessor::{Door, Pause, Predecessor, Upgrade};
-pub(crate) use successor::Inherited;
+pub(crate) use successor::{Inherited, InheritedSockets};
 
 /// Set for a successor; its value says which sockets are a service manager's.
 const ENVIRONMENT_VARIABLE: &str = "MUSTER_NODE_SUCCEEDS";
-const SOCKETS: u8 = b'S';
 const TAKE: u8 = b'T';
 const READY: u8 = b'R';
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The largest memory that is taken over, in bytes.
 const LARGEST: u64 = 512 << 20;
+
+/// What a listening socket is for. Each is handed on at most once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The Workload API.
+    Workload,
+    /// The operator's.
+    Admin,
+    /// The Broker API, for this machine.
+    BrokerUnix,
+    /// The Broker API over TCP.
+    BrokerTcp,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [
+        Self::Workload,
+        Self::Admin,
+        Self::BrokerUnix,
+        Self::BrokerTcp,
+    ];
+
+    fn byte(self) -> u8 {
+        match self {
+            Self::Workload => b'W',
+            Self::Admin => b'A',
+            Self::BrokerUnix => b'U',
+            Self::BrokerTcp => b'T',
+        }
+    }
+
+    fn of_byte(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.byte() == byte)
+    }
+}
 
 /// Which of the node's sockets a service manager listens on for it. Their files stay when the node
 /// ends, and so does the queue of who wants to connect.

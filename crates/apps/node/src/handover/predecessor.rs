@@ -6,17 +6,18 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
 use muster_peer::{Connection, Incoming, descriptors};
 use muster_rt::lifecycle::{Reason, Shutdown, tell_successor};
+use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{ENVIRONMENT_VARIABLE, HandoverError, Managed, PATIENCE, READY, SOCKETS, TAKE, failed};
+use super::{ENVIRONMENT_VARIABLE, HandoverError, Kind, Managed, PATIENCE, READY, TAKE, failed};
 use crate::driver::Driver;
 use crate::sealed;
 use crate::tasks::Desk;
@@ -24,6 +25,8 @@ use crate::tasks::Desk;
 /// How long connections that were accepted before the successor answered may go on: long enough
 /// for each to have its first answer.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a successor that gave up may take to say why, and to end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How the program is started anew, and the signal that says when.
 pub(crate) struct Upgrade {
@@ -76,22 +79,16 @@ impl Upgrade {
     }
 
     async fn hand_on(&self, node: &Predecessor) -> Result<u32, HandoverError> {
-        let (mut link, child) = self.start(node)?;
+        let (link, child) = self.start(node)?;
         let mut child = Ended(Some(child));
-        link = expect(link, TAKE, "hear from the successor").await?;
-        let memory = node.let_go().await?;
-        link = blocking(move || {
-            let step = "hand the memory on";
-            let length = u64::try_from(memory.len()).unwrap_or(0);
-            link.write_all(&length.to_be_bytes())
-                .map_err(failed(step))?;
-            link.write_all(&memory).map_err(failed(step))?;
-            Ok(link)
-        })
-        .await?;
-        expect(link, READY, "wait until the successor answers").await?;
-        // From here on it is on its own.
-        child.0.take().map(|child| child.id()).ok_or_else(gone)
+        match agree(link, node).await {
+            // From here on it is on its own.
+            Ok(()) => child.0.take().and_then(|child| child.id()).ok_or_else(gone),
+            Err(error) => {
+                child.end().await;
+                Err(error)
+            }
+        }
     }
 
     fn start(&self, node: &Predecessor) -> Result<(UnixStream, Child), HandoverError> {
@@ -109,21 +106,39 @@ impl Upgrade {
             .stdin(Stdio::from(OwnedFd::from(other)))
             .spawn()
             .map_err(failed(step))?;
-        let sockets = [node.workload.as_fd(), node.admin.as_fd()];
-        descriptors::send(link.as_fd(), &[SOCKETS], &sockets).map_err(failed(step))?;
+        let kinds: Vec<u8> = node.sockets.iter().map(|(kind, _)| kind.byte()).collect();
+        let sockets: Vec<_> = node.sockets.iter().map(|(_, fd)| fd.as_fd()).collect();
+        descriptors::send(link.as_fd(), &kinds, &sockets).map_err(failed(step))?;
         Ok((link, child))
     }
 }
 
+/// Steps 2 to 4.
+async fn agree(link: UnixStream, node: &Predecessor) -> Result<(), HandoverError> {
+    let mut link = expect(link, TAKE, "hear from the successor").await?;
+    let memory = node.let_go().await?;
+    link = blocking(move || {
+        let step = "hand the memory on";
+        let length = u64::try_from(memory.len()).unwrap_or(0);
+        link.write_all(&length.to_be_bytes())
+            .map_err(failed(step))?;
+        link.write_all(&memory).map_err(failed(step))?;
+        Ok(link)
+    })
+    .await?;
+    expect(link, READY, "wait until the successor answers").await?;
+    Ok(())
+}
+
 /// What is handed on.
 pub(crate) struct Predecessor {
-    pub(crate) workload: OwnedFd,
-    pub(crate) admin: OwnedFd,
+    /// The listening sockets.
+    pub(crate) sockets: Vec<(Kind, OwnedFd)>,
     pub(crate) managed: Managed,
     pub(crate) driver: Driver,
     pub(crate) tasks: Desk,
     pub(crate) pause: Pause,
-    /// Closes the doors of both sockets.
+    /// Closes the doors of all sockets.
     pub(crate) door: watch::Sender<bool>,
     pub(crate) shutdown: Shutdown,
 }
@@ -148,11 +163,27 @@ impl Predecessor {
 /// A successor that is ended unless it is let go.
 struct Ended(Option<Child>);
 
+impl Ended {
+    /// Ends it, after its last words if it is ending by itself. It holds the lock of the data
+    /// directory until it is gone.
+    async fn end(&mut self) {
+        let Some(child) = &mut self.0 else { return };
+        if tokio::time::timeout(LAST_WORDS, child.wait())
+            .await
+            .is_err()
+            && let Err(error) = child.kill().await
+        {
+            tracing::warn!(%error, "the successor was not ended");
+        }
+        self.0 = None;
+    }
+}
+
 impl Drop for Ended {
     fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            // It may have ended by itself. It holds the lock until it is gone.
-            let _ended = child.kill().and_then(|()| child.wait()).is_ok();
+        if let Some(child) = &mut self.0 {
+            // It may have ended by itself.
+            let _ended = child.start_kill().is_ok();
         }
     }
 }
@@ -164,7 +195,15 @@ async fn expect(
 ) -> Result<UnixStream, HandoverError> {
     blocking(move || {
         let mut byte = [0];
-        link.read_exact(&mut byte).map_err(failed(step))?;
+        link.read_exact(&mut byte).map_err(|error| {
+            let ended = error.kind() == io::ErrorKind::UnexpectedEof;
+            let error = if ended {
+                io::Error::other("it ended; what it said last says why")
+            } else {
+                error
+            };
+            failed(step)(error)
+        })?;
         if byte != [wanted] {
             return Err(failed(step)(io::Error::from(io::ErrorKind::InvalidData)));
         }
@@ -249,11 +288,18 @@ impl Door {
     /// Lets connections in until `closed` says true. Then the socket is closed here, its file
     /// stays, and the stream rests: its end would end the connections that were let in.
     pub(crate) fn new(incoming: Incoming, closed: &watch::Sender<bool>) -> Self {
-        let closed = closed.clone();
         Self {
             incoming: Some(incoming),
-            closed: Box::pin(async move { wait_for(&closed, true).await }),
+            closed: Box::pin(Self::closed(closed)),
         }
+    }
+
+    /// Resolves when the doors are closed: from then on the successor lets everybody in.
+    pub(crate) fn closed(
+        closed: &watch::Sender<bool>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let closed = closed.clone();
+        async move { wait_for(&closed, true).await }
     }
 }
 

@@ -8,14 +8,30 @@ use muster_peer::descriptors;
 use zeroize::Zeroizing;
 
 use super::{
-    ENVIRONMENT_VARIABLE, HandoverError, LARGEST, Managed, PATIENCE, READY, SOCKETS, TAKE, failed,
+    ENVIRONMENT_VARIABLE, HandoverError, Kind, LARGEST, Managed, PATIENCE, READY, TAKE, failed,
 };
 
 /// What a node gets from the one before.
 pub(crate) struct Inherited {
     link: UnixStream,
-    /// The listening sockets: of the Workload API, and of the operator.
-    pub(crate) sockets: Option<(OwnedFd, OwnedFd, Managed)>,
+    /// The listening sockets, until they are taken.
+    pub(crate) sockets: InheritedSockets,
+}
+
+/// The listening sockets of the node before.
+#[derive(Default)]
+pub(crate) struct InheritedSockets {
+    sockets: Vec<(Kind, OwnedFd)>,
+    /// Which of them are a service manager's.
+    pub(crate) managed: Managed,
+}
+
+impl InheritedSockets {
+    /// The socket of a kind, if there is one and it was not taken yet.
+    pub(crate) fn take(&mut self, kind: Kind) -> Option<OwnedFd> {
+        let place = self.sockets.iter().position(|(found, _)| *found == kind)?;
+        Some(self.sockets.swap_remove(place).1)
+    }
 }
 
 impl Inherited {
@@ -38,19 +54,25 @@ impl Inherited {
             .map_err(failed(step))?;
         link.set_write_timeout(Some(PATIENCE))
             .map_err(failed(step))?;
-        let mut byte = [0];
-        let mut received = descriptors::receive(link.as_fd(), &mut [IoSliceMut::new(&mut byte)])
-            .map_err(failed(step))?
-            .into_iter();
-        match (byte, received.next(), received.next(), received.next()) {
-            ([SOCKETS], Some(workload), Some(admin), None) => Ok(Some(Self {
-                link,
-                sockets: Some((workload, admin, managed)),
-            })),
-            _ => Err(failed(step)(std::io::Error::from(
-                std::io::ErrorKind::InvalidData,
-            ))),
+        let mut kinds = [0; Kind::ALL.len()];
+        let received = descriptors::receive(link.as_fd(), &mut [IoSliceMut::new(&mut kinds)])
+            .map_err(failed(step))?;
+        let kinds: Vec<Kind> = kinds.into_iter().map_while(Kind::of_byte).collect();
+        let is_whole = kinds.len() == received.len()
+            && [Kind::Workload, Kind::Admin]
+                .iter()
+                .all(|kind| kinds.contains(kind));
+        if !is_whole {
+            let cause = std::io::Error::from(std::io::ErrorKind::InvalidData);
+            return Err(failed(step)(cause));
         }
+        Ok(Some(Self {
+            link,
+            sockets: InheritedSockets {
+                sockets: kinds.into_iter().zip(received).collect(),
+                managed,
+            },
+        }))
     }
 
     /// Asks for the data directory and the memory; when it returns, both are this process's. An

@@ -1,4 +1,4 @@
-//! The node's two sockets, new or taken over from the node before.
+//! The sockets of workloads and operators, new or taken over from the node before.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -10,29 +10,27 @@ use tokio::sync::watch;
 
 use super::{StartError, failed};
 use crate::config::Config;
-use crate::handover::{Door, Inherited, Managed};
+use crate::handover::{Door, InheritedSockets, Kind, Managed};
 use crate::refusals::Refusals;
 
 /// What the node listens on.
 pub(super) struct Sockets {
     pub(super) workload: Door,
     pub(super) admin: Door,
-    /// Both once more, for a successor.
-    pub(super) spare: (OwnedFd, OwnedFd),
     /// Which of them a service manager listens on for us.
     pub(super) managed: Managed,
-    /// Closes both doors.
-    pub(super) door: watch::Sender<bool>,
 }
 
 impl Sockets {
+    /// Opens both, each until `door` is closed, and gives both once more, for a successor.
     pub(super) fn open(
         config: &Config,
-        given: Given,
+        given: Given<'_>,
         refusals: &Refusals,
         processes: &Processes,
         clock: &Arc<dyn Clock>,
-    ) -> Result<Self, StartError> {
+        door: &watch::Sender<bool>,
+    ) -> Result<(Self, [(Kind, OwnedFd); 2]), StartError> {
         let (workload, admin) = bind_both(config, given)?;
         let managed = Managed {
             workload: workload.path().is_none(),
@@ -40,9 +38,11 @@ impl Sockets {
         };
         let spare = workload
             .duplicate()
-            .and_then(|first| Ok((first, admin.duplicate()?)))
+            .and_then(|first| {
+                let second = admin.duplicate()?;
+                Ok([(Kind::Workload, first), (Kind::Admin, second)])
+            })
             .map_err(failed("sockets"))?;
-        let door = watch::Sender::new(false);
         let open = |listener: Listener, unread| -> Result<Door, StartError> {
             let limits = Limits {
                 open: config.workload_api.max_connections,
@@ -57,38 +57,28 @@ impl Sockets {
                 .timed_by(clock.clone())
                 .known_in(processes)
                 .observed_by(refusals.observer());
-            Ok(Door::new(incoming, &door))
+            Ok(Door::new(incoming, door))
         };
-        Ok(Self {
+        let sockets = Self {
             workload: open(workload, config.workload_api.unread_timeout)?,
             admin: open(admin, Limits::default().unread)?,
-            spare,
             managed,
-            door,
-        })
+        };
+        Ok((sockets, spare))
     }
 }
 
 /// Sockets that the node need not make itself.
-pub(super) struct Given {
-    /// Those of the node before, and which of them are a service manager's.
-    pub(super) inherited: Option<(OwnedFd, OwnedFd, Managed)>,
+pub(super) struct Given<'a> {
+    /// Those of the node before.
+    pub(super) inherited: &'a mut InheritedSockets,
     /// Those that a service manager listens on for this process.
     pub(super) activated: Vec<Activated>,
 }
 
-impl Given {
-    pub(super) fn new(before: Option<&mut Inherited>, activated: Vec<Activated>) -> Self {
-        Self {
-            inherited: before.and_then(|before| before.sockets.take()),
-            activated,
-        }
-    }
-}
-
 /// The sockets: the Workload API's for everyone, the operator's in a directory of its own. Those of
 /// the node before, and of a service manager, are taken over as they are.
-fn bind_both(config: &Config, given: Given) -> Result<(Listener, Listener), StartError> {
+fn bind_both(config: &Config, given: Given<'_>) -> Result<(Listener, Listener), StartError> {
     let admin_options = ListenOptions {
         mode: 0o770,
         dir_mode: 0o750,
@@ -104,13 +94,10 @@ fn bind_both(config: &Config, given: Given) -> Result<(Listener, Listener), Star
             (None, None) => Source::None,
         }
     };
-    let (workload, admin) = match given.inherited {
-        Some((workload, admin, managed)) => (
-            Some((workload, managed.workload)),
-            Some((admin, managed.admin)),
-        ),
-        None => (None, None),
-    };
+    let before = given.inherited;
+    let managed = before.managed;
+    let workload = before.take(Kind::Workload).map(|s| (s, managed.workload));
+    let admin = before.take(Kind::Admin).map(|s| (s, managed.admin));
     let workload = source(&config.workload_socket, workload);
     let admin = source(&config.admin_socket, admin);
     if let Some(socket) = activated.first() {

@@ -52,7 +52,7 @@ pub(crate) fn cat() -> String {
 }
 
 /// A node with a Broker API at both places; `allowed` are further lines.
-fn rig(double: &Double, allowed: &str) -> Rig {
+pub(crate) fn rig(double: &Double, allowed: &str) -> Rig {
     let mut rig = Rig::new(double);
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())

@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tonic::Code;
 
+use crate::broker_client::{Broker, Place};
 use crate::double::Double;
 use crate::rig::{Rig, fetch_x509, next, uid, within};
 use crate::task_actor::Actor;
@@ -248,5 +249,101 @@ async fn a_successor_that_does_not_start_changes_nothing() {
     double.add_entry("b", "/second", &[&uid()]);
     assert_eq!(check(&next(&mut stream).await.unwrap()).len(), 2);
     assert_eq!(holder(&rig), Some(pid(&node.0)));
+    drop(node);
+}
+
+/// Waits until the log says `words`.
+async fn said(log: &PathBuf, words: &str) {
+    within("the log says so", async {
+        while !std::fs::read_to_string(log).unwrap().contains(words) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_brokers_is_replaced_and_no_handshake_fails() {
+    let double = Arc::new(Double::start().await);
+    let rig = Arc::new(crate::broker::rig(&double, ""));
+    let mut node = Daemon::start(&rig, "node.log");
+    rig.info(|info| info.connected).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let let_in = Arc::new(AtomicUsize::new(0));
+    let brokers: Vec<_> = [Place::Unix, Place::Tcp]
+        .into_iter()
+        .map(|place| {
+            let (rig, double) = (rig.clone(), double.clone());
+            let (stop, let_in) = (stop.clone(), let_in.clone());
+            tokio::spawn(async move {
+                let broker = Broker::of(&rig, &double, "/proxy");
+                while !stop.load(Ordering::SeqCst) {
+                    assert!(broker.is_let_in(place).await, "{place:?}");
+                    let_in.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    let more = async || {
+        let so_far = let_in.load(Ordering::SeqCst);
+        within("brokers are let in", async {
+            while let_in.load(Ordering::SeqCst) < so_far + 6 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    more().await;
+    node.signal(Signal::SIGUSR2);
+    assert!(node.ended().await, "the old one ends well");
+    more().await;
+    // And once more, by the one that was handed them on.
+    let second = holder(&rig).unwrap();
+    kill(second, Signal::SIGUSR2).unwrap();
+    within("the third takes over", async {
+        while holder(&rig).is_none_or(|now| now == second) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    said(
+        &rig.path("node.log"),
+        &format!("successor={}", holder(&rig).unwrap()),
+    )
+    .await;
+    more().await;
+    stop.store(true, Ordering::SeqCst);
+    for broker in brokers {
+        broker.await.expect("no handshake failed");
+    }
+    kill(holder(&rig).unwrap(), Signal::SIGTERM).unwrap();
+    within("the last one ends, and its sockets with it", async {
+        while rig.path("broker/b.sock").exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_successor_that_gives_up_says_why() {
+    let double = Double::start().await;
+    let mut rig = crate::broker::rig(&double, "");
+    let node = Daemon::start(&rig, "node.log");
+    rig.info(|info| info.connected).await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let old = rig.tcp.unwrap().to_string();
+    let new = taken.local_addr().unwrap().to_string();
+    rig.more = rig.more.replace(&old, &new);
+    std::fs::write(rig.path("node.toml"), rig.config()).unwrap();
+    node.signal(Signal::SIGUSR2);
+    let log = rig.path("node.log");
+    said(&log, "this node goes on").await;
+    said(&log, &format!("cannot listen on {new}")).await;
+    assert!(
+        Broker::of(&rig, &double, "/proxy")
+            .is_let_in(Place::Tcp)
+            .await
+    );
     drop(node);
 }
