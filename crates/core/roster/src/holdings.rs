@@ -68,6 +68,8 @@ struct Holding<K: Kind> {
     /// Groups of callers that stream SVIDs of this kind and match.
     subscribers: usize,
     current: Option<Held<K>>,
+    /// When the last one expired, while another one is wanted in its place.
+    lapsed: Option<Timestamp>,
     /// Signed by an authority that is not in the bundle yet (bundle before SVID).
     parked: Option<Arc<K::Material>>,
     stage: Stage,
@@ -166,10 +168,15 @@ impl<K: Kind> Holdings<K> {
         self.entries.values().filter(missing).count()
     }
 
-    /// The earliest end of validity of what is held.
+    /// The earliest end of validity of what is held, or has expired and is still wanted.
     pub(crate) fn first_expiry(&self) -> Option<Timestamp> {
-        let held = self.entries.values().filter_map(|h| h.current.as_ref());
-        held.map(|held| held.schedule.expire.wall()).min()
+        let end = |h: &Holding<K>| match &h.current {
+            Some(held) => Some(held.schedule.expire.wall()),
+            None => h
+                .lapsed
+                .filter(|_| h.stage != Stage::Rest && h.denied.is_none()),
+        };
+        self.entries.values().filter_map(end).min()
     }
 
     /// How an entry stands, what it holds, and how many groups of callers stream it.
@@ -242,6 +249,7 @@ impl<K: Kind> Holdings<K> {
                     prefetch: K::prefetched(after),
                     subscribers: 0,
                     current: None,
+                    lapsed: None,
                     parked: None,
                     stage: Stage::Rest,
                     failures: 0,
@@ -265,6 +273,7 @@ impl<K: Kind> Holdings<K> {
             holding.spiffe_id = after.spiffe_id.clone();
             if identity_changed {
                 holding.current = None;
+                holding.lapsed = None;
                 clear_alarms::<K>(&after.id, agenda);
             }
             if holding.current.is_some() || holding.subscribers > 0 {
@@ -310,6 +319,7 @@ impl<K: Kind> Holdings<K> {
                 self.unqueue(&mut holding);
                 holding.stage = Stage::Rest;
                 holding.current = None;
+                holding.lapsed = None;
                 holding.parked = None;
                 clear_alarms::<K>(&id, agenda);
                 agenda.clear(&Alarm::Retry(K::KIND, id.clone()));
@@ -526,6 +536,7 @@ impl<K: Kind> Holdings<K> {
             // One that is only kept stays wanted as long as the entry may be prefetched.
             let kept_wanted = holding.prefetch;
             self.requeue_if_wanted(id, &mut holding, kept_wanted);
+            holding.lapsed = Some(held.schedule.expire.wall());
         }
         self.put_back(id.clone(), holding);
         expired.is_some()
@@ -766,6 +777,7 @@ fn install<K: Kind>(
         previous: holding.current.as_ref().map(|h| K::name(&h.svid)),
     });
     holding.parked = None;
+    holding.lapsed = None;
     holding.current = Some(Held {
         svid,
         root: K::mark(root).clone(),

@@ -7,7 +7,7 @@ use muster_rt::{Clock, SystemClock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::double::Double;
-use crate::rig::{Rig, fetch_x509, uid, within};
+use crate::rig::{Rig, SteppedClock, fetch_x509, uid, within};
 use crate::x509::check;
 
 /// An address where nobody listens now.
@@ -70,5 +70,43 @@ async fn seconds_until_the_first_expiry_are_right_at_every_scrape() {
     let node_left = figure(&text, "muster_node_seconds_until_expiry{kind=\"node\"}").unwrap();
     assert!(node_left > 3000.0, "{node_left}");
     assert!(text.contains("muster_node_signatures_total{kind=\"x509\",outcome=\"signed\"}"));
+    assert!(node.stop().await);
+}
+
+#[tokio::test]
+async fn what_has_expired_in_an_outage_is_overdue_until_it_is_signed_anew() {
+    const FIRST: &str = "muster_node_seconds_until_first_expiry";
+    let mut double = Double::start().await;
+    double.change(|mind| mind.x509_ttl = Duration::from_secs(90));
+    double.add_entry("a", "/first", &[&uid()]);
+    let mut rig = Rig::new(&double);
+    let address = free_address();
+    rig.more = format!("[metrics]\nlisten = \"{address}\"");
+    let clock = SteppedClock::new();
+    let node = rig.run_by(clock.clone());
+    let (answer, _stream) = fetch_x509(&mut rig.client().await).await.unwrap();
+    double.down().await;
+    rig.info(|info| !info.connected).await;
+    clock.step(100);
+    let figures = async |done: &dyn Fn(&str) -> bool| {
+        within("the figures are as wanted", async {
+            loop {
+                let text = scrape(address).await;
+                if done(&text) {
+                    return text;
+                }
+            }
+        })
+        .await
+    };
+    // Nothing is held any more, and the node's own SVID is not what hurts first.
+    let text = figures(&|text| figure(text, "muster_node_x509_svids") == Some(0.0)).await;
+    let truth = check(&answer)[0].not_after.since(clock.now().wall);
+    assert!(truth.is_zero());
+    let late = figure(&text, FIRST).unwrap();
+    assert!((-60.0..0.0).contains(&late), "{late}");
+    double.up().await;
+    clock.step(-100);
+    figures(&|text| figure(text, FIRST).is_some_and(|left| left > 0.0)).await;
     assert!(node.stop().await);
 }
