@@ -13,6 +13,24 @@ use muster_plugin::workload::{AttestError, Fact, Process, WorkloadAttestor};
 
 pub use process::{process_of, process_of_held, verify};
 
+/// What all attestors know about a process.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// What those that succeeded know.
+    pub facts: Vec<Fact>,
+    /// Those that failed: the process lacks their selectors.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// An attestor that could not do its work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The type of its selectors.
+    pub kind: &'static str,
+    /// What went wrong, and what to do about it.
+    pub why: String,
+}
+
 /// Asks every attestor about `process` at once and returns what all of them know.
 ///
 /// An attestor that fails is logged and left out; only when none succeeds there is an error. When
@@ -22,20 +40,24 @@ pub use process::{process_of, process_of_held, verify};
 pub async fn attest(
     attestors: &[Arc<dyn WorkloadAttestor>],
     process: &Process,
-) -> Result<Vec<Fact>, AttestError> {
+) -> Result<Known, AttestError> {
     let results = join_all(attestors.iter().map(|attestor| attestor.attest(process))).await;
-    let mut facts = Vec::new();
+    let mut known = Known::default();
     let mut failure = None;
     let mut succeeded = false;
-    for result in results {
+    for (attestor, result) in attestors.iter().zip(results) {
         match result {
             Ok(found) => {
                 succeeded = true;
-                facts.extend(found);
+                known.facts.extend(found);
             }
             Err(error) if error.is_about_the_process() => return Err(error),
             Err(error) => {
                 tracing::warn!(pid = process.pid, %error, "a workload attestor is left out");
+                known.left_out.push(LeftOut {
+                    kind: attestor.kind(),
+                    why: error.to_string(),
+                });
                 failure.get_or_insert(error);
             }
         }
@@ -44,7 +66,7 @@ pub async fn attest(
         return Err(failure.unwrap_or(AttestError::NoAttestors));
     }
     verify(process)?;
-    Ok(facts)
+    Ok(known)
 }
 
 #[cfg(test)]
@@ -80,23 +102,29 @@ mod tests {
         }
     }
 
-    async fn run(script: &[(&'static str, bool)]) -> Result<Vec<String>, AttestError> {
+    async fn run(
+        script: &[(&'static str, bool)],
+    ) -> Result<(Vec<String>, Vec<LeftOut>), AttestError> {
         let attestors: Vec<Arc<dyn WorkloadAttestor>> = script
             .iter()
             .map(|(kind, good)| Arc::new(Scripted(kind, *good)) as _)
             .collect();
-        let facts = attest(&attestors, &own_process()).await?;
-        Ok(facts.iter().map(|fact| fact.selector.to_string()).collect())
+        let known = attest(&attestors, &own_process()).await?;
+        let facts = known.facts.iter().map(|fact| fact.selector.to_string());
+        Ok((facts.collect(), known.left_out))
     }
 
     #[tokio::test]
     async fn a_failing_attestor_is_left_out() {
-        assert_eq!(
-            run(&[("a", true), ("b", false), ("c", true)])
-                .await
-                .unwrap(),
-            ["a:x", "c:x"]
-        );
+        let (facts, left_out) = run(&[("a", true), ("b", false), ("c", true)])
+            .await
+            .unwrap();
+        assert_eq!(facts, ["a:x", "c:x"]);
+        let failed = LeftOut {
+            kind: "b",
+            why: "workload attestor b failed: as scripted".to_owned(),
+        };
+        assert_eq!(left_out, [failed]);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_attest::workload::{attest, process_of_held};
+use muster_attest::workload::{Known, LeftOut, attest, process_of_held};
 use muster_peer::{HeldProcess, Processes, Refusal};
 use muster_plugin::workload::{AttestError, Fact, Process, WorkloadAttestor};
 use muster_roster::Who;
@@ -24,7 +24,9 @@ pub(crate) struct AttestedTarget {
     pub(crate) gid: u32,
     /// What is known about it, and how.
     pub(crate) facts: Vec<Fact>,
-    /// The same, for matching.
+    /// Attestors that failed, whose selectors it lacks.
+    pub(crate) left_out: Vec<LeftOut>,
+    /// The facts, for matching.
     pub(crate) who: Who,
 }
 
@@ -127,10 +129,10 @@ async fn attest_held(
     let attested = match process_of_held(&process) {
         Ok(known) => facts_of(attestors, &known)
             .await
-            .map(|facts| (facts, known.uid, known.gid)),
+            .map(|found| (found, known.uid, known.gid)),
         Err(error) => Err(error),
     };
-    let (facts, uid, gid) = attested.map_err(|error| match error {
+    let (Known { facts, left_out }, uid, gid) = attested.map_err(|error| match error {
         AttestError::Gone { .. } => TargetRefusal::NotRunning { pid },
         AttestError::Changed { .. }
         | AttestError::Traced { .. }
@@ -147,6 +149,7 @@ async fn attest_held(
         uid,
         gid,
         facts,
+        left_out,
         who,
     })
 }
@@ -155,7 +158,7 @@ async fn attest_held(
 pub(crate) async fn facts_of(
     attestors: &[Arc<dyn WorkloadAttestor>],
     process: &Process,
-) -> Result<Vec<Fact>, AttestError> {
+) -> Result<Known, AttestError> {
     tokio::time::timeout(ATTEST_TIMEOUT, attest(attestors, process))
         .await
         .unwrap_or_else(|_elapsed| {

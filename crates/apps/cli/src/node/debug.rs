@@ -70,6 +70,11 @@ fn text(info: &admin::GetInfoResponse, held: &admin::InspectResponse, output: Ou
                 .map(|c| format!("{} of {}", c.held, c.cap))
                 .unwrap_or_default(),
         ),
+        ("WIT-SVIDs", cache(held.wit.as_ref())),
+        (
+            "Rules",
+            format!("{}, {} names given", held.rules, held.names),
+        ),
         ("Streams", info.streams.to_string()),
         ("Held calls", info.held_calls.to_string()),
         (
@@ -84,6 +89,14 @@ fn text(info: &admin::GetInfoResponse, held: &admin::InspectResponse, output: Ou
             },
         ),
     ]);
+    let short = info.hardening.iter().filter(|measure| !measure.in_force);
+    let short: Vec<_> = short
+        .map(|measure| vec![measure.measure.clone(), measure.outcome.clone()])
+        .collect();
+    if !short.is_empty() {
+        text.push('\n');
+        text.push_str(&output.table(&["MEASURE NOT IN FORCE", "WHY"], &short, ""));
+    }
     let bundles: Vec<_> = held
         .bundles
         .iter()
@@ -177,6 +190,14 @@ fn to_json(info: &admin::GetInfoResponse, held: &admin::InspectResponse) -> Valu
         "held_calls": info.held_calls,
         "x509": cache(held.x509.as_ref()),
         "jwt": cache(held.jwt.as_ref()),
+        "wit": cache(held.wit.as_ref()),
+        "rules": held.rules,
+        "rule_names": held.names,
+        "hardening": info.hardening.iter().map(|measure| json!({
+            "measure": measure.measure,
+            "in_force": measure.in_force,
+            "outcome": measure.outcome,
+        })).collect::<Value>(),
         "allow_unauthenticated_verifiers": held.allow_unauthenticated_verifiers,
         "availability_target_seconds": held.availability_target_seconds,
         "bundles": held.bundles.iter().map(|b| json!({

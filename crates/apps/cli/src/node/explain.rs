@@ -103,6 +103,15 @@ fn answer_text(answer: &admin::ExplainResponse, output: Output) -> String {
             "No attestor knows anything about the process.",
         ));
         text.push('\n');
+        let failed: Vec<_> = answer
+            .left_out
+            .iter()
+            .map(|failed| vec![failed.attestor.clone(), failed.why.clone()])
+            .collect();
+        if !failed.is_empty() {
+            text.push_str(&output.table(&["ATTESTOR THAT FAILED", "WHY"], &failed, ""));
+            text.push('\n');
+        }
     }
     if !answer.identities.is_empty() {
         let rows: Vec<_> = answer
@@ -178,6 +187,9 @@ fn answer_json(pid: i32, answer: &admin::ExplainResponse) -> Value {
         "gid": answer.process.as_ref().map(|p| p.gid),
         "selectors": answer.process.iter().flat_map(|p| &p.facts)
             .filter_map(|fact| fact.selector.as_ref()).map(selector_text).collect::<Vec<_>>(),
+        "left_out": answer.left_out.iter().map(|failed| json!({
+            "attestor": failed.attestor, "why": failed.why,
+        })).collect::<Value>(),
         "identities": answer.identities.iter().map(super::debug::identity).collect::<Value>(),
         "nearest": answer.nearest.iter().map(|near| json!({
             "entry_id": near.entry_id,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use muster_attest::workload::LeftOut;
 use muster_model::Timestamp;
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_proto::muster::node::admin::v1::explain_response::Verdict;
@@ -58,6 +59,7 @@ pub(crate) fn unattested(pid: i32, refusal: &TargetRefusal) -> admin::ExplainRes
 /// The answer about a process whose facts are known.
 pub(crate) fn attested(
     process: admin::Attested,
+    left_out: &[LeftOut],
     explanation: &Explanation,
     refusals: Vec<PastRefusal>,
     last_in_step: Option<Timestamp>,
@@ -74,7 +76,7 @@ pub(crate) fn attested(
                 "the node refused its last call because too much was asked of it at once ({reason}); the bound is set by {setting} of the node's configuration"
             ),
         ),
-        None => judge(process.pid, explanation),
+        None => without(left_out, explanation, judge(process.pid, explanation)),
     };
     admin::ExplainResponse {
         verdict: verdict.into(),
@@ -100,6 +102,46 @@ pub(crate) fn attested(
         in_step: explanation.in_step,
         revision: explanation.revision.0,
         last_in_step: last_in_step.map(timestamp),
+        left_out: left_out.iter().map(failed).collect(),
+    }
+}
+
+fn failed(left_out: &LeftOut) -> admin::LeftOut {
+    admin::LeftOut {
+        attestor: left_out.kind.to_owned(),
+        why: left_out.why.clone(),
+    }
+}
+
+/// What is judged when attestors failed: their silence is the cause, if what is nearest lacks a
+/// selector of theirs, and may be if nothing is near.
+fn without(
+    left_out: &[LeftOut],
+    explanation: &Explanation,
+    (verdict, summary): (Verdict, String),
+) -> (Verdict, String) {
+    let lacks = |failed: &&LeftOut| {
+        let entries = explanation.nearest.iter().map(|miss| &miss.lacks);
+        let rules = explanation.nearest_rules.iter().map(|miss| &miss.lacks);
+        entries
+            .chain(rules)
+            .flatten()
+            .any(|lack| lack.wanted.kind() == failed.kind)
+    };
+    match (verdict, left_out.iter().find(lacks), left_out.first()) {
+        (Verdict::NoEntry | Verdict::NodeBehind, Some(failed), _) => (
+            Verdict::NotAttested,
+            format!(
+                "the process lacks the selectors of type {}, whose attestor failed: {} Apart from that: {summary}",
+                failed.kind,
+                sentence(&failed.why)
+            ),
+        ),
+        (_, _, Some(failed)) => (
+            verdict,
+            format!("{summary}. An attestor failed: {}", sentence(&failed.why)),
+        ),
+        (_, _, None) => (verdict, summary),
     }
 }
 
@@ -198,6 +240,16 @@ fn judge(pid: i32, explanation: &Explanation) -> (Verdict, String) {
             names.join(" and ")
         ),
     )
+}
+
+/// With its end.
+fn sentence(text: &str) -> String {
+    let end = if text.ends_with(['.', '?', '!']) {
+        ""
+    } else {
+        "."
+    };
+    format!("{text}{end}")
 }
 
 /// What the node holds, as the API writes it.

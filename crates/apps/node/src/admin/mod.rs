@@ -154,6 +154,7 @@ impl node_admin_server::NodeAdmin for AdminService {
         let last = self.driver.last_in_step().await.map_err(unavailable)?;
         Ok(Response::new(explain::attested(
             describe_target(&target),
+            &target.left_out,
             &explanation,
             self.events.refusals_of(request.pid),
             last,

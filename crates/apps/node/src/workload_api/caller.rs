@@ -211,11 +211,11 @@ impl CallerAttestor {
 
     async fn facts(&self, caller: &Caller, place: &Place) -> Result<Vec<Fact>, AttestError> {
         let process = process_of(caller)?;
-        let facts = facts_of(&self.with.attestors, &process).await;
+        let known = facts_of(&self.with.attestors, &process).await;
         if let Some(own) = &place.own {
             own.charge(process.work.units());
         }
-        facts
+        known.map(|known| known.facts)
     }
 
     /// Notes that a caller was answered, with `ids`; `given` is what its call has been given so far.

@@ -209,6 +209,37 @@ async fn a_limit_that_refused_a_call_is_the_answer() {
     assert!(node.stop().await);
 }
 
+#[tokio::test]
+async fn an_attestor_that_failed_is_why_its_selectors_are_missing() {
+    let double = Double::start().await;
+    double.add_entry("a", "/a", &[&uid(), "systemd:id:pay.service"]);
+    let mut rig = Rig::new(&double);
+    let bus = rig.path("nobody.sock").display().to_string();
+    rig.more = format!("[attest.systemd]\nbus_socket = \"{bus}\"\n");
+    let node = rig.run();
+    rig.in_step(&double).await;
+    let own = i32::try_from(std::process::id()).unwrap();
+    let answer = explain(&rig, own).await;
+    assert_eq!(answer.verdict(), Verdict::NotAttested, "{}", answer.summary);
+    assert!(
+        answer.summary.contains("systemd") && answer.summary.contains(&bus),
+        "{}",
+        answer.summary
+    );
+    assert_eq!(answer.left_out[0].attestor, "systemd");
+
+    // It is told of, and not blamed, where nothing asks for its selectors.
+    double.update_entry("a", |entry| {
+        let unix = entry.selectors.iter().filter(|s| s.kind() == "unix");
+        entry.selectors = unix.cloned().collect();
+    });
+    rig.in_step(&double).await;
+    let answer = explain(&rig, own).await;
+    assert_eq!(answer.verdict(), Verdict::Served, "{}", answer.summary);
+    assert!(answer.summary.contains(&bus), "{}", answer.summary);
+    assert!(node.stop().await);
+}
+
 /// What a user may ask for in a while bounds the Workload API and SDS alike, and explain names it.
 #[tokio::test]
 async fn a_users_allowance_of_calls_is_the_answer() {
