@@ -5,6 +5,7 @@
 //! entries that have none yet, so that a first call is answered at once; what was used longest
 //! ago makes room (spire-behaviour 2.8).
 
+mod lapsed;
 mod queue;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -18,6 +19,7 @@ use crate::explain::Standing;
 use crate::kinds::{Deed, Kind, Requests};
 use crate::time::{Agenda, Alarm, Backoff, Schedule, When};
 
+use lapsed::Lapsed;
 use queue::{Class, QueueKey};
 
 /// The most entries in one request to sign (the server's own limit).
@@ -68,8 +70,6 @@ struct Holding<K: Kind> {
     /// Groups of callers that stream SVIDs of this kind and match.
     subscribers: usize,
     current: Option<Held<K>>,
-    /// When the last one expired, while another one is wanted in its place.
-    lapsed: Option<Timestamp>,
     /// Signed by an authority that is not in the bundle yet (bundle before SVID).
     parked: Option<Arc<K::Material>>,
     stage: Stage,
@@ -99,6 +99,8 @@ pub(crate) struct Holdings<K: Kind> {
     candidates: BTreeSet<EntryId>,
     touches: u64,
     queue: BTreeSet<QueueKey>,
+    /// What has expired, while another one is wanted in its place.
+    lapsed: Lapsed<K>,
     batches: BTreeMap<RequestId, Batch>,
     batch_limit: usize,
     failures: u32,
@@ -118,6 +120,7 @@ impl<K: Kind> Holdings<K> {
             candidates: BTreeSet::new(),
             touches: 0,
             queue: BTreeSet::new(),
+            lapsed: Lapsed::default(),
             batches: BTreeMap::new(),
             batch_limit: BATCH_MAX,
             failures: 0,
@@ -166,17 +169,6 @@ impl<K: Kind> Holdings<K> {
     pub(crate) fn missing(&self) -> usize {
         let missing = |h: &&Holding<K>| h.current.is_none() && h.stage != Stage::Rest;
         self.entries.values().filter(missing).count()
-    }
-
-    /// The earliest end of validity of what is held, or has expired and is still wanted.
-    pub(crate) fn first_expiry(&self) -> Option<Timestamp> {
-        let end = |h: &Holding<K>| match &h.current {
-            Some(held) => Some(held.schedule.expire.wall()),
-            None => h
-                .lapsed
-                .filter(|_| h.stage != Stage::Rest && h.denied.is_none()),
-        };
-        self.entries.values().filter_map(end).min()
     }
 
     /// How an entry stands, what it holds, and how many groups of callers stream it.
@@ -249,7 +241,6 @@ impl<K: Kind> Holdings<K> {
                     prefetch: K::prefetched(after),
                     subscribers: 0,
                     current: None,
-                    lapsed: None,
                     parked: None,
                     stage: Stage::Rest,
                     failures: 0,
@@ -271,9 +262,9 @@ impl<K: Kind> Holdings<K> {
             holding.denied = None;
             agenda.clear(&Alarm::Retry(K::KIND, after.id.clone()));
             holding.spiffe_id = after.spiffe_id.clone();
+            self.lapsed.forget(&after.id);
             if identity_changed {
                 holding.current = None;
-                holding.lapsed = None;
                 clear_alarms::<K>(&after.id, agenda);
             }
             if holding.current.is_some() || holding.subscribers > 0 {
@@ -290,6 +281,7 @@ impl<K: Kind> Holdings<K> {
             self.unqueue(&mut holding);
             clear_alarms::<K>(id, agenda);
             agenda.clear(&Alarm::Retry(K::KIND, id.clone()));
+            self.lapsed.forget(id);
         }
     }
 
@@ -319,7 +311,6 @@ impl<K: Kind> Holdings<K> {
                 self.unqueue(&mut holding);
                 holding.stage = Stage::Rest;
                 holding.current = None;
-                holding.lapsed = None;
                 holding.parked = None;
                 clear_alarms::<K>(&id, agenda);
                 agenda.clear(&Alarm::Retry(K::KIND, id.clone()));
@@ -521,27 +512,6 @@ impl<K: Kind> Holdings<K> {
         self.put_back(id.clone(), holding);
     }
 
-    /// An SVID has expired. Returns whether it was there to be served.
-    pub(crate) fn expire(&mut self, id: &EntryId, agenda: &mut Agenda) -> bool {
-        let Some(mut holding) = self.take_out(id) else {
-            return false;
-        };
-        clear_alarms::<K>(id, agenda);
-        let expired = holding.current.take();
-        if let Some(held) = &expired {
-            self.deeds.push(Deed::Expired {
-                entry: id.clone(),
-                name: K::name(&held.svid),
-            });
-            // One that is only kept stays wanted as long as the entry may be prefetched.
-            let kept_wanted = holding.prefetch;
-            self.requeue_if_wanted(id, &mut holding, kept_wanted);
-            holding.lapsed = Some(held.schedule.expire.wall());
-        }
-        self.put_back(id.clone(), holding);
-        expired.is_some()
-    }
-
     /// The own trust domain's bundle changed. SVIDs whose authority is no longer in it, or is
     /// tainted, are dropped and signed anew; parked ones whose authority has come are taken up.
     /// Returns the entries for which what can be served changed.
@@ -719,6 +689,9 @@ impl<K: Kind> Holdings<K> {
 
     /// Writes it back into the books it now belongs in.
     fn put_back(&mut self, id: EntryId, holding: Holding<K>) {
+        if holding.current.is_some() || holding.stage == Stage::Rest {
+            self.lapsed.forget(&id);
+        }
         if holding.subscribers > 0 {
             self.subscribed += 1;
         } else if holding.current.is_some()
@@ -777,7 +750,6 @@ fn install<K: Kind>(
         previous: holding.current.as_ref().map(|h| K::name(&h.svid)),
     });
     holding.parked = None;
-    holding.lapsed = None;
     holding.current = Some(Held {
         svid,
         root: K::mark(root).clone(),

@@ -17,7 +17,7 @@ use crate::index::{GroupIndex, RarestIndex};
 use crate::jwt::Tokens;
 use crate::kinds::{Requests, SvidKind, WitKind, X509Kind};
 use crate::material::{JwtMaterial, WitMaterial, X509Material};
-use crate::time::{Agenda, Alarm};
+use crate::time::{Agenda, Alarm, CLOCK_CHECK};
 use crate::view::{Changed, Difference, Step, View};
 
 /// Room for so many actions is kept from event to event.
@@ -155,6 +155,7 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
         while let Some(alarm) = self.agenda.pop(now) {
             self.on_alarm(alarm);
         }
+        self.look_at_the_clock();
         self.on_event(event);
         self.settle();
     }
@@ -175,7 +176,12 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
     /// `None` when only an event can change anything. Ask again after each [`Roster::handle`]; a
     /// tick that comes too early or too often is a no-op.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        self.agenda.next(self.now)
+        let next = self.agenda.next(self.now);
+        if !(self.holdings.hangs_on_the_clock() || self.wits.hangs_on_the_clock()) {
+            return next;
+        }
+        let look = self.now.mono.saturating_add(CLOCK_CHECK);
+        Some(next.map_or(look, |next| next.min(look)))
     }
 
     /// The revision and digest with which to open the stream from the server: those of no view
@@ -252,14 +258,27 @@ impl<X: X509Material, J: JwtMaterial, W: WitMaterial> Roster<X, J, W> {
             .count()
     }
 
+    /// Takes up again what only a civil clock that ran ahead had ended.
+    fn look_at_the_clock(&mut self) {
+        let (now, agenda) = (self.now, &mut self.agenda);
+        let own = self.view.own_bundle();
+        let x509 = own.map_or(&[][..], |b| &b.bundle.x509_authorities);
+        let wit = own.map_or(&[][..], |b| &b.wit);
+        let mut back = self.holdings.clock_set_back(x509, now, agenda);
+        back.append(&mut self.wits.clock_set_back(wit, now, agenda));
+        for entry in &back {
+            self.entry_stale(entry);
+        }
+    }
+
     fn on_alarm(&mut self, alarm: Alarm) {
         match alarm {
             Alarm::Renew(SvidKind::X509, entry) => self.holdings.renew(&entry, &mut self.agenda),
             Alarm::Renew(SvidKind::Wit, entry) => self.wits.renew(&entry, &mut self.agenda),
             Alarm::Expire(kind, entry) => {
                 let expired = match kind {
-                    SvidKind::X509 => self.holdings.expire(&entry, &mut self.agenda),
-                    SvidKind::Wit => self.wits.expire(&entry, &mut self.agenda),
+                    SvidKind::X509 => self.holdings.expire(&entry, self.now, &mut self.agenda),
+                    SvidKind::Wit => self.wits.expire(&entry, self.now, &mut self.agenda),
                 };
                 if expired {
                     self.entry_stale(&entry);

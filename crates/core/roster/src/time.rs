@@ -12,7 +12,7 @@ use crate::{CallId, RequestId};
 
 /// The longest the machine sleeps while something depends on the civil clock: a step of that
 /// clock is noticed after this long, without any news from outside.
-const CLOCK_CHECK: Duration = Duration::from_secs(5);
+pub(crate) const CLOCK_CHECK: Duration = Duration::from_secs(5);
 
 /// An instant that has come as soon as *either* clock says so.
 ///
@@ -45,7 +45,12 @@ impl When {
 
     /// Whether the instant has come.
     pub(crate) fn reached(self, now: Now) -> bool {
-        now.wall >= self.wall || now.mono >= self.mono
+        now.wall >= self.wall || self.is_over_for_good(now)
+    }
+
+    /// Whether it has come by the clock that nobody sets.
+    pub(crate) fn is_over_for_good(self, now: Now) -> bool {
+        now.mono >= self.mono
     }
 }
 

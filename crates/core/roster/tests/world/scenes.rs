@@ -264,6 +264,55 @@ fn a_clock_that_steps_starts_no_storm() {
     }
 }
 
+/// In an outage there is no other, and by the clock that nobody sets its time is not over.
+#[test]
+fn what_a_clock_that_ran_ahead_ended_is_good_again_when_it_is_set_right() {
+    let mut world = world_with_entries(&[1, 2, 3]);
+    let call = world.call(15, Want::X509Svids);
+    world.advance(seconds(1), true);
+    assert_eq!(world.roster.stats().x509_svids, 3);
+    let told = world.callers[&call].told;
+    world.perform(Op::ServerDown);
+    world.perform(Op::StepClock(true));
+    assert_eq!(world.roster.stats().x509_svids, 0);
+    let late = world.roster.stats().first_x509_expiry;
+    assert!(
+        late.is_some_and(|end| end < world.now.wall),
+        "it is overdue"
+    );
+    let look = world.roster.poll_timeout().unwrap();
+    assert!(look <= world.now.mono + seconds(5), "it looks at the clock");
+    world.advance(seconds(8), true);
+    world.perform(Op::StepClock(false));
+    assert_eq!(world.roster.stats().x509_svids, 3);
+    world.advance(Duration::ZERO, true);
+    assert_eq!(world.callers[&call].told, told, "it has them: nothing new");
+    let another = world.call(15, Want::X509Svids);
+    assert_eq!(world.callers[&another].told, 1, "answered at once");
+
+    // But not when its time is over by either clock.
+    world.perform(Op::StepClock(true));
+    world.advance(X509_LIFE, true);
+    world.perform(Op::StepClock(false));
+    assert_eq!(world.roster.stats().x509_svids, 0);
+    world.come_to_rest();
+}
+
+/// However long the clock was wrong: what failed meanwhile does not wait for its back-off.
+#[test]
+fn a_clock_that_is_set_right_ends_the_waits_that_it_caused() {
+    let mut world = world_with_entries(&[1, 2, 3]);
+    world.call(15, Want::X509Svids);
+    world.advance(seconds(1), true);
+    world.perform(Op::StepClock(true));
+    world.advance(X509_LIFE / 2, true);
+    assert_eq!(world.roster.stats().x509_svids, 0);
+    world.perform(Op::StepClock(false));
+    world.advance(Duration::ZERO, true);
+    assert_eq!(world.roster.stats().x509_svids, 3);
+    world.come_to_rest();
+}
+
 #[test]
 fn a_token_is_signed_once_and_renewed_behind_the_callers_back() {
     let want = || Want::JwtSvids {
