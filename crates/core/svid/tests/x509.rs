@@ -105,6 +105,13 @@ fn a_ca_has_spires_shape() {
         ca.subject().to_string(),
         "C=US, O=SPIFFE, serialNumber=340282366920938463463374607431768211455"
     );
+    // As Go writes it, and so SPIRE's debug service.
+    assert_eq!(
+        Certificate::parse(authority.issuer.der())
+            .unwrap()
+            .subject_text(),
+        "SERIALNUMBER=340282366920938463463374607431768211455,O=SPIFFE,C=US"
+    );
     assert_eq!(ca.subject().as_raw(), ca.issuer().as_raw());
     assert_eq!(
         ca.validity().not_before.timestamp(),

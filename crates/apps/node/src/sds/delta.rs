@@ -9,13 +9,10 @@ use std::sync::Arc;
 use muster_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use super::machine::{
-    Answer, Fault, NAMES_MAX, Nonces, Note, Relation, Unknown, check_names, check_type,
+    Answer, Fault, NAMES_MAX, Nonces, Note, Relation, Unknown, WILDCARD, check_names, check_type,
 };
 use super::names::{Everything, Offer, Rules, Validator};
 use super::sotw::{replaced, version};
-
-/// The name that stands for all names.
-const WILDCARD: &str = "*";
 
 /// One stream.
 #[derive(Debug)]
@@ -372,7 +369,8 @@ mod tests {
                 }
                 prop_assert_eq!(stream.answer(&now).0, None);
                 if let Some(names) = &wanted {
-                    let everything = if names.is_empty() { Everything::Wanted } else { Everything::NotWanted };
+                    let is_for_all = names.is_empty() || names.contains(WILDCARD);
+                    let everything = if is_for_all { Everything::Wanted } else { Everything::NotWanted };
                     let expected: BTreeMap<String, String> = rules()
                         .find_all(names, everything, &now, Validator::Spiffe)
                         .into_iter()

@@ -9,6 +9,8 @@ use super::names::Item;
 /// The one type of resource that is served.
 pub(crate) const TYPE_URL: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+/// The name that stands for all names.
+pub(crate) const WILDCARD: &str = "*";
 /// The most names on one stream.
 pub(crate) const NAMES_MAX: usize = 1024;
 /// The longest name, in bytes: as long as a SPIFFE ID may be.

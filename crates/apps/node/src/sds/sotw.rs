@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use muster_proto::envoy::service::discovery::v3::DiscoveryRequest;
 
-use super::machine::{Answer, Fault, Nonces, Note, Relation, Unknown, check_names, check_type};
+use super::machine::{
+    Answer, Fault, Nonces, Note, Relation, Unknown, WILDCARD, check_names, check_type,
+};
 use super::names::{Everything, Item, Offer, Rules, Validator, version_of};
 use super::withdrawn;
 
@@ -67,7 +69,7 @@ impl Sotw {
         let items = find(&self.rules, wanted, offer, self.validator);
         let unknown = wanted
             .iter()
-            .filter(|name| !items.contains_key(*name))
+            .filter(|name| *name != WILDCARD && !items.contains_key(*name))
             .cloned()
             .collect();
         let note = self.unknown.note(unknown);
@@ -81,7 +83,7 @@ impl Sotw {
         let lost = self
             .sent
             .keys()
-            .any(|name| wanted.is_empty() || wanted.contains(name));
+            .any(|name| is_for_all(wanted) || wanted.contains(name));
         self.asked = false;
         self.sent = versions;
         if items.is_empty() && !lost {
@@ -143,7 +145,7 @@ pub(crate) fn once(
     let items = find(rules, &wanted, offer, validator);
     let unknown = wanted
         .into_iter()
-        .filter(|name| !items.contains_key(name))
+        .filter(|name| name != WILDCARD && !items.contains_key(name))
         .collect();
     let versions = items
         .iter()
@@ -158,13 +160,18 @@ pub(crate) fn once(
     Ok((answer, Unknown::default().note(unknown)))
 }
 
+/// Whether all that there is is wanted: no name is named, or the one that stands for all.
+fn is_for_all(wanted: &BTreeSet<String>) -> bool {
+    wanted.is_empty() || wanted.contains(WILDCARD)
+}
+
 fn find(
     rules: &Rules,
     wanted: &BTreeSet<String>,
     offer: &Offer,
     validator: Validator,
 ) -> BTreeMap<String, Item> {
-    let everything = if wanted.is_empty() {
+    let everything = if is_for_all(wanted) {
         Everything::Wanted
     } else {
         Everything::NotWanted
@@ -247,6 +254,18 @@ mod tests {
         assert_eq!(answer.1, Some(Note::Unknown(vec!["spiffe://b".into()])));
         assert_eq!(names(&stream.answer(&rich)), ["default", "spiffe://b"]);
         assert_eq!(names(&stream.answer(&poor)), ["default"]);
+    }
+
+    #[test]
+    fn a_star_is_all_that_there_is_beside_what_is_named() {
+        let mut stream = Sotw::new(Arc::new(rules()));
+        let now = offer(&[("spiffe://a/x", "1")], &[("spiffe://a", "1")]);
+        stream.hear(request(&["*", "default"], "")).unwrap();
+        let answer = stream.answer(&now);
+        assert_eq!(names(&answer), ["default", "spiffe://a", "spiffe://a/x"]);
+        assert_eq!(answer.1, None);
+        let (once, note) = once(&rules(), request(&["*"], ""), &now).unwrap();
+        assert_eq!((once.items.len(), note), (2, None));
     }
 
     #[test]

@@ -125,7 +125,10 @@ impl Inner {
 
 /// Whether tokens can be had for `audience` (WAPI-11, WAPI-38, WAPI-40, BRK-25).
 pub(crate) fn check_audience(audience: &[String]) -> Result<(), Status> {
-    if audience.is_empty() || audience.iter().any(String::is_empty) {
+    if audience.is_empty() {
+        return Err(Status::invalid_argument("audience must be specified"));
+    }
+    if audience.iter().any(String::is_empty) {
         return Err(Status::invalid_argument(
             "audience must be specified, and no audience may be empty",
         ));

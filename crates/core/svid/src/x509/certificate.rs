@@ -6,7 +6,6 @@ use muster_crypto::{KeyError, PublicKey, digest};
 use muster_model::{IdError, SerialNumber, SpiffeId, Timestamp};
 use x509_parser::asn1_rs::Tag;
 use x509_parser::extensions::GeneralName;
-use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::X509Name;
 
@@ -160,17 +159,16 @@ impl Certificate {
         self.subject_key_id.as_deref().map(digest::hex)
     }
 
-    /// The subject as text, last part first (RFC 2253); empty when it cannot be read.
+    /// The subject as text, last part first (RFC 2253), with the names of attributes that Go, and
+    /// so SPIRE, writes; empty when it cannot be read.
     pub fn subject_text(&self) -> String {
         let Ok((_, name)) = X509Name::from_der(&self.subject_raw) else {
             return String::new();
         };
-        let registry = oid_registry();
         let parts = name.iter_rdn().map(|part| {
             let attributes = part.iter().map(|attribute| {
-                let oid = attribute.attr_type();
-                let name =
-                    oid2abbrev(oid, registry).map_or_else(|_| oid.to_id_string(), str::to_owned);
+                let oid = attribute.attr_type().to_id_string();
+                let name = attribute_name(&oid);
                 format!("{name}={}", escaped(attribute.as_str().unwrap_or_default()))
             });
             attributes.collect::<Vec<_>>().join("+")
@@ -204,6 +202,22 @@ impl fmt::Debug for Certificate {
             .field("is_ca", &self.is_ca)
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
+    }
+}
+
+/// The short name of an attribute (RFC 4519, in capitals), or its number.
+fn attribute_name(oid: &str) -> &str {
+    match oid {
+        "2.5.4.3" => "CN",
+        "2.5.4.5" => "SERIALNUMBER",
+        "2.5.4.6" => "C",
+        "2.5.4.7" => "L",
+        "2.5.4.8" => "ST",
+        "2.5.4.9" => "STREET",
+        "2.5.4.10" => "O",
+        "2.5.4.11" => "OU",
+        "2.5.4.17" => "POSTALCODE",
+        _ => oid,
     }
 }
 

@@ -15,8 +15,8 @@ use crate::workload::view::{X509Identity, X509Update};
 /// The alias of the key in a PKCS #12 store.
 const ALIAS: &str = "svid";
 
-const KEY_STORE: &str = "keystore.p12";
-const TRUST_STORE: &str = "truststore.p12";
+pub(super) const KEY_STORE: &str = "keystore.p12";
+pub(super) const TRUST_STORE: &str = "truststore.p12";
 
 /// Whether a file is a PKCS #12 store.
 pub(super) fn is_store(name: &str) -> bool {

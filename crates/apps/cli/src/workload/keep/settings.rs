@@ -13,6 +13,7 @@ use muster_rt::duration;
 use nix::sys::signal::Signal;
 use nix::unistd::{Group, User};
 
+use super::contents::{KEY_STORE, TRUST_STORE};
 use super::generation::{Owner, check_file_name};
 use crate::failure::Failure;
 
@@ -130,6 +131,35 @@ pub(super) struct Settings {
     pub(super) health_file: Option<PathBuf>,
 }
 
+impl Settings {
+    /// Whether a file of that name may be written: a mode that is never used leaves a key as it
+    /// was not meant to be.
+    fn check_file(&self, name: &str, flag: &str) -> Result<(), Failure> {
+        let of_domain = |start: &str, end: &str| {
+            let rest = name.strip_prefix(start);
+            rest.and_then(|rest| rest.strip_suffix(end))
+                .is_some_and(|domain| !domain.is_empty())
+        };
+        let written = match name {
+            "svid.pem" | "svid.key" | "bundle.pem" => true,
+            "combined.pem" => self.combined,
+            KEY_STORE | TRUST_STORE => self.password.is_some(),
+            "jwks.json" => self.jwks,
+            _ => {
+                self.tokens.contains_key(name)
+                    || of_domain("bundle.", ".pem")
+                    || (self.jwks && of_domain("jwks.", ".json"))
+            }
+        };
+        if written {
+            return Ok(());
+        }
+        Err(Failure::usage(format!(
+            "no file {name:?} is written ({flag}); look for a slip, or ask for the file as well"
+        )))
+    }
+}
+
 impl Options {
     /// Reads the file if there is one, and says what all of it means.
     pub(super) fn settle(self) -> Result<Settings, Failure> {
@@ -186,12 +216,14 @@ impl Options {
             }
         }
         for (name, mode) in all.mode {
+            settings.check_file(&name, "--mode")?;
             let mode = parse_mode(&mode).map_err(Failure::usage)?;
             settings.modes.insert(name, mode);
         }
         for owner in all.owner {
             match owner.split_once('=') {
                 Some((name, owner)) => {
+                    settings.check_file(name, "--owner")?;
                     settings.owners.insert(name.to_owned(), parse_owner(owner)?);
                 }
                 None => settings.owner = parse_owner(&owner)?,
@@ -415,6 +447,36 @@ mod tests {
             "reload",
         ] {
             assert!(parse_action(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_written_has_no_mode_and_no_owner() {
+        let settle = |more: &[&str]| {
+            let words = ["x", "--write", "/run/x"].iter().chain(more);
+            let command = Options::augment_args(clap::Command::new("x"));
+            let matches = command.try_get_matches_from(words).unwrap();
+            <Options as clap::FromArgMatches>::from_arg_matches(&matches)
+                .unwrap()
+                .settle()
+        };
+        for good in [
+            &["--mode", "svid.key=0640"][..],
+            &["--mode", "bundle.other.test.pem=0640"],
+            &["--combined", "--owner", "combined.pem=0"],
+            &["--jwt", "token=aud", "--mode", "token=0640"],
+            &["--jwks", "--mode", "jwks.other.test.json=0640"],
+        ] {
+            assert!(settle(good).is_ok(), "{good:?}");
+        }
+        for bad in [
+            &["--mode", "svid.keyy=0640"][..],
+            &["--mode", "combined.pem=0640"],
+            &["--owner", "token=0"],
+            &["--mode", "bundle..pem=0640"],
+            &["--mode", "jwks.json=0640"],
+        ] {
+            assert!(settle(bad).is_err(), "{bad:?}");
         }
     }
 
