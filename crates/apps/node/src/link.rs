@@ -49,7 +49,7 @@ const VIEW_REFUSED: &str = "muster_node_view_refused_total";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
     /// It cannot join.
-    #[error("cannot join the trust domain: {0}")]
+    #[error("cannot join the trust domain")]
     Join(#[from] JoinError),
     /// An operator banned it.
     #[error(

@@ -10,7 +10,7 @@ use muster_model::{
 };
 use muster_roll::naming::{self, NoName};
 
-use crate::event::Who;
+use crate::event::{SignFault, Who};
 use crate::material::{JwtMaterial, WitMaterial, X509Material};
 use crate::roster::{Link, Roster};
 
@@ -21,8 +21,13 @@ pub enum Standing {
     Held,
     /// In the queue, or with the server.
     BeingSigned,
-    /// The last attempt failed, so many in a row; the next one is set.
-    Failed(u32),
+    /// The last attempt failed, for this reason, if it is known; the next one is set.
+    Failed {
+        /// So many in a row.
+        failures: u32,
+        /// Why the last one did.
+        fault: Option<SignFault>,
+    },
     /// Nobody asked for it, and the cache has no room or the entry is not to be fetched ahead.
     NotWanted,
     /// For an external store, not for the Workload API.

@@ -74,6 +74,8 @@ struct Holding<K: Kind> {
     parked: Option<Arc<K::Material>>,
     stage: Stage,
     failures: u32,
+    /// Why the last of them was one.
+    fault: Option<SignFault>,
     /// Why the last word of the server was no, where that stands for a while.
     denied: Option<SignFault>,
     /// When it was last subscribed to, on a counter; only for entries in `kept`.
@@ -177,7 +179,10 @@ impl<K: Kind> Holdings<K> {
         let held = holding.current.as_ref().map(|held| &*held.svid);
         let standing = match (held, &holding.stage) {
             (Some(_), _) => Standing::Held,
-            (None, Stage::Waiting) => Standing::Failed(holding.failures),
+            (None, Stage::Waiting) => Standing::Failed {
+                failures: holding.failures,
+                fault: holding.fault,
+            },
             (None, Stage::Queued(_) | Stage::Asked(_)) => Standing::BeingSigned,
             (None, Stage::Rest) => Standing::NotWanted,
         };
@@ -244,6 +249,7 @@ impl<K: Kind> Holdings<K> {
                     parked: None,
                     stage: Stage::Rest,
                     failures: 0,
+                    fault: None,
                     denied: None,
                     touched: 0,
                 },
@@ -413,6 +419,7 @@ impl<K: Kind> Holdings<K> {
             match outcome {
                 Ok(Installed::Servable) => fresh.push(id.clone()),
                 Ok(Installed::Parked) => {
+                    holding.fault = Some(SignFault::UnknownAuthority);
                     holding.stage = Stage::Waiting;
                     let wait = ENTRY_BACKOFF.wait(holding.failures.max(1), (self.seed, &id));
                     let when = When::after(now, wait.max(PARKED_MAX));
@@ -501,6 +508,7 @@ impl<K: Kind> Holdings<K> {
             // The parked one stays, should its authority come after all.
             if holding.parked.is_some() {
                 holding.failures = holding.failures.saturating_add(1);
+                holding.fault = Some(SignFault::UnknownAuthority);
                 self.deeds.push(Deed::NotSigned {
                     entry: id.clone(),
                     fault: SignFault::UnknownAuthority,
@@ -596,6 +604,7 @@ impl<K: Kind> Holdings<K> {
         agenda: &mut Agenda,
     ) -> bool {
         holding.failures = holding.failures.saturating_add(1);
+        holding.fault = Some(fault);
         holding.stage = Stage::Waiting;
         let denied = Some(fault).filter(|fault| fault.stands());
         let was = std::mem::replace(&mut holding.denied, denied);

@@ -7,7 +7,7 @@ use muster_model::Timestamp;
 use muster_proto::muster::node::admin::v1 as admin;
 use muster_proto::muster::node::admin::v1::explain_response::Verdict;
 use muster_proto::muster::node::admin::v1::identity::State;
-use muster_roster::{Explanation, Identity, Inventory, Lack, RuleMiss, Standing};
+use muster_roster::{Explanation, Identity, Inventory, Lack, RuleMiss, SignFault, Standing};
 use muster_wire::selector;
 
 use crate::events::{PastRefusal, timestamp};
@@ -198,17 +198,18 @@ fn judge(pid: i32, explanation: &Explanation) -> (Verdict, String) {
         };
     }
     let failed = identities.iter().find_map(|i| match i.standing {
-        Standing::Failed(failures) => Some((i, failures)),
+        Standing::Failed { failures, fault } => Some((i, failures, fault)),
         Standing::Held | Standing::BeingSigned | Standing::NotWanted | Standing::StoredOutside => {
             None
         }
     });
-    if let Some((identity, failures)) = failed {
+    if let Some((identity, failures, fault)) = failed {
         return (
             Verdict::NotSigned,
             format!(
-                "entry {} matches process {pid}{held}, and its SVID could not be signed, {failures} times in a row; the node's log says why",
-                identity.entry.as_str()
+                "entry {} matches process {pid}{held}, and its SVID could not be signed, {failures} times in a row: {}",
+                identity.entry.as_str(),
+                fault.map_or("the node's log says why", cause)
             ),
         );
     }
@@ -250,6 +251,34 @@ fn sentence(text: &str) -> String {
         "."
     };
     format!("{text}{end}")
+}
+
+/// Why a signature did not come about, and where to look.
+fn cause(fault: SignFault) -> &'static str {
+    match fault {
+        SignFault::Unavailable => "the server has no capacity for it, or is not reached",
+        SignFault::Refused => {
+            "the server refuses it; ask it with `muster node explain --node ID --selector ...`"
+        }
+        SignFault::Denied => {
+            "a policy of the server refuses it; see `muster audit tail --decision refused`"
+        }
+        SignFault::BoundReached => "its rule gives as many names as it may",
+        SignFault::NameRefused => "the server does not let its rule give that name",
+        SignFault::NotWhatWasAsked => {
+            "what the server sent is not what was asked for, and is not served"
+        }
+        SignFault::ExpiredOnArrival => {
+            "what the server signed had expired by this node's clock; compare the clocks of both"
+        }
+        SignFault::TaintedAuthority => {
+            "the server signed it with an authority that is declared compromised"
+        }
+        SignFault::UnknownAuthority => {
+            "it is signed by an authority that is not in the node's bundle yet"
+        }
+        SignFault::Local => "the node could not make its key or the request; its log says why",
+    }
 }
 
 /// What the node holds, as the API writes it.
@@ -311,7 +340,7 @@ fn write(identity: &Identity, hint_taken: bool) -> admin::Identity {
         _ if hint_taken => (State::HintTaken, 0),
         Standing::Held => (State::Held, 0),
         Standing::BeingSigned => (State::BeingSigned, 0),
-        Standing::Failed(failures) => (State::Failed, *failures),
+        Standing::Failed { failures, .. } => (State::Failed, *failures),
         Standing::NotWanted => (State::NotWanted, 0),
     };
     let held = identity.held.as_ref();

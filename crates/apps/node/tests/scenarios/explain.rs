@@ -32,7 +32,7 @@ fn pid(child: &Child) -> i32 {
     i32::try_from(child.id()).unwrap()
 }
 
-async fn explain(rig: &Rig, pid: i32) -> admin::ExplainResponse {
+pub(crate) async fn explain(rig: &Rig, pid: i32) -> admin::ExplainResponse {
     let request = admin::ExplainRequest { pid, nearest: 0 };
     rig.admin()
         .await

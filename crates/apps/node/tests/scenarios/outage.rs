@@ -5,6 +5,7 @@ use std::time::Duration;
 use tonic::Code;
 
 use crate::double::Double;
+use crate::explain::explain;
 use crate::jwt::ask;
 use crate::rig::{Rig, SteppedClock, fetch_x509, next, uid, within};
 use crate::x509::check;
@@ -94,6 +95,12 @@ async fn a_clock_that_steps_neither_storms_the_server_nor_serves_what_has_expire
         if seconds > 0 {
             // By this clock everything has expired, and what the server signs has too.
             rig.info(|info| info.x509_svids == 0).await;
+            let own = i32::try_from(std::process::id()).unwrap();
+            within("the clock is named", async {
+                let named = "expired by this node's clock";
+                while !explain(&rig, own).await.summary.contains(named) {}
+            })
+            .await;
             clock.step(-seconds);
             // Set right again: what is there is good, without the server.
             rig.info(|info| info.x509_svids == 20).await;
