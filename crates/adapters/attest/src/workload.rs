@@ -29,6 +29,8 @@ pub struct LeftOut {
     pub kind: &'static str,
     /// What went wrong, and what to do about it.
     pub why: String,
+    /// Whether another attempt may find what it did not.
+    pub may_pass: bool,
 }
 
 /// Asks every attestor about `process` at once and returns what all of them know.
@@ -57,6 +59,7 @@ pub async fn attest(
                 known.left_out.push(LeftOut {
                     kind: attestor.kind(),
                     why: error.to_string(),
+                    may_pass: matches!(error, AttestError::Away { .. }),
                 });
                 failure.get_or_insert(error);
             }
@@ -123,6 +126,7 @@ mod tests {
         let failed = LeftOut {
             kind: "b",
             why: "workload attestor b failed: as scripted".to_owned(),
+            may_pass: false,
         };
         assert_eq!(left_out, [failed]);
     }

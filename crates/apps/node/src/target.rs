@@ -137,6 +137,7 @@ async fn attest_held(
         AttestError::Changed { .. }
         | AttestError::Traced { .. }
         | AttestError::Failed { .. }
+        | AttestError::Away { .. }
         | AttestError::NoAttestors => TargetRefusal::Failed(error.to_string()),
     })?;
     let selectors = facts.iter().map(|fact| fact.selector.clone()).collect();

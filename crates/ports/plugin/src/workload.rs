@@ -215,6 +215,15 @@ pub enum AttestError {
         #[source]
         source: Option<std::io::Error>,
     },
+    /// Whoever knows the facts is not there, or does not answer in time: another attempt may find
+    /// them.
+    #[error("workload attestor {kind} cannot be asked: {reason}")]
+    Away {
+        /// The attestor.
+        kind: &'static str,
+        /// What went wrong, and what to do about it.
+        reason: String,
+    },
     /// No attestor is configured.
     #[error("no workload attestor is configured; configure at least one, such as unix")]
     NoAttestors,
@@ -235,6 +244,7 @@ impl AttestError {
             } => "other_user",
             Self::Traced { .. } => "traced",
             Self::Failed { .. } | Self::NoAttestors => "attestation_failed",
+            Self::Away { .. } => "attestor_away",
         }
     }
 
@@ -242,7 +252,7 @@ impl AttestError {
     pub fn is_about_the_process(&self) -> bool {
         match self {
             Self::Gone { .. } | Self::Changed { .. } | Self::Traced { .. } => true,
-            Self::Failed { .. } | Self::NoAttestors => false,
+            Self::Failed { .. } | Self::Away { .. } | Self::NoAttestors => false,
         }
     }
 }

@@ -164,9 +164,16 @@ impl DockerAttestor {
         }
         let place = self.places.acquire().await;
         process.work.asked();
-        let container = engine::inspect(&key.0, id)
-            .await
-            .map_err(|error| failed(process, &error.to_string()))?;
+        let container = engine::inspect(&key.0, id).await.map_err(|error| {
+            if error.is_away() {
+                AttestError::Away {
+                    kind: KIND,
+                    reason: format!("process {}: {error}", process.pid),
+                }
+            } else {
+                failed(process, &error.to_string())
+            }
+        })?;
         drop(place);
         let first = HeldProcess::by_number(container.pid).map_err(|error| {
             failed(

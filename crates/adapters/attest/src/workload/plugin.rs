@@ -97,7 +97,10 @@ impl WorkloadAttestor for PluginAttestor {
         still_runs(process)?;
         let values = answer
             .unwrap_or_else(|_elapsed| Err(format!("no answer within {} s", PATIENCE.as_secs())))
-            .map_err(|reason| self.failed(process, &reason))?;
+            .map_err(|reason| AttestError::Away {
+                kind: self.host.name(),
+                reason: format!("process {}: {reason}", process.pid),
+            })?;
         let found = selectors(self.host.name(), values);
         let found = found.map_err(|reason| self.failed(process, &reason))?;
         let fact = |selector| Fact {

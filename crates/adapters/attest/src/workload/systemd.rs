@@ -64,6 +64,13 @@ fn failed(process: &Process, reason: &str) -> AttestError {
     }
 }
 
+fn away(process: &Process, reason: &str) -> AttestError {
+    AttestError::Away {
+        kind: KIND,
+        reason: format!("process {}: {reason}", process.pid),
+    }
+}
+
 fn facts(unit: &Unit, by: By) -> Vec<Fact> {
     let evidence = match by {
         By::Pidfd => Evidence::ServiceManager,
@@ -97,8 +104,9 @@ impl WorkloadAttestor for SystemdAttestor {
         match found {
             Ok(Ok((unit, by))) => Ok(facts(&unit, by)),
             Ok(Err(BusError::NoUnit)) => Ok(Vec::new()),
+            Ok(Err(error @ BusError::Unreachable { .. })) => Err(away(process, &error.to_string())),
             Ok(Err(error)) => Err(failed(process, &error.to_string())),
-            Err(_elapsed) => Err(failed(
+            Err(_elapsed) => Err(away(
                 process,
                 &format!("systemd did not answer within {} s", PATIENCE.as_secs()),
             )),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Extensions;
-use muster_attest::workload::process_of;
+use muster_attest::workload::{Known, process_of};
 use muster_model::{SelectorSet, SpiffeId, TaskId};
 use muster_peer::{Assurance, CallPlace, Caller, HeldProcess, PeerInfo, Refusal as PeerRefusal};
 use muster_plugin::workload::{AttestError, Fact, WorkloadAttestor};
@@ -27,6 +27,9 @@ use crate::tasks::OnTask;
 pub(crate) const TOO_MANY_CALLS: &str = "too_many_calls";
 /// The text that clients know an attestation that failed by.
 const ATTESTATION_FAILED: &str = "workload attestation failed";
+
+/// The reason of who is put off because an attestor could not be asked.
+const ATTESTOR_AWAY: &str = "attestor_away";
 
 // What a caller can provoke as often as it likes is logged as often as a person can read it.
 static NOT_ATTESTED: Sparing = Sparing::new(20, Duration::from_secs(1));
@@ -57,6 +60,8 @@ pub(crate) struct Attested {
     selectors: Arc<SelectorSet>,
     /// On whose socket it called.
     on: Option<OnTask>,
+    /// An attestor could not be asked: it may be more than it is attested as.
+    lacks_facts: bool,
 }
 
 impl Attested {
@@ -155,13 +160,13 @@ impl CallerAttestor {
         if let Some(on) = extensions.get::<OnTask>() {
             return self.attest_task(caller, on);
         }
-        let facts = self.facts(&caller, place).await.map_err(|error| {
+        let known = self.facts(&caller, place).await.map_err(|error| {
             if let Some(held_back) = NOT_ATTESTED.pass(error.word()) {
                 tracing::warn!(pid = caller.pid(), uid = caller.uid(), %error, held_back, "caller not attested");
             }
             metrics::counter!("muster_node_attestations_total", "outcome" => "failed").increment(1);
             match error {
-                AttestError::Gone { .. } => {
+                AttestError::Gone { .. } | AttestError::Away { .. } => {
                     let refusals = &self.with.refusals;
                     refusals.put_off(caller.pid(), caller.uid(), error.word());
                 }
@@ -172,6 +177,8 @@ impl CallerAttestor {
             }
             Status::unavailable(ATTESTATION_FAILED)
         })?;
+        let lacks_facts = known.left_out.iter().any(|left_out| left_out.may_pass);
+        let facts = known.facts;
         metrics::counter!("muster_node_attestations_total", "outcome" => "done").increment(1);
         tracing::debug!(
             pid = caller.pid(),
@@ -189,6 +196,7 @@ impl CallerAttestor {
             caller,
             selectors: Arc::new(selectors),
             on: None,
+            lacks_facts,
         })
     }
 
@@ -203,19 +211,20 @@ impl CallerAttestor {
             caller,
             selectors: on.selectors(),
             on: Some(on.clone()),
+            lacks_facts: false,
         };
         self.still_the_same(&attested)?;
         metrics::counter!("muster_node_attestations_total", "outcome" => "done").increment(1);
         Ok(attested)
     }
 
-    async fn facts(&self, caller: &Caller, place: &Place) -> Result<Vec<Fact>, AttestError> {
+    async fn facts(&self, caller: &Caller, place: &Place) -> Result<Known, AttestError> {
         let process = process_of(caller)?;
         let known = facts_of(&self.with.attestors, &process).await;
         if let Some(own) = &place.own {
             own.charge(process.work.units());
         }
-        known.map(|known| known.facts)
+        known
     }
 
     /// Notes that a caller was answered, with `ids`; `given` is what its call has been given so far.
@@ -235,6 +244,10 @@ impl CallerAttestor {
     /// What a refused caller is told, and everyone who watches.
     pub(crate) fn refuse(&self, attested: &Attested, refusal: Refusal, what: &str) -> Status {
         let caller = &attested.caller;
+        let is_final = matches!(refusal, Refusal::NoIdentity | Refusal::IdentityNotGranted);
+        if is_final && attested.lacks_facts {
+            return self.incomplete(caller, what);
+        }
         if let Some(held_back) = REFUSED.pass(refusal.word()) {
             tracing::info!(
                 pid = caller.pid(),
@@ -262,6 +275,26 @@ impl CallerAttestor {
             }
         }
         status_of(refusal)
+    }
+
+    /// What is known of the caller gives it nothing, and an attestor that may know more could not
+    /// be asked: that is no denial, which some clients take for the last word (WAPI-52).
+    fn incomplete(&self, caller: &Caller, rpc: &str) -> Status {
+        let (pid, uid) = (caller.pid(), caller.uid());
+        if let Some(held_back) = REFUSED.pass(ATTESTOR_AWAY) {
+            tracing::info!(
+                pid,
+                uid,
+                reason = ATTESTOR_AWAY,
+                rpc,
+                held_back,
+                "caller put off"
+            );
+        }
+        self.with.refusals.put_off(pid, uid, ATTESTOR_AWAY);
+        Status::unavailable(
+            "what is known of the caller gives it no identity, and an attestor that may know more could not be asked; try again",
+        )
     }
 
     fn refused(&self, caller: &Caller, reason: &'static str, task: Option<TaskId>) {

@@ -21,6 +21,7 @@ use tower::{Service, ServiceExt};
 use crate::double::Double;
 use crate::jwt::ask;
 use crate::rig::{Rig, fetch_x509, next, uid, within};
+use crate::x509::check;
 
 const METHODS: [&str; 7] = [
     "FetchX509SVID",
@@ -335,5 +336,31 @@ async fn a_node_with_too_many_calls_says_so() {
         while client.fetch_jwtsvid(ask(&["a"], "")).await.is_err() {}
     })
     .await;
+    assert!(node.stop().await);
+}
+
+/// A system bus that is down is no denial: what is not known may be what the caller has. Some clients
+/// never ask again after PERMISSION_DENIED.
+#[tokio::test]
+async fn an_attestor_that_is_away_denies_nobody() {
+    let double = Double::start().await;
+    double.add_entry("a", "/pay", &[&uid(), "systemd:id:pay.service"]);
+    let mut rig = Rig::new(&double);
+    let bus = rig.path("nobody.sock").display().to_string();
+    rig.more = format!("[workload_api]\nhold = \"0s\"\n[attest.systemd]\nbus_socket = \"{bus}\"\n");
+    let node = rig.run();
+    rig.in_step(&double).await;
+    let mut client = rig.client().await;
+    let status = fetch_x509(&mut client).await.err().unwrap();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(status.message().contains("attestor"), "{status}");
+    let own = i32::try_from(std::process::id()).unwrap();
+    let answer = crate::explain::explain(&rig, own).await;
+    assert_eq!(answer.refusals[0].reason, "attestor_away");
+    // Whoever needs nothing of it is served.
+    double.add_entry("b", "/plain", &[&uid()]);
+    rig.in_step(&double).await;
+    let (answer, _stream) = fetch_x509(&mut client).await.unwrap();
+    assert_eq!(check(&answer).len(), 1);
     assert!(node.stop().await);
 }

@@ -64,6 +64,20 @@ impl EngineError {
     }
 }
 
+impl EngineError {
+    /// Whether there was no answer about the container.
+    pub(super) fn is_away(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Slow { .. } => true,
+            Self::Status { status, .. } => status.is_server_error(),
+            Self::Foreign { .. }
+            | Self::Unknown { .. }
+            | Self::Malformed { .. }
+            | Self::NotRunning { .. } => false,
+        }
+    }
+}
+
 /// Where an engine listens, and whose it must be.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Endpoint {
