@@ -151,11 +151,16 @@ impl Machine {
         if let Err(violation) = received {
             let why = violation.to_string();
             frame::put_go_away(self.output.tail(), self.last, violation.code(), &why);
-            for stream in mem::take(&mut self.streams) {
-                stream.break_off();
-            }
+            self.break_off();
         }
         received
+    }
+
+    /// Nothing more will come.
+    pub(crate) fn break_off(&mut self) {
+        for stream in mem::take(&mut self.streams) {
+            stream.break_off();
+        }
     }
 
     fn receive_all(&mut self, input: &mut &[u8]) -> Result<(), Violation> {

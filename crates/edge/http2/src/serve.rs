@@ -232,25 +232,36 @@ where
         Poll::Ready(Ok(Read::Some))
     }
 
-    /// One round; whether it got any further.
-    fn round(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+    /// Nothing more is answered.
+    fn finish(&mut self, why: Option<Violation>) {
+        self.calls = Vec::new();
+        self.keepalive.restart(LAST_WORDS);
+        self.stage = Stage::Closing(why);
+    }
+
+    /// One round; pending if it got no further.
+    fn round(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.heed();
         let mut any = self.answer();
         any |= self.write(cx)?;
         if self.machine.output().has_room() {
             match self.read(cx)? {
-                // Its calls end with the client.
-                Poll::Ready(Read::End) => return Poll::Ready(Ok(false)),
+                Poll::Ready(Read::End) => {
+                    // Its calls end with the client, who may still read what was said.
+                    self.machine.break_off();
+                    self.finish(None);
+                    any = true;
+                }
                 Poll::Ready(Read::Some) => any = true,
                 Poll::Pending => {}
             }
         }
-        if self.machine.is_over() && self.calls.is_empty() && self.machine.output().is_empty() {
-            self.stage = Stage::Closing(None);
+        if self.machine.is_over() && self.calls.is_empty() {
+            self.finish(None);
             any = true;
         }
         if any {
-            Poll::Ready(Ok(true))
+            Poll::Ready(Ok(()))
         } else {
             Poll::Pending
         }
@@ -293,13 +304,8 @@ where
         loop {
             match this.stage {
                 Stage::Open => match this.round(cx) {
-                    Poll::Ready(Ok(true)) => {}
-                    Poll::Ready(Ok(false)) => return Poll::Ready(Ok(())),
-                    Poll::Ready(Err(Error::Violation(violation))) => {
-                        this.calls = Vec::new();
-                        this.keepalive.restart(LAST_WORDS);
-                        this.stage = Stage::Closing(Some(violation));
-                    }
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(Error::Violation(violation))) => this.finish(Some(violation)),
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => {
                         ready!(this.keepalive.poll(cx, &mut this.machine))?;

@@ -557,6 +557,17 @@ async fn a_call_over_the_limit_is_refused() {
     client.check_served(203, "0").await;
 }
 
+#[tokio::test]
+async fn a_client_that_says_no_more_reads_what_was_said() {
+    let mut client = Client::open().await;
+    let request = [PSEUDO, REST].concat();
+    client.send(&[&frame(HEADERS, WHOLE, 1, &request)]).await;
+    client.stream.shutdown().await.unwrap();
+    client.check_served(1, "0").await;
+    assert_eq!(client.next().await, None);
+    client.server.await.unwrap().unwrap();
+}
+
 /// A body that is broken off is told to whoever reads it.
 #[tokio::test]
 async fn a_body_that_ends_with_its_connection_is_broken() {
