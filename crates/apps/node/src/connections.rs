@@ -131,7 +131,8 @@ async fn until_closed(answering: Answering, mut connection: Box<Connection>, mut
     };
     match protocol {
         Protocol::Other if answering.stack.shell.is_some() => {
-            let closed = http1(answering, connection, seen, ended).await;
+            // In a box: few are, and all would have room for it.
+            let closed = Box::pin(http1(answering, connection, seen, ended)).await;
             closed.unwrap_or_else(failed);
         }
         Protocol::Http2 | Protocol::Other => {
@@ -157,7 +158,7 @@ async fn http2(
         answering.introduce(request.extensions_mut());
         ask(&answering.stack.routes, request)
     };
-    let connection = muster_http2::Connection::new(connection, &seen, settings, answer);
+    let mut connection = muster_http2::Connection::new(connection, &seen, settings, answer);
     drop(seen);
     connection.until(ended, patience).await
 }

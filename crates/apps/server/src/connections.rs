@@ -44,7 +44,7 @@ pub(crate) async fn serve<C>(
             request.extensions_mut().insert(origin.clone());
             apart(&routes, request)
         };
-        let connection = Connection::new(connection, &[], settings, answer);
+        let mut connection = Connection::new(connection, &[], settings, answer);
         tokio::spawn(async move {
             if let Err(error) = connection.until(ended, None).await {
                 tracing::debug!(%error, "a connection failed");

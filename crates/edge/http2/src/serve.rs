@@ -115,16 +115,17 @@ where
     /// further call, and the calls that are open may go on for as long as `patience`, if that is a
     /// limit.
     pub async fn until(
-        mut self,
+        &mut self,
         mut ended: Ended,
         patience: Option<Duration>,
     ) -> Result<(), Error> {
         tokio::select! {
-            closed = &mut self => return closed,
+            closed = &mut *self => return closed,
             _gone = ended.changed() => self.leave(),
         }
         match patience {
-            Some(patience) => timeout(patience, self).await.unwrap_or(Ok(())),
+            // In a box: it is not to make room for what most connections never come to.
+            Some(patience) => Box::pin(timeout(patience, self)).await.unwrap_or(Ok(())),
             None => self.await,
         }
     }

@@ -46,8 +46,8 @@ where
     // A little pipe, so that everything waits for everything at times.
     let (near, far) = tokio::io::duplex(1000);
     let (end, ended) = watch::channel(());
-    let connection = Connection::new(far, &[], settings, answer);
-    let server = tokio::spawn(connection.until(ended, None));
+    let mut connection = Connection::new(far, &[], settings, answer);
+    let server = tokio::spawn(async move { connection.until(ended, None).await });
     let (client, connection) = h2::client::handshake(near).await.unwrap();
     let client_task = tokio::spawn(connection);
     Served {

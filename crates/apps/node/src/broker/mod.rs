@@ -256,7 +256,7 @@ impl Serving {
                 request.extensions_mut().insert(origin.clone());
                 ask(&service, request)
             };
-            let connection = Connection::new(connection, &[], settings, answer);
+            let mut connection = Connection::new(connection, &[], settings, answer);
             tokio::spawn(async move {
                 if let Err(error) = connection.until(ended, None).await {
                     tracing::debug!(%error, "a broker's connection failed");
