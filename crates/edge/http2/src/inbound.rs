@@ -1,19 +1,18 @@
 //! The body of a request, on its way from the connection to the call.
 
-use std::collections::VecDeque;
 use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::task::AtomicWaker;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 /// When the call has taken so much, the connection is told, so that the client may send on; in
-/// bytes.
-const WORTH_TELLING: usize = 16 * 1024;
+/// bytes. What a hundred calls keep to themselves is less than the narrowest window.
+const WORTH_TELLING: usize = 512;
 
 /// The body of a request.
 #[derive(Debug)]
@@ -37,7 +36,8 @@ pub(crate) struct Inbound {
 
 #[derive(Debug, Default)]
 struct State {
-    pieces: VecDeque<Bytes>,
+    /// In one piece, however many frames it came in.
+    came: BytesMut,
     trailers: Option<Box<HeaderMap>>,
     end: Option<End>,
     /// So many bytes were taken, and the connection has not heard of it.
@@ -82,8 +82,8 @@ impl Inbound {
         let mut wanted = false;
         self.change(|state| {
             wanted = !state.abandoned;
-            if wanted && !piece.is_empty() {
-                state.pieces.push_back(Bytes::copy_from_slice(piece));
+            if wanted {
+                state.came.extend_from_slice(piece);
             }
         });
         wanted
@@ -101,7 +101,7 @@ impl Inbound {
     pub(crate) fn break_off(&self) {
         self.change(|state| {
             if state.end.is_none() {
-                state.pieces = VecDeque::new();
+                state.came = BytesMut::new();
                 state.end = Some(End::Broken);
             }
         });
@@ -144,12 +144,13 @@ impl Body for RequestBody {
             return Poll::Ready(None);
         };
         let mut state = inbound.state();
-        if let Some(piece) = state.pieces.pop_front() {
-            state.taken += piece.len();
+        if !state.came.is_empty() {
+            let came = mem::take(&mut state.came).freeze();
+            state.taken += came.len();
             if state.taken >= WORTH_TELLING {
                 inbound.connection.wake();
             }
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
+            return Poll::Ready(Some(Ok(Frame::data(came))));
         }
         match state.end {
             None => {
@@ -170,7 +171,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         self.inbound.as_ref().is_none_or(|inbound| {
             let state = inbound.state();
-            state.pieces.is_empty()
+            state.came.is_empty()
                 && state.trailers.is_none()
                 && matches!(state.end, Some(End::Whole))
         })
@@ -189,9 +190,7 @@ impl Drop for RequestBody {
     fn drop(&mut self) {
         let Some(inbound) = &self.inbound else { return };
         let mut state = inbound.state();
-        let left: usize = state.pieces.iter().map(Bytes::len).sum();
-        state.pieces = VecDeque::new();
-        state.taken += left;
+        state.taken += mem::take(&mut state.came).len();
         state.abandoned = true;
         if state.taken > 0 {
             inbound.connection.wake();

@@ -146,8 +146,8 @@ where
                 }
                 Event::Reset { stream } => self.calls.retain(|call| call.stream != stream),
                 Event::Widened => {
-                    for call in &self.calls {
-                        call.signal.is_ready.store(true, Ordering::Relaxed);
+                    for call in self.calls.iter().filter(|call| call.is_blocked()) {
+                        call.signal.is_ready.store(true, Ordering::Release);
                     }
                 }
             }
@@ -486,6 +486,11 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
                 }
             }
         }
+    }
+
+    /// Whether there is something that the client had no room for.
+    fn is_blocked(&self) -> bool {
+        matches!(&self.state, State::Sending { data, .. } if !data.is_empty())
     }
 
     /// Goes on when there is room again.
