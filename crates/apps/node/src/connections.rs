@@ -1,31 +1,30 @@
 //! The node's Unix sockets as HTTP servers: a connection of its own for every workload, and as
-//! little memory by connection as the HTTP stack allows.
-//!
-//! `tonic::transport::Server` does the same with more layers: by connection it keeps a protocol
-//! detector, a copy of all settings, a timer for the connection's age and a boxed service. What is
-//! left here is the stack's own (`docs/memory.md` has the figures).
+//! little memory by connection as can be (`docs/memory.md` has the figures).
 //!
 //! What does not begin as HTTP/2 does is HTTP/1.1, where a socket has something for it: shells have
 //! no gRPC.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt as _};
+use bytes::Bytes;
+use futures::{FutureExt as _, Stream};
 use http::{Extensions, Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use muster_peer::{Connection, PeerInfo, Protocol};
-use tokio::sync::watch;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use muster_http2::{Answer, Ended, Protocol, RequestBody, Settings, recognize};
+use muster_peer::{Connection, PeerInfo};
+use tokio::io::AsyncReadExt as _;
+use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::service::Routes;
-use tonic::transport::server::Connected as _;
-use tower::Service as _;
+use tower::Service;
 
 use crate::tasks::{OnTask, Shell};
 
@@ -39,7 +38,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What all connections of a socket have in common; the sockets of all tasks have one.
 pub(crate) struct Stack {
-    http2: http2::Builder<TokioExecutor>,
+    http2: Settings,
     http1: http1::Builder,
     routes: Routes,
     shell: Option<Shell>,
@@ -56,17 +55,6 @@ impl Stack {
         calls: u32,
         keepalive: Duration,
     ) -> Arc<Self> {
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
-        http2
-            .timer(TokioTimer::new())
-            .keep_alive_interval(keepalive)
-            .keep_alive_timeout(keepalive)
-            .max_concurrent_streams(calls)
-            // Whoever asks on and on without reading is dropped for that, on the record, and not by
-            // the stack for the calls that it refused.
-            .max_local_error_reset_streams(None)
-            // Nobody asks a node for the time.
-            .auto_date_header(false);
         let mut http1 = http1::Builder::new();
         http1
             .timer(TokioTimer::new())
@@ -74,7 +62,11 @@ impl Stack {
             .max_buf_size(HEAD_MAX)
             .auto_date_header(false);
         Arc::new(Self {
-            http2,
+            http2: Settings {
+                calls,
+                window: Settings::WINDOW,
+                keepalive,
+            },
             http1,
             routes: routes.prepare(),
             shell,
@@ -87,9 +79,9 @@ impl Stack {
         self: &Arc<Self>,
         connection: Connection,
         on: Option<OnTask>,
-        ended: watch::Receiver<()>,
+        ended: Ended,
     ) {
-        let peer = connection.connect_info();
+        let peer = connection.peer().clone();
         let answering = Answering {
             stack: Arc::clone(self),
             peer,
@@ -108,81 +100,79 @@ pub(crate) async fn serve(
     connections: impl Stream<Item = io::Result<Connection>>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let (end, ended) = watch::channel(());
-    {
-        let mut connections = pin!(connections);
-        let mut shutdown = pin!(shutdown);
-        loop {
-            tokio::select! {
-                () = &mut shutdown => break,
-                next = connections.next() => match next {
-                    Some(Ok(connection)) => stack.begin(connection, None, ended.clone()),
-                    Some(Err(error)) => tracing::warn!(%error, "a connection was not accepted"),
-                    None => break,
-                },
-            }
-        }
-        // The listening socket is closed here, before calls are waited for.
-    }
-    drop(ended);
-    // No connection is open, or all hear of it.
-    let _alone = end.send(()).is_err();
-    end.closed().await;
+    let begin = |connection, ended| stack.begin(connection, None, ended);
+    muster_http2::for_each(connections, shutdown, begin).await;
 }
 
-async fn until_closed(
-    answering: Answering,
-    mut connection: Box<Connection>,
-    mut ended: watch::Receiver<()>,
-) {
-    let protocol = tokio::select! {
-        protocol = connection.protocol() => protocol,
+/// Answers a gRPC request. Always ready: `Routes` has no back-pressure of its own.
+pub(crate) fn ask<S, B>(service: &S, request: Request<RequestBody>) -> Answer<B>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
+    S::Future: Send + 'static,
+{
+    let answer = service.clone().call(request);
+    // Boxed, so that it is let go when the answer begins: a stream may last for months.
+    Box::pin(answer.map(|answer| match answer {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }))
+}
+
+async fn until_closed(answering: Answering, mut connection: Box<Connection>, mut ended: Ended) {
+    let first = tokio::select! {
+        first = recognize(&mut connection) => first,
         _gone = ended.changed() => return,
     };
-    let closed = match protocol {
+    let (protocol, seen) = match first {
+        Ok(Some(first)) => first,
         // Whoever connects and goes away without a word is no news.
-        Ok(None) => Ok(()),
-        Ok(Some(Protocol::Other)) if answering.stack.shell.is_some() => {
-            http1(answering, connection, ended).await
-        }
-        Ok(Some(Protocol::Http2 | Protocol::Other)) => http2(answering, connection, ended).await,
-        Err(error) => {
-            tracing::debug!(%error, "a connection failed");
-            Ok(())
-        }
+        Ok(None) => return,
+        Err(error) => return failed(error),
     };
-    if let Err(error) = closed {
-        tracing::debug!(%error, "a connection failed");
+    match protocol {
+        Protocol::Other if answering.stack.shell.is_some() => {
+            // In a box: few are, and all would have room for it.
+            let closed = Box::pin(http1(answering, connection, seen, ended)).await;
+            closed.unwrap_or_else(failed);
+        }
+        Protocol::Http2 | Protocol::Other => {
+            let closed = http2(answering, connection, seen, ended).await;
+            closed.unwrap_or_else(failed);
+        }
     }
+}
+
+fn failed(error: impl fmt::Display) {
+    tracing::debug!(%error, "a connection failed");
 }
 
 async fn http2(
     answering: Answering,
     connection: Box<Connection>,
-    mut ended: watch::Receiver<()>,
-) -> hyper::Result<()> {
+    seen: Bytes,
+    ended: Ended,
+) -> Result<(), muster_http2::Error> {
     let patience = answering.patience();
-    let stack = Arc::clone(&answering.stack);
-    let served = stack
-        .http2
-        .serve_connection(TokioIo::new(connection), answering);
-    let mut served = Box::pin(served);
-    tokio::select! {
-        closed = &mut served => closed,
-        _gone = ended.changed() => {
-            served.as_mut().graceful_shutdown();
-            within(patience, served).await
-        }
-    }
+    let settings = answering.stack.http2;
+    let answer = move |mut request: Request<RequestBody>| {
+        answering.introduce(request.extensions_mut());
+        ask(&answering.stack.routes, request)
+    };
+    let mut connection = muster_http2::Connection::new(connection, &seen, settings, answer);
+    drop(seen);
+    connection.until(ended, patience).await
 }
 
 async fn http1(
     answering: Answering,
     connection: Box<Connection>,
-    mut ended: watch::Receiver<()>,
+    seen: Bytes,
+    mut ended: Ended,
 ) -> hyper::Result<()> {
     let patience = answering.patience();
     let stack = Arc::clone(&answering.stack);
+    let (reading, writing) = tokio::io::split(connection);
+    let connection = tokio::io::join(io::Cursor::new(seen).chain(reading), writing);
     let served = stack
         .http1
         .serve_connection(TokioIo::new(connection), Speaking(answering));
@@ -191,21 +181,11 @@ async fn http1(
         closed = &mut served => closed,
         _gone = ended.changed() => {
             served.as_mut().graceful_shutdown();
-            within(patience, served).await
+            match patience {
+                Some(patience) => timeout(patience, served).await.unwrap_or(Ok(())),
+                None => served.await,
+            }
         }
-    }
-}
-
-/// Waits for the end of a connection, but not longer than that.
-async fn within(
-    patience: Option<Duration>,
-    served: impl Future<Output = hyper::Result<()>>,
-) -> hyper::Result<()> {
-    match patience {
-        Some(patience) => tokio::time::timeout(patience, served)
-            .await
-            .unwrap_or(Ok(())),
-        None => served.await,
     }
 }
 
@@ -231,28 +211,13 @@ impl Answering {
     }
 }
 
-// Boxed, so that it is let go when the answer begins: a stream may last for months.
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-impl hyper::service::Service<Request<Incoming>> for Answering {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Answer;
-
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.introduce(request.extensions_mut());
-        // Always ready: `Routes` has no back-pressure of its own.
-        Box::pin(self.stack.routes.clone().call(request))
-    }
-}
-
 /// What answers one connection's calls over HTTP/1.1.
 struct Speaking(Answering);
 
 impl hyper::service::Service<Request<Incoming>> for Speaking {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.0.introduce(request.extensions_mut());

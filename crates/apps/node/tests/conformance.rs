@@ -29,7 +29,7 @@ fn sources(folder: &Path, into: &mut String) {
 fn every_requirement_has_its_row_and_every_named_test_exists() {
     let page = fs::read_to_string(root().join("docs/conformance-node.md")).unwrap();
     let mut code = String::new();
-    for folder in ["apps/node", "core/roster", "edge/peer"] {
+    for folder in ["apps/node", "core/roster", "edge/http2", "edge/peer"] {
         sources(&root().join("crates").join(folder), &mut code);
     }
     let mut faults = Vec::new();

@@ -1,7 +1,7 @@
 //! More nodes than memory has room for take turns (`docs/adr/0005-storm.md`).
 //!
-//! A connection costs some 60 KiB, most of it the buffers of HTTP/2 and TLS. Where a server is held
-//! to less memory than its nodes need at once, those who sit longest and have nothing under way are
+//! A connection costs some 26 KiB, most of it the buffers of TLS. Where a server is held to less
+//! memory than its nodes need at once, those who sit longest and have nothing under way are
 //! asked to leave, and told when to come back; they serve their workloads from what they hold
 //! meanwhile. What is refused is memory, never a node.
 
@@ -20,7 +20,7 @@ const SHORTEST_STAY: Duration = Duration::from_secs(5);
 /// How long a node that was asked to leave stays away, and once more as much, spread.
 const AWAY: Duration = Duration::from_mins(1);
 /// What a connection costs, in bytes, with its share of a busy heap.
-const CONNECTION: u64 = 64 * 1024;
+const CONNECTION: u64 = 32 * 1024;
 /// What is kept for all else: requests, signatures under way, the kernel's part of sockets.
 const RESERVE: u64 = 96 * 1024 * 1024;
 /// The fewest connections, whatever memory there is.

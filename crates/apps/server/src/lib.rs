@@ -13,6 +13,7 @@ mod audit_log;
 mod authority;
 mod caller;
 pub mod config;
+mod connections;
 mod crowd;
 mod derived;
 mod dispatch;

@@ -1,5 +1,6 @@
 //! Composition: from a configuration to a serving server, and down again.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -83,18 +84,14 @@ use crate::refusals::{self, Refusals};
 use crate::server::Server;
 use crate::signer::Signer;
 use crate::writer::{RollHandle, RollWriter};
-use crate::{agents, listen, metrics, prune, server_svid, sightings, tasks};
+use crate::{agents, connections, listen, metrics, prune, server_svid, sightings, tasks};
 
 /// How long requests that are under way may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
-/// A client that answers no ping for so long is gone.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Connections that may wait to be accepted; the kernel has a bound of its own, usually 4096.
 const BACKLOG: u32 = 16_384;
 /// The folder in `data_dir` where the plugins that the server starts have their sockets.
 const PLUGINS: &str = "plugins";
-/// Streams on one connection.
-const STREAMS: u32 = 1024;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -223,10 +220,8 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     supervisor.essential("API port", async move {
         let _alive = alive;
         tcp_ready.declare();
-        transport()
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming, until(end))
-            .await
+        connections::serve(incoming, routes, end).await;
+        Ok::<_, Infallible>(())
     });
     let socket_ready = ready.expect("admin socket");
     let (alive, end) = (serving.clone(), shutdown.clone());
@@ -234,10 +229,8 @@ async fn serve(config: Config, level: LevelControl) -> Result<ExitCode, StartErr
     supervisor.essential("admin socket", async move {
         let _alive = alive;
         socket_ready.declare();
-        transport()
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(admin, until(end))
-            .await
+        connections::serve(admin, routes, end).await;
+        Ok::<_, Infallible>(())
     });
     serve_metrics(&config, &handle, &mut supervisor, &shutdown).await?;
     let renewal = server_svid::run(Arc::clone(&server), identity, key_type, own_svid);
@@ -442,13 +435,6 @@ fn acceptor(server: &Arc<Server>, identity: &Identity) -> Result<Acceptor, Start
     .map_err(failed("TLS"))
 }
 
-fn transport() -> tonic::transport::Server {
-    tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .max_concurrent_streams(STREAMS)
-}
-
 /// What nodes and remote operators reach.
 fn api(server: &Arc<Server>) -> Routes {
     Routes::new(AgentServer::new(AgentService(Arc::clone(server))))
@@ -547,10 +533,6 @@ fn upkeep(server: &Arc<Server>, store: Arc<dyn Store>) -> Work {
             sightings::prune(sighted),
         );
     })
-}
-
-async fn until(shutdown: Shutdown) {
-    shutdown.begun().await;
 }
 
 /// Work that never ends by itself, until the shutdown.

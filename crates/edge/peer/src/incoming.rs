@@ -16,7 +16,6 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
 
-use crate::authority::AuthorityRewriter;
 use crate::caller::{Connector, Refusal, Seen};
 use crate::gate::{Gate, Limits, Tally};
 use crate::listener::SocketFile;
@@ -37,8 +36,8 @@ const BATCH: usize = 64;
 static REFUSED: Sparing = Sparing::new(20, Duration::from_secs(1));
 static OVER_LIMIT: Sparing = Sparing::new(10, Duration::from_secs(10));
 
-/// A connection as a server gets it: callers known, any `:authority` accepted.
-pub type Connection = AuthorityRewriter<PeerStream>;
+/// A connection as a server gets it: callers known.
+pub type Connection = PeerStream;
 
 /// The stream of a listener's connections. Ends only when the socket itself fails.
 pub struct Incoming {
@@ -172,7 +171,7 @@ impl Incoming {
         let first_bytes = self.gate.limits().first_bytes;
         Ok(
             match PeerStream::new(socket, connector, neighbour, place, first_bytes) {
-                Ok(stream) => Accepted::Served(Box::new(AuthorityRewriter::new(stream))),
+                Ok(stream) => Accepted::Served(Box::new(stream)),
                 Err(error) => {
                     tracing::debug!(%error, "connection not served");
                     Accepted::Disposed

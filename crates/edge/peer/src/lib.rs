@@ -1,9 +1,8 @@
 //! Unix sockets on which the caller is the process that *sends*, known by the kernel.
 //!
-//! Start at [`Listener`]: bind it, turn it into [`Incoming`] and give that to
-//! `tonic::transport::Server::serve_with_incoming`. In a handler,
-//! `request.extensions().get::<PeerInfo>()` gives the [`Caller`]: its pid, user, pidfd, and a
-//! `/proc/PID` that is surely its own. [`connect()`] is the client's end. [`HeldProcess`] is a
+//! Start at [`Listener`]: bind it, turn it into [`Incoming`] and serve its connections
+//! (`edge/http2`). [`PeerStream::peer`] gives the [`PeerInfo`], and that the [`Caller`]: its pid,
+//! user, pidfd, and a `/proc/PID` that is surely its own. [`connect()`] is the client's end. [`HeldProcess`] is a
 //! process without a connection, such as one that was named by its number.
 //!
 //! ```no_run
@@ -11,7 +10,7 @@
 //! # fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let listener = Listener::bind("/run/muster/node/workload.sock", &ListenOptions::default())?;
 //! let incoming = listener.incoming(Limits::default())?;
-//! // Server::builder().add_service(...).serve_with_incoming(incoming).await
+//! // muster_http2::for_each(incoming, shutdown, |connection, ended| ...).await
 //! # Ok(()) }
 //! ```
 //!
@@ -22,7 +21,6 @@
 //! - No descriptor that another process sends stays open here.
 //! - Connections, and those among them that say nothing, are bounded ([`Limits`]), and each
 //!   neighbour has an allowance ([`Allowance`]).
-//! - Any `:authority` is accepted ([`authority`]).
 //!
 //! Deliberately not here: what the facts about a caller mean (`adapters/attest`), and who may call
 //! (`apps`). This is the only crate with `unsafe`, all of it in `sys.rs` and,
@@ -31,7 +29,6 @@
 mod activation;
 mod allowance;
 mod ancestry;
-pub mod authority;
 mod caller;
 mod cgroup;
 pub mod child;
@@ -55,7 +52,6 @@ mod sys;
 pub use activation::{Activated, ActivationError, Unfit, activated};
 pub use allowance::{Allowance, CallPlace, OverLimit, Rate};
 pub use ancestry::NotDescendant;
-pub use authority::{AuthorityRewriter, Protocol};
 pub use caller::{Assurance, Caller, PeerInfo, Refusal};
 pub use cgroup::{Cgroup, CgroupError};
 pub use connect::{ConnectError, connect, connect_lazy};

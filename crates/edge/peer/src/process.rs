@@ -16,9 +16,9 @@ pub fn raise_descriptor_limit() -> Result<u64, Errno> {
 
 /// Has the kernel use small pages for this process's memory.
 ///
-/// A huge page is resident as a whole. The HTTP/2 stack keeps 28 KiB of buffers by connection and
-/// touches 12 of them; where huge pages are on for every process, the rest would become resident
-/// as well, at once or when the kernel tidies up.
+/// A huge page is resident as a whole: where huge pages are on for every process, what lies
+/// untouched between the allocations of thousands of connections would become resident as well, at
+/// once or when the kernel tidies up.
 pub fn keep_pages_small() -> Result<(), Errno> {
     prctl::set_thp_disable(true)
 }

@@ -67,7 +67,7 @@ async fn read(connection: &mut Connection, wanted: usize) -> Result<Vec<u8>, Ref
             Ok(0) => break,
             Ok(length) => all.extend_from_slice(&buffer[..length]),
             Err(error) => {
-                let refusal = connection.inner().peer().refused().unwrap();
+                let refusal = connection.peer().refused().unwrap();
                 assert_eq!(error.to_string(), refusal.to_string());
                 return Err(refusal);
             }
@@ -218,7 +218,7 @@ async fn the_caller_is_known_by_its_first_bytes() {
     let mut server = Server::start(Limits::default());
     let mut actor = Actor::start("client", &server.path, None);
     let mut connection = server.accept().await;
-    let peer = connection.inner().peer().clone();
+    let peer = connection.peer().clone();
     assert_eq!(peer.caller().unwrap_err(), Refusal::Silent);
     assert_eq!(read(&mut connection, 24).await.unwrap(), PREFACE);
     actor.hear("sent");
@@ -273,7 +273,7 @@ async fn who_is_told_nothing_more_may_still_be_heard() {
     let mut connection = server.accept().await;
     client.write_all(PREFACE).unwrap();
     read(&mut connection, 24).await.unwrap();
-    let caller = connection.inner().peer().caller().unwrap();
+    let caller = connection.peer().caller().unwrap();
     caller.verify().unwrap();
 
     only.told_nothing.store(true, Ordering::SeqCst);
@@ -295,7 +295,7 @@ async fn the_level_is_what_the_kernel_can_do() {
     client.write_all(PREFACE).unwrap();
     let mut connection = server.accept().await;
     read(&mut connection, 24).await.unwrap();
-    let caller = connection.inner().peer().caller().unwrap();
+    let caller = connection.peer().caller().unwrap();
     let release = nix::sys::utsname::uname().unwrap();
     let release = release.release().to_str().unwrap().to_owned();
     let mut numbers = release
@@ -330,7 +330,7 @@ async fn a_child_that_inherits_the_socket_is_refused_from_its_first_byte() {
     assert!(actor.end().success());
 
     // For good, and in both directions, for the parent as well.
-    assert_eq!(connection.inner().peer().caller().unwrap_err(), expected);
+    assert_eq!(connection.peer().caller().unwrap_err(), expected);
     assert!(connection.write_all(b"x").await.is_err());
     assert!((&client).write_all(PREFACE).is_err());
     assert_eq!(read(&mut connection, 24).await.unwrap_err(), expected);
@@ -353,7 +353,7 @@ async fn the_parents_bytes_are_served_and_the_heirs_are_not() {
     client.write_all(PREFACE).unwrap();
     assert!(actor.end().success());
     assert_eq!(read(&mut connection, 24).await.unwrap(), PREFACE);
-    let caller = connection.inner().peer().caller().unwrap();
+    let caller = connection.peer().caller().unwrap();
     assert_eq!(caller.pid(), std::process::id());
     let refusal = read(&mut connection, 24).await.unwrap_err();
     assert!(matches!(refusal, Refusal::OtherSender { .. }), "{refusal}");
@@ -401,7 +401,7 @@ async fn descriptors_sent_to_us_do_not_stay() {
     drop(given);
     if sent.is_ok() {
         assert_eq!(read(&mut connection, 24).await.unwrap(), PREFACE);
-        assert_eq!(connection.inner().peer().descriptors_closed(), 100);
+        assert_eq!(connection.peer().descriptors_closed(), 100);
     }
     // The other end of a pair is closed when nobody holds this one any more.
     watched.set_nonblocking(true).unwrap();
@@ -415,7 +415,7 @@ async fn threads_are_one_process() {
     actor.hear("sent");
     let mut connection = server.accept().await;
     assert_eq!(read(&mut connection, 24).await.unwrap(), PREFACE);
-    let caller = connection.inner().peer().caller().unwrap();
+    let caller = connection.peer().caller().unwrap();
     assert_eq!(caller.pid(), actor.child.id());
     assert!(actor.end().success());
 }
@@ -427,7 +427,7 @@ async fn the_end_of_a_process_is_known_at_once() {
     let mut connection = server.accept().await;
     read(&mut connection, 24).await.unwrap();
     actor.hear("sent");
-    let caller = connection.inner().peer().caller().unwrap();
+    let caller = connection.peer().caller().unwrap();
     let waiters: Vec<_> = (0..3)
         .map(|_| {
             let caller = caller.clone();
@@ -461,7 +461,7 @@ async fn another_program_in_the_same_process_is_noticed() {
     let mut connection = server.accept().await;
     read(&mut connection, 24).await.unwrap();
     actor.hear("sent");
-    let caller = connection.inner().peer().caller().unwrap();
+    let caller = connection.peer().caller().unwrap();
     caller.verify().unwrap();
     actor.tell();
     // Only the other program answers what it is told.

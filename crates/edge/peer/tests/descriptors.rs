@@ -38,7 +38,7 @@ async fn connections_leave_no_descriptors_and_running_out_is_survived() {
         let mut buffer = [0; 64];
         assert_eq!(connection.read(&mut buffer).await.unwrap(), PREFACE.len());
         // A client that goes first, and one that goes last; waiting for its end or not.
-        let caller = connection.inner().peer().caller().unwrap();
+        let caller = connection.peer().caller().unwrap();
         if round % 2 == 0 {
             drop(client);
         } else {

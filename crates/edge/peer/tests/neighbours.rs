@@ -74,7 +74,7 @@ async fn a_process_is_known_once_and_a_flood_is_turned_away() {
         held.push((client, connection));
     }
     let (_, connection) = held.last().unwrap();
-    let peer = connection.inner().peer().clone();
+    let peer = connection.peer().clone();
     if peer.caller().unwrap().assurance() >= muster_peer::Assurance::ConnectorPidfd {
         // Both ends of each connection are ours; one more is the process's.
         assert!(open_descriptors() - before <= 2 * 200 + 1);

@@ -215,7 +215,7 @@ pub(super) mod tests {
         std::io::Write::write_all(&mut &client, b"hello").unwrap();
         let mut connection = incoming.next().await.unwrap().unwrap();
         connection.read_u8().await.unwrap();
-        let caller = connection.inner().peer().caller().unwrap();
+        let caller = connection.peer().caller().unwrap();
         let process = process_of(&caller).unwrap();
         assert_eq!(process.pid, std::process::id());
         assert_eq!(process.executable, own_process().executable);

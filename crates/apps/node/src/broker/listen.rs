@@ -7,13 +7,11 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use futures::{Stream, StreamExt, stream};
-use muster_peer::AuthorityRewriter;
 use muster_tls::{Acceptor, Peer, ServerStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::Connected;
 
 /// Resolves when nobody is to be let in any more.
 pub(super) type Closed = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -72,8 +70,8 @@ pub(super) struct Origin {
 /// An established connection. Any `:authority` is accepted on it (BEP-14), below the TLS of a
 /// Unix socket each read still has its one sender ([`muster_peer::PeerStream`]).
 pub(super) struct BrokerConnection<S> {
-    stream: AuthorityRewriter<ServerStream<S>>,
-    origin: Origin,
+    stream: ServerStream<S>,
+    pub(super) origin: Origin,
     _place: OwnedSemaphorePermit,
 }
 
@@ -157,7 +155,7 @@ where
                 match shaken {
                     Ok(Ok((stream, peer))) => {
                         let connection = BrokerConnection {
-                            stream: AuthorityRewriter::new(stream),
+                            stream,
                             origin: Origin { peer, transport },
                             _place: place,
                         };
@@ -192,14 +190,6 @@ where
     let stream = acceptor.accept(socket).await?;
     let peer = Peer::of_client(&stream).map_err(io::Error::other)?;
     Ok((stream, peer.map(Arc::new)))
-}
-
-impl<S> Connected for BrokerConnection<S> {
-    type ConnectInfo = Origin;
-
-    fn connect_info(&self) -> Origin {
-        self.origin.clone()
-    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for BrokerConnection<S> {

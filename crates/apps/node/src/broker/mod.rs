@@ -22,10 +22,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::future::OptionFuture;
+use http::Request;
+use muster_http2::{Connection, RequestBody, Settings, for_each};
 use muster_model::{SpiffeId, Timestamp, TrustDomain};
-use muster_peer::{AuthorityRewriter, BindError};
+use muster_peer::BindError;
 use muster_roster::OnMiss;
 use muster_rt::Clock;
 use muster_rt::lifecycle::Shutdown;
@@ -34,13 +35,15 @@ use muster_tls::{Acceptor, ConfigError, Identity};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::service::{InterceptorLayer, Routes};
+use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
 
 use self::call::BrokerApi;
 use self::gate::Gate;
 use self::listen::{BrokerConnection, Transport, accept};
 pub(crate) use self::sockets::Sockets;
 use crate::config;
+use crate::connections::ask;
 use crate::driver::{Driver, KnownBundles};
 use crate::target::Targets;
 use crate::upstream::Trust;
@@ -173,10 +176,10 @@ impl Broker {
             shutdown: self.shutdown,
         };
         let acceptor = self.acceptor.clone();
-        let unix = self.sockets.unix.map(|socket| {
-            let raw = socket.map(|c| c.map(AuthorityRewriter::into_inner));
-            serving.answer(accept(raw, acceptor, Transport::Unix, limits))
-        });
+        let unix = self
+            .sockets
+            .unix
+            .map(|socket| serving.answer(accept(socket, acceptor, Transport::Unix, limits)));
         let tcp = match self.sockets.tcp {
             Some((listener, closed)) => {
                 let connections = listen::tcp(listener, closed)?;
@@ -186,8 +189,7 @@ impl Broker {
         };
         let (unix, tcp) = (OptionFuture::from(unix), OptionFuture::from(tcp));
         let (unix, tcp, ()) = tokio::join!(unix, tcp, show);
-        unix.unwrap_or(Ok(()))?;
-        tcp.unwrap_or(Ok(()))?;
+        let (None | Some(()), None | Some(())) = (unix, tcp);
         Ok(())
     }
 }
@@ -205,20 +207,38 @@ impl Serving {
     fn answer<S>(
         &self,
         connections: ReceiverStream<io::Result<BrokerConnection<S>>>,
-    ) -> impl Future<Output = io::Result<()>> + use<S>
+    ) -> impl Future<Output = ()> + use<S>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let end = self.shutdown.clone();
-        let serve = tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE))
-            .max_concurrent_streams(self.calls_per_connection)
-            .layer(InterceptorLayer::new(self.gate.clone()))
-            .add_routes(self.routes.clone())
-            .serve_with_incoming_shutdown(connections, async move {
-                end.begun().await;
+        let settings = Settings {
+            calls: self.calls_per_connection,
+            window: Settings::WINDOW,
+            keepalive: KEEPALIVE,
+        };
+        let service = InterceptedService::new(self.routes.clone(), self.gate.clone());
+        let begin = move |connection: BrokerConnection<S>, ended| {
+            let origin = connection.origin.clone();
+            let service = service.clone();
+            let answer = move |mut request: Request<RequestBody>| {
+                request.extensions_mut().insert(origin.clone());
+                ask(&service, request)
+            };
+            let mut connection = Connection::new(connection, &[], settings, answer);
+            tokio::spawn(async move {
+                if let Err(error) = connection.until(ended, None).await {
+                    tracing::debug!(%error, "a broker's connection failed");
+                }
             });
+        };
+        let end = self.shutdown.clone();
+        let serve = for_each(
+            connections,
+            async move {
+                end.begun().await;
+            },
+            begin,
+        );
         let end = self.shutdown.clone();
         let patience = async move {
             end.begun().await;
@@ -226,8 +246,8 @@ impl Serving {
         };
         async move {
             tokio::select! {
-                served = serve => served.map_err(io::Error::other),
-                () = patience => Ok(()),
+                () = serve => {}
+                () = patience => {}
             }
         }
     }

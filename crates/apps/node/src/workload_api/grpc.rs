@@ -89,10 +89,7 @@ pub(crate) fn streaming(
 }
 
 fn response(body: Body) -> Response<Body> {
-    let mut content_type = HeaderValue::from_static("application/grpc");
-    // It is no secret; but what is sensitive enters no HPACK table, and a table would be kept for
-    // as long as the connection, for the one header of its one stream.
-    content_type.set_sensitive(true);
+    let content_type = HeaderValue::from_static("application/grpc");
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response

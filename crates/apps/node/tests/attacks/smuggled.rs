@@ -1,4 +1,4 @@
-//! A request in a request: what the rewriting of `:authority` must not let through.
+//! A request in a request: what an `:authority` that nobody judges must not let through.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -18,10 +18,10 @@ fn say(scene: &Scene, bytes: &[u8]) -> Seen {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_smuggled_through_the_authority_rewrite() {
+async fn nothing_is_smuggled_through_the_authority() {
     let scene = Scene::begin().await;
     scene.register("/first", &[&uid()]).await;
-    // For comparison: paths as authorities are what the rewriter is for.
+    // For comparison: paths as authorities are what half of all clients send.
     for authority in [&b"localhost"[..], b"/run/muster/w.sock", b"%2Frun%2Fw.sock"] {
         let seen = say(&scene, &call(1, &fields(authority)));
         assert!(matches!(seen, Seen::Answer(_)), "{seen:?}");
@@ -53,8 +53,8 @@ async fn nothing_is_smuggled_through_the_authority_rewrite() {
     scene.end().await;
 }
 
-/// A frame whose length lies, and a block that is cut by another frame, hide nothing either: the
-/// rewriter and the HTTP/2 stack see the same frames, or the connection ends.
+/// A frame whose length lies, and a block that is cut by another frame, hide nothing either:
+/// the connection ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frames_inside_of_frames_are_not_requests() {
     let scene = Scene::begin().await;

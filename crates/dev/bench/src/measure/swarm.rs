@@ -70,40 +70,39 @@ pub(super) async fn measure(
     play(&arguments).await
 }
 
-/// Plays workloads against a node that runs already and has an identity for this user: each on a
-/// connection of its own, and then many on one.
+/// How many streams lie on a connection: workloads that have one each, and one that has many.
+pub(super) const LAYOUTS: [usize; 2] = [1, 100];
+
+/// Plays workloads against a node that runs already and has an identity for this user.
 pub(super) async fn streams(
     kind: &Kind,
     domain: &Domain,
     sizes: &Sizes,
+    per_connection: usize,
 ) -> Result<Vec<Figure>, Failure> {
     let count = match sizes.swarm {
         Swarm::Full => 10_000,
         Swarm::Beside => 1000,
         Swarm::Quick => 200,
     };
-    let mut figures = Vec::new();
-    for per_connection in [1, 100] {
-        let options = [
-            ("--socket", domain.workload_socket.display().to_string()),
-            ("--pid", domain.node.0.to_string()),
-            ("--streams", count.to_string()),
-            ("--per-connection", per_connection.to_string()),
-            (
-                "--server-socket",
-                domain.server.admin_socket.display().to_string(),
-            ),
-        ];
-        let mut arguments = vec!["streams".to_owned()];
-        for (name, value) in options {
-            arguments.extend([name.to_owned(), value]);
-        }
-        if kind.is_ours() {
-            arguments.push("--bare".into());
-        }
-        figures.extend(play(&arguments).await?);
+    let options = [
+        ("--socket", domain.workload_socket.display().to_string()),
+        ("--pid", domain.node.0.to_string()),
+        ("--streams", count.to_string()),
+        ("--per-connection", per_connection.to_string()),
+        (
+            "--server-socket",
+            domain.server.admin_socket.display().to_string(),
+        ),
+    ];
+    let mut arguments = vec!["streams".to_owned()];
+    for (name, value) in options {
+        arguments.extend([name.to_owned(), value]);
     }
-    Ok(figures)
+    if kind.is_ours() {
+        arguments.push("--bare".into());
+    }
+    play(&arguments).await
 }
 
 async fn play(arguments: &[String]) -> Result<Vec<Figure>, Failure> {

@@ -18,6 +18,7 @@ mod examples;
 mod files;
 mod foreign;
 mod grpcurl;
+mod h2spec;
 mod http;
 mod mutual_tls;
 mod on_behalf;
@@ -63,8 +64,8 @@ const PROGRAM_WITHIN: Duration = Duration::from_mins(10);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only these: go-spiffe, java-spiffe, py-spiffe, rust-spiffe, grpc-js, grpcurl, mtls,
-    /// examples, agents, files, on-behalf, envoy, tasks, cedar, spire (with --spire), and (only when
-    /// named: they need root and install engines) docker, podman, systemd. May be repeated.
+    /// examples, agents, files, on-behalf, envoy, tasks, cedar, h2spec, spire (with --spire), and
+    /// (only when named: they need root and install engines) docker, podman, systemd. May be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// The folder of SPIRE's binaries, spire-server and spire-agent, to run against Muster too.
@@ -109,6 +110,7 @@ impl Options {
                     agents::NAME,
                     cedar::NAME,
                     envoy::NAME,
+                    h2spec::NAME,
                     spire::NAME,
                     systemd::NAME,
                     tasks::NAME,
@@ -183,6 +185,15 @@ fn run_cedar(options: &Options, home: &Path, results: &mut Results) {
     }
 }
 
+/// No process of Muster either.
+fn run_h2spec(options: &Options, home: &Path, results: &mut Results) {
+    if options.wants(h2spec::NAME) {
+        let watch = Stopwatch::start();
+        h2spec::run(home, results);
+        println!("ran h2spec in {} s", watch.seconds());
+    }
+}
+
 /// SPIRE's own binaries, if they were given.
 fn run_spire(
     spire: Option<&Spire>,
@@ -201,11 +212,14 @@ fn run_spire(
 
 /// The `muster` to run.
 fn binary(options: &Options) -> Result<PathBuf, Failure> {
-    let only_cedar =
-        !options.only.is_empty() && options.only.iter().all(|only| only == cedar::NAME);
+    let without_us = !options.only.is_empty()
+        && options
+            .only
+            .iter()
+            .all(|only| [cedar::NAME, h2spec::NAME].contains(&only.as_str()));
     if let Some(binary) = &options.muster {
         Ok(binary.clone())
-    } else if only_cedar {
+    } else if without_us {
         // No process of ours takes part.
         Ok(release_binary("muster"))
     } else {
@@ -313,6 +327,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     }
 
     run_cedar(options, &home, &mut results);
+    run_h2spec(options, &home, &mut results);
     run_spire(spire.as_ref(), &muster, &clients, &mut results)?;
     run_engines(options, &muster, &home, &mut results)?;
 

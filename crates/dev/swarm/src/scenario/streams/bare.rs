@@ -1,21 +1,21 @@
 //! The floor: an HTTP/2 server that does nothing, to see what the stack alone costs by stream.
 //!
-//! It is the stack of the node, `hyper` on `h2`, with its settings; a process of its own, so that
-//! its memory can be told from the swarm's.
+//! It is the stack of the node with its settings; a process of its own, so that its memory can be
+//! told from the swarm's.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::path::Path;
 use std::pin::Pin;
 use std::process::Stdio;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Request, Response};
 use http_body::Frame;
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use muster_http2::{Answer, Connection, RequestBody, Settings};
 use muster_proto::workload::{X509svid, X509svidResponse};
 use prost::Message as _;
 use tokio::net::UnixListener;
@@ -27,8 +27,12 @@ use crate::Failure;
 use crate::proc::Pid;
 use crate::times::number;
 
-/// As the node has it.
-const KEEPALIVE: Duration = Duration::from_secs(30);
+/// As the node has them.
+const SETTINGS: Settings = Settings {
+    calls: 100,
+    window: Settings::WINDOW,
+    keepalive: Duration::from_secs(30),
+};
 /// As large as a usual SVID with its key and bundle, in bytes.
 const ANSWER: usize = 1800;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -68,23 +72,16 @@ pub(super) async fn by_stream(sizes: &Sizes) -> Result<f64, Failure> {
 pub async fn serve(socket: &Path) -> Result<(), Failure> {
     let answer = answer()?;
     let listener = UnixListener::bind(socket)?;
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE);
     loop {
         let (stream, _) = listener.accept().await?;
         let answer = answer.clone();
-        let service = service_fn(move |_: Request<Incoming>| {
-            let body = Once(Some(answer.clone()));
-            async move {
-                Response::builder()
-                    .header("content-type", "application/grpc")
-                    .body(body)
-            }
+        let served = Connection::new(stream, &[], SETTINGS, move |_: Request<RequestBody>| {
+            let mut response = Response::new(Once(Some(answer.clone())));
+            let grpc = HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert(CONTENT_TYPE, grpc);
+            let answer: Answer<Once> = Box::pin(ready(response));
+            answer
         });
-        let served = builder.serve_connection(TokioIo::new(stream), service);
         tokio::spawn(served);
     }
 }
