@@ -21,8 +21,9 @@ const SHORTEST_STAY: Duration = Duration::from_secs(5);
 const AWAY: Duration = Duration::from_mins(1);
 /// What a connection costs, in bytes, with its share of a busy heap.
 const CONNECTION: u64 = 32 * 1024;
-/// What is kept for all else: requests, signatures under way, the kernel's part of sockets.
-const RESERVE: u64 = 96 * 1024 * 1024;
+/// What is kept for all else (requests, signatures under way, the kernel's part of sockets): a
+/// quarter of what is left, within these bounds, in bytes.
+const RESERVE: (u64, u64) = (32 * 1024 * 1024, 96 * 1024 * 1024);
 /// The fewest connections, whatever memory there is.
 const FEWEST: usize = 256;
 /// The most, whatever memory there is: descriptors are bounded too.
@@ -172,7 +173,9 @@ pub(crate) fn connections() -> usize {
 }
 
 fn room(left: u64) -> usize {
-    let room = left.saturating_sub(RESERVE) / CONNECTION;
+    let (least, most) = RESERVE;
+    let reserve = (left / 4).clamp(least, most);
+    let room = left.saturating_sub(reserve) / CONNECTION;
     usize::try_from(room).unwrap_or(MOST).clamp(FEWEST, MOST)
 }
 
@@ -260,7 +263,9 @@ mod tests {
     #[test]
     fn memory_becomes_connections() {
         assert_eq!(room(0), FEWEST);
-        assert_eq!(room(RESERVE + 1000 * CONNECTION), 1000);
+        let (least, most) = RESERVE;
+        assert_eq!(room(least + 1000 * CONNECTION), 1000);
+        assert_eq!(room(most + 9216 * CONNECTION), 9216);
         assert_eq!(room(u64::MAX), MOST);
     }
 
