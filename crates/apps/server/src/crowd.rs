@@ -15,8 +15,9 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 use tokio::sync::Notify;
 
-/// How long a node may stay at least, so that it gets its view and its SVIDs.
-const SHORTEST_STAY: Duration = Duration::from_secs(5);
+/// How long a node may stay at least, so that it gets its view and asks for its SVIDs; from then on
+/// it stays for as long as it has something under way.
+const SHORTEST_STAY: Duration = Duration::from_secs(3);
 /// How long a node that was asked to leave stays away, and once more as much, spread.
 const AWAY: Duration = Duration::from_mins(1);
 /// What a connection costs, in bytes, with its share of a busy heap.
@@ -227,7 +228,7 @@ mod tests {
             .collect();
         let leaving = |number: usize| seats[number].asked_to_leave().now_or_never().is_some();
         assert_eq!(
-            crowd.make_room(9, at(4)),
+            crowd.make_room(9, at(2)),
             0,
             "nobody leaves before the shortest stay"
         );

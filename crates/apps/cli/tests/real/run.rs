@@ -500,6 +500,11 @@ fn the_whole_story_of_a_task_is_lived_drawn_and_recorded() {
     }
     drop(held.0.stdin.take());
     assert_eq!(held.0.wait().unwrap().code(), Some(3));
+    // The node tells its server behind the back of whoever ran it.
+    let ends = ["task.process_exited", "task.completed", "task.failed"];
+    let mut of_task = Following::start(&dev, &["--task", &task]);
+    while !ends.contains(&of_task.next()["event"].as_str().unwrap()) {}
+    drop(of_task);
     let shown = dev.json(&["agent", "task", "show", &task]);
     assert_ne!(shown["state"], "open", "{shown}");
     let unknown = dev.ask(&["agent", "task", "show", TASK]);
@@ -517,7 +522,6 @@ fn the_whole_story_of_a_task_is_lived_drawn_and_recorded() {
     let first = records.first().unwrap();
     assert_eq!(first["event"], "task.opened", "{trail}");
     let last = records.last().unwrap()["event"].as_str().unwrap();
-    let ends = ["task.process_exited", "task.completed", "task.failed"];
     assert!(ends.contains(&last), "{trail}");
     let refused = dev.ask(&["audit", "tail", "--decision", "refused", "--agent", agent]);
     assert!(
