@@ -77,7 +77,8 @@ impl Fields {
             // Whatever it says: see the head of the crate.
             b"authority" => !std::mem::replace(&mut self.authority, true),
             b"path" => {
-                let is_path = value.starts_with(b"/") || value == b"*";
+                // A fragment is never sent, and would be cut off in silence.
+                let is_path = (value.starts_with(b"/") && !value.contains(&b'#')) || value == b"*";
                 let path = is_path.then(|| PathAndQuery::try_from(value).ok())??;
                 self.path.replace(path).is_none()
             }
@@ -208,7 +209,7 @@ mod tests {
             all.remove(at);
             assert_eq!(fields(&all).request().unwrap_err(), Wrong::Malformed);
         }
-        for path in ["", "a", "http://a/b", "/a b", "/a\u{7f}"] {
+        for path in ["", "a", "http://a/b", "/a b", "/a#b", "/a\u{7f}"] {
             let all = [(":method", "GET"), (":scheme", "http"), (":path", path)];
             let wrong = fields(&all).request().unwrap_err();
             assert_eq!(wrong, Wrong::Malformed, "{path:?}");
