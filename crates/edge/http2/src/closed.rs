@@ -24,8 +24,11 @@ pub(crate) struct Closed {
 
 impl Closed {
     pub(crate) fn insert(&mut self, stream: u32, end: End) {
-        let at = self.next % REMEMBERED;
-        self.next = at + 1;
+        let known = self.streams.iter().position(|known| *known == stream);
+        let at = known.unwrap_or(self.next % REMEMBERED);
+        if known.is_none() {
+            self.next = at + 1;
+        }
         if let Some(place) = self.streams.get_mut(at) {
             *place = stream;
         }
@@ -65,5 +68,9 @@ mod tests {
         assert_eq!(closed.end(3), Some(End::ByClient));
         assert_eq!(closed.end(10), Some(End::Reset));
         assert_eq!(closed.end(11), None);
+        // Again, and in no other's place.
+        closed.insert(10, End::ByClient);
+        assert_eq!(closed.end(10), Some(End::ByClient));
+        assert_eq!(closed.end(3), Some(End::ByClient));
     }
 }

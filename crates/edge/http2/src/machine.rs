@@ -30,6 +30,7 @@ pub(crate) use self::answer::{Last, Sent};
 /// connection ends.
 const THERE: [u8; 8] = *b"there?\0\0";
 const HEARD: [u8; 8] = *b"heard?\0\0";
+
 /// One connection's state.
 #[derive(Debug)]
 pub(crate) struct Machine {

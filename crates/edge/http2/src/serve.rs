@@ -91,19 +91,20 @@ where
         let wakers = Arc::new(AtomicWaker::new());
         let mut machine = Machine::new(settings, Arc::clone(&wakers));
         let received = machine.receive(seen);
-        Self {
+        let mut connection = Self {
             io,
             machine,
             calls: Vec::new(),
             serve,
             wakers,
             keepalive: Keepalive::new(settings.keepalive),
-            stage: match received {
-                Ok(()) => Stage::Open,
-                Err(violation) => Stage::Closing(Some(violation)),
-            },
+            stage: Stage::Open,
             is_unflushed: false,
+        };
+        if let Err(violation) = received {
+            connection.finish(Some(violation));
         }
+        connection
     }
 
     /// Tells the client to open no further call. To be polled on until it ends.
@@ -137,7 +138,9 @@ where
                 Event::Opened { stream, request } => {
                     let answer = (self.serve)(*request);
                     // Most connections have one call.
-                    self.calls.reserve_exact(1);
+                    if self.calls.is_empty() {
+                        self.calls.reserve_exact(1);
+                    }
                     self.calls.push(Call {
                         stream,
                         state: State::Answering(answer),
@@ -323,14 +326,11 @@ where
                     }
                 }
                 Stage::Lingering(why) => {
-                    let read = this.read(cx);
-                    let is_over = matches!(read, Poll::Ready(Ok(Read::End) | Err(_)));
-                    let is_late =
-                        read.is_pending() && this.keepalive.timer.as_mut().poll(cx).is_ready();
-                    if is_over || is_late {
+                    // First: whoever sends on and on is left as well.
+                    let is_late = this.keepalive.timer.as_mut().poll(cx).is_ready();
+                    if is_late || !matches!(ready!(this.read(cx)), Ok(Read::Some)) {
                         return Poll::Ready(Err(why.into()));
                     }
-                    ready!(read)?;
                 }
             }
         }

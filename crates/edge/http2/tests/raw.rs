@@ -465,6 +465,37 @@ async fn a_client_that_does_not_go_is_left() {
     assert!(matches!(ended, Err(Error::Violation(_))), "{ended:?}");
 }
 
+/// Nor is one waited for that sends on and on: there is always more to read.
+#[tokio::test]
+async fn a_client_that_does_not_stop_is_left() {
+    let wrong = [PREFACE, &frame(PING, 0, 0, &[0; 8])].concat();
+    let reading = std::io::Cursor::new(wrong).chain(tokio::io::repeat(0));
+    let socket = tokio::io::join(reading, tokio::io::sink());
+    let settings = Settings {
+        calls: 1,
+        window: Settings::WINDOW,
+        keepalive: Duration::from_mins(10),
+    };
+    let served = Connection::new(socket, &[], settings, witness);
+    let ended = tokio::time::timeout(Duration::from_mins(1), served).await;
+    assert!(matches!(ended, Ok(Err(Error::Violation(_)))), "{ended:?}");
+}
+
+/// What is under way on a stream that was reset here is no fault of the client.
+#[tokio::test]
+async fn data_for_a_stream_that_was_refused_is_passed_over() {
+    let mut client = Client::open().await;
+    let request = [PSEUDO, REST].concat();
+    let malformed = frame(HEADERS, 4, 1, &[&request[..], b"\x84"].concat());
+    client.send(&[&malformed]).await;
+    assert_eq!(client.next().await, Some(Seen::Reset(1, PROTOCOL_ERROR)));
+    let late = frame(DATA, 0, 1, &[0; 1000]).repeat(3);
+    let trailers = frame(HEADERS, WHOLE, 1, b"");
+    let next = frame(HEADERS, WHOLE, 3, &request);
+    client.send(&[&late, &trailers, &next]).await;
+    client.check_served(3, "0").await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_answers_no_ping_is_left() {
     let mut client = Client::open().await;

@@ -50,7 +50,8 @@ impl Machine {
     /// As much of an answer's data as one frame takes; it ends the stream with all of it if it is
     /// the last.
     pub(crate) fn send(&mut self, id: u32, data: &mut Bytes, last: Last) -> Sent {
-        let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == id) else {
+        let open = self.position(id).and_then(|at| self.streams.get_mut(at));
+        let Some(stream) = open else {
             data.clear();
             return Sent::Some;
         };

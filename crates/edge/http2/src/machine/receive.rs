@@ -64,7 +64,10 @@ impl Machine {
         let Some(receiving) = open.and_then(Stream::receiving) else {
             self.credit.owe(length);
             self.widen();
-            self.refuse(id, Code::StreamClosed);
+            // What was reset here may have been under way.
+            if self.closed.end(id) != Some(End::Reset) {
+                self.refuse(id, Code::StreamClosed);
+            }
             return Ok(());
         };
         let ends = head.has(frame::END_STREAM);
@@ -223,7 +226,9 @@ impl Machine {
     /// Numbers rise: the newest is last.
     fn insert(&mut self, id: u32, receiving: Option<Receiving>) {
         // Most connections have one stream.
-        self.streams.reserve_exact(1);
+        if self.streams.is_empty() {
+            self.streams.reserve_exact(1);
+        }
         self.streams.push(Stream {
             id,
             window: self.initial_window,
